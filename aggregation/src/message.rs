@@ -1,0 +1,439 @@
+//! Everything that one party can say to another in a round.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
+use crate::transcript::Transcript;
+use crate::units::Timestamp;
+
+/// What a round asks of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// Train on the offered model.
+    Train,
+    /// Score the offered model, then train on it.
+    TrainAndEvaluate,
+    /// Score the offered model.
+    Evaluate,
+}
+
+impl Work {
+    /// Whether an update of the model comes of it.
+    #[must_use]
+    pub const fn trains(self) -> bool {
+        match self {
+            Self::Train | Self::TrainAndEvaluate => true,
+            Self::Evaluate => false,
+        }
+    }
+
+    /// Whether metrics come of it.
+    #[must_use]
+    pub const fn evaluates(self) -> bool {
+        match self {
+            Self::TrainAndEvaluate | Self::Evaluate => true,
+            Self::Train => false,
+        }
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::TrainAndEvaluate => "train-and-evaluate",
+            Self::Evaluate => "evaluate",
+        }
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a round announces. Everything else a site takes from the study that it approved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The study.
+    pub study: StudyId,
+    /// The round.
+    pub round: RoundId,
+    /// This attempt at it.
+    pub slot: SlotId,
+    /// What is to be done.
+    pub work: Work,
+    /// The model to do it on.
+    pub model: Digest,
+    /// The sites that are asked.
+    pub invited: BTreeSet<HospitalId>,
+    /// Until when they should be ready.
+    pub ready_by: Timestamp,
+}
+
+impl Terms {
+    /// Stands for all of the terms: whoever names it means this study, round, attempt, work,
+    /// model, cohort and deadline (PROTOCOL R-02).
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let Self { study, round, slot, work, model, invited, ready_by } = self;
+        let mut transcript = Transcript::new("consilium/terms/1");
+        transcript
+            .bytes(study.digest().as_bytes())
+            .u32(round.get())
+            .u64(slot.get())
+            .text(work.name())
+            .bytes(model.as_bytes())
+            .list(invited.len());
+        for hospital in invited {
+            transcript.text(hospital.as_str());
+        }
+        transcript.u64(ready_by.as_millis()).finish()
+    }
+}
+
+/// What a hospital can say about terms that it was offered.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Said {
+    /// The work is done and the update can be sent.
+    Ready {
+        /// The terms it was done under.
+        terms: Digest,
+    },
+    /// There will be no update.
+    Declined {
+        /// The terms that are declined.
+        terms: Digest,
+        /// Why, in words that say nothing of the data.
+        reason: DeclineReason,
+    },
+    /// The update, complete.
+    Update {
+        /// The terms it was made under.
+        terms: Digest,
+        /// BLAKE3 of the packed lanes.
+        digest: Digest,
+        /// The packed lanes.
+        packed: Vec<u8>,
+    },
+}
+
+impl Said {
+    /// The terms that it is about.
+    #[must_use]
+    pub const fn terms(&self) -> Digest {
+        match self {
+            Self::Ready { terms } | Self::Declined { terms, .. } | Self::Update { terms, .. } => {
+                *terms
+            }
+        }
+    }
+
+    /// What it is called in a refusal.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Ready { .. } => "ready",
+            Self::Declined { .. } => "a decline",
+            Self::Update { .. } => "an update",
+        }
+    }
+}
+
+/// Prints no lane of an update: what is said may end in a log.
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready { terms } => f.debug_struct("Ready").field("terms", terms).finish(),
+            Self::Declined { terms, reason } => {
+                f.debug_struct("Declined").field("terms", terms).field("reason", reason).finish()
+            }
+            Self::Update { terms, digest, packed } => f
+                .debug_struct("Update")
+                .field("terms", terms)
+                .field("digest", digest)
+                .field("bytes", &packed.len())
+                .finish(),
+        }
+    }
+}
+
+/// Why a hospital takes no part in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeclineReason {
+    /// It has not approved the study, or has withdrawn.
+    NotApproved,
+    /// Its own caps forbid it.
+    Policy,
+    /// The hour is not one at which it trains.
+    OutsideHours,
+    /// The terms do not meet the study that it approved.
+    Terms,
+    /// Its trainer could not do the work.
+    Trainer,
+}
+
+impl DeclineReason {
+    /// Every reason.
+    pub const ALL: [Self; 5] =
+        [Self::NotApproved, Self::Policy, Self::OutsideHours, Self::Terms, Self::Trainer];
+
+    /// What it is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotApproved => "not approved",
+            Self::Policy => "against its policy",
+            Self::OutsideHours => "outside its hours",
+            Self::Terms => "the terms do not meet the study",
+            Self::Trainer => "its trainer failed",
+        }
+    }
+}
+
+impl fmt::Display for DeclineReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The frozen list of sites whose updates are awaited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roster {
+    /// The study.
+    pub study: StudyId,
+    /// The round.
+    pub round: RoundId,
+    /// The attempt.
+    pub slot: SlotId,
+    /// The terms that every member was ready under.
+    pub terms: Digest,
+    /// The members.
+    pub members: BTreeSet<HospitalId>,
+    /// Until when their updates should be complete.
+    pub upload_by: Timestamp,
+}
+
+/// How a round ended: for the coordinator's own books.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// The study.
+    pub study: StudyId,
+    /// The round.
+    pub round: RoundId,
+    /// The attempt.
+    pub slot: SlotId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The sites whose updates were complete. They are in the sum if there is one.
+    pub contributed: BTreeSet<HospitalId>,
+    /// Every other site that was invited, with the reason.
+    pub dropped: BTreeMap<HospitalId, Dropped>,
+}
+
+impl Closed {
+    /// What the sites are told of it.
+    #[must_use]
+    pub fn notice(&self) -> ClosedNotice {
+        ClosedNotice {
+            study: self.study,
+            round: self.round,
+            slot: self.slot,
+            released: self.outcome == Outcome::Released,
+            reason: match &self.outcome {
+                Outcome::Released => String::new(),
+                Outcome::Abandoned(why) => why.to_string(),
+            },
+            contributed: self.contributed.clone(),
+            dropped: self.dropped.keys().cloned().collect(),
+        }
+    }
+}
+
+/// How a round ended, as sites are told: who is missing, but not why. That is the operator's affair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosedNotice {
+    /// The study.
+    pub study: StudyId,
+    /// The round.
+    pub round: RoundId,
+    /// The attempt.
+    pub slot: SlotId,
+    /// Whether there was a release; otherwise the round was abandoned.
+    pub released: bool,
+    /// Why it was abandoned; empty if it was not.
+    pub reason: String,
+    /// The sites whose updates were complete.
+    pub contributed: BTreeSet<HospitalId>,
+    /// Every other site that was invited.
+    pub dropped: BTreeSet<HospitalId>,
+}
+
+/// The two ends of a round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The sum was released.
+    Released,
+    /// Nothing was.
+    Abandoned(Abandoned),
+}
+
+/// Why a round released nothing. An ordinary event: the round is tried again in a new slot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Abandoned {
+    /// Too few sites were invited.
+    #[error("{invited} sites were invited; the quorum is {quorum}")]
+    TooFewInvited {
+        /// Sites invited.
+        invited: usize,
+        /// Fewest that are needed.
+        quorum: u16,
+    },
+    /// Too few sites were ready.
+    #[error("{ready} sites were ready; the quorum is {quorum}")]
+    TooFewReady {
+        /// Sites ready.
+        ready: usize,
+        /// Fewest that are needed.
+        quorum: u16,
+    },
+    /// Too few updates were complete.
+    #[error("{contributed} updates were complete; the quorum is {quorum}")]
+    TooFewUpdates {
+        /// Complete updates.
+        contributed: usize,
+        /// Fewest that are needed.
+        quorum: u16,
+    },
+    /// The sum cannot have come from honest sites.
+    #[error("the sum is implausible: {0}")]
+    Implausible(crate::vector::Implausible),
+    /// No site had anything to train on.
+    #[error("the sites had no training examples")]
+    NoExamples,
+    /// The coordinator ended it.
+    #[error("{0}")]
+    Stopped(StopReason),
+}
+
+impl Abandoned {
+    /// A short fixed word for counters and codes.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::TooFewInvited { .. } | Self::TooFewReady { .. } | Self::TooFewUpdates { .. } => {
+                "below-quorum"
+            }
+            Self::Implausible(_) => "implausible",
+            Self::NoExamples => "no-examples",
+            Self::Stopped(_) => "stopped",
+        }
+    }
+}
+
+/// Why the coordinator ended a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StopReason {
+    /// The study was paused.
+    Paused,
+    /// The study was stopped.
+    Stopped,
+    /// What was staged did not survive a restart.
+    Interrupted,
+    /// The coordinator's storage failed.
+    Storage,
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Paused => "the study was paused",
+            Self::Stopped => "the study was stopped",
+            Self::Interrupted => "the coordinator was interrupted",
+            Self::Storage => "the coordinator's storage failed",
+        })
+    }
+}
+
+/// Why an invited site is not among those that contributed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dropped {
+    /// It said nothing in time.
+    NeverReady,
+    /// It declined.
+    Declined(DeclineReason),
+    /// It was ready, but its update was not complete in time.
+    ReadyButNoUpdate,
+    /// It was revoked, or it withdrew.
+    Revoked,
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverReady => f.write_str("was not ready in time"),
+            Self::Declined(reason) => write!(f, "declined: {reason}"),
+            Self::ReadyButNoUpdate => {
+                f.write_str("was ready, but its update did not arrive in time")
+            }
+            Self::Revoked => f.write_str("was revoked or withdrew"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rehearsal::{at, charter, site, terms};
+
+    /// Breaks R-02: any field that the digest leaves out could differ between two hospitals.
+    #[test]
+    fn every_field_changes_the_digest_of_the_terms() {
+        let changes: [fn(&mut Terms); 9] = [
+            |t| t.study = StudyId::new(Digest::new([1; 32])),
+            |t| t.round = t.round.next(),
+            |t| t.slot = t.slot.next(),
+            |t| t.work = Work::Evaluate,
+            |t| t.work = Work::TrainAndEvaluate,
+            |t| t.model = Digest::new([2; 32]),
+            |t| assert!(t.invited.remove(&site(0))),
+            |t| assert!(t.invited.insert(site(7))),
+            |t| t.ready_by = at(1),
+        ];
+        let original = terms(&charter(3, 3), 1, 1);
+        let mut seen = BTreeSet::from([original.digest()]);
+        for (index, change) in changes.iter().enumerate() {
+            let mut terms = original.clone();
+            change(&mut terms);
+            assert!(seen.insert(terms.digest()), "change {index} does not show");
+        }
+    }
+
+    #[test]
+    fn an_update_prints_its_size_and_none_of_its_bytes() {
+        let digest = Digest::blake3(b"");
+        let said = Said::Update { terms: digest, digest, packed: vec![171; 100] };
+        let text = format!("{said:?}");
+        assert!(text.contains("bytes: 100") && !text.contains("171"), "{text}");
+    }
+
+    #[test]
+    fn a_notice_names_who_is_missing_but_not_why() {
+        let terms = terms(&charter(3, 3), 1, 1);
+        let closed = Closed {
+            study: terms.study,
+            round: terms.round,
+            slot: terms.slot,
+            outcome: Outcome::Abandoned(Abandoned::TooFewUpdates { contributed: 2, quorum: 3 }),
+            contributed: [site(0), site(1)].into(),
+            dropped: [(site(2), Dropped::Declined(DeclineReason::Policy))].into(),
+        };
+        let notice = closed.notice();
+        assert_eq!(notice.reason, "2 updates were complete; the quorum is 3");
+        assert_eq!(notice.dropped, [site(2)].into());
+        assert!(!notice.released);
+        assert!(!format!("{notice:?}").contains("Policy"));
+    }
+}

@@ -1,0 +1,349 @@
+//! A study: what is trained, on what, how, by whom. Declarative; no code travels with it.
+//!
+//! These are plain values. [`Study::faults`] lists everything that is wrong with them at once, and
+//! [`Study::digest`] is what a hospital approves: it covers every field.
+
+mod canonical;
+mod faults;
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::architecture::{Architecture, ModelLayout};
+use crate::ids::{Digest, HospitalId, RoundId, StudyId};
+use crate::message::Work;
+use crate::vector::VectorFormat;
+
+/// A study.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Study {
+    /// What people call it.
+    pub name: String,
+    /// What is learnt.
+    pub task: Task,
+    /// Which model learns it.
+    pub model: Architecture,
+    /// How it learns.
+    pub training: Training,
+    /// What protects the patients beyond the sum.
+    pub privacy: Privacy,
+    /// Who takes part, and how long the others wait.
+    pub cohort: CohortRules,
+    /// How it is judged.
+    pub evaluation: EvaluationRules,
+}
+
+/// What is learnt: a class for each image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// Names of the classes; a label is an index into them.
+    pub classes: Vec<String>,
+    /// What the model is shown.
+    pub input: InputShape,
+    /// How a stored image becomes that.
+    pub preprocess: Preprocess,
+}
+
+/// The size of what a model is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputShape {
+    /// Channels: 1 for radiographs.
+    pub channels: u16,
+    /// Rows of pixels.
+    pub height: u16,
+    /// Columns of pixels.
+    pub width: u16,
+}
+
+/// How a stored image becomes the model's input: window, resize, then `(x - mean) / sd`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Preprocess {
+    /// Which stored values become 0 and 1.
+    pub window: Window,
+    /// Subtracted after the window.
+    pub mean: f32,
+    /// Divided by after that.
+    pub sd: f32,
+}
+
+/// Which stored values become 0 and 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Window {
+    /// The least and greatest value that the stored bits can hold.
+    Full,
+    /// The window that the file declares; without one, percentiles 1 and 99.
+    FromFile,
+    /// Percentiles of the image's own values.
+    Percentile {
+        /// Becomes 0; in percent.
+        low: f64,
+        /// Becomes 1; in percent.
+        high: f64,
+    },
+}
+
+/// How a model learns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Training {
+    /// Rounds that change the model. One more, the last, only evaluates.
+    pub rounds: u32,
+    /// What a site computes in a round.
+    pub strategy: Strategy,
+    /// What the coordinator does with the mean.
+    pub optimizer: ServerOptimizer,
+    /// The coordinator's learning rate.
+    pub learning_rate: f64,
+    /// Decides the initial weights and every shuffle.
+    pub seed: u64,
+    /// What happens within a site.
+    pub local: Local,
+    /// The greatest size of one weighted coordinate of an update; what is beyond is clamped.
+    pub update_range: f64,
+    /// The examples at which a site's weight ends ([`Training::DEFAULT_WEIGHT_CAP`]). An update is
+    /// scaled by `min(examples, cap) / cap` before it meets the grid, so a cap far above what sites
+    /// have wastes resolution, and one far below makes all sites count the same.
+    pub weight_cap: u32,
+    /// Where the first model comes from.
+    pub initial: InitialModel,
+}
+
+impl Training {
+    /// A cap that suits sites with some hundreds to some thousands of training images.
+    pub const DEFAULT_WEIGHT_CAP: u32 = 4_096;
+}
+
+/// What a site computes in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// Trains for some epochs and sends how the model moved (\[MMR+17\] algorithm 1).
+    FedAvg,
+    /// Sends one mean gradient (\[MMR+17\] section 2).
+    FedSgd,
+}
+
+/// What the coordinator does with the mean of the updates (\[RCZ+21\] algorithm 1).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ServerOptimizer {
+    /// A step along the mean.
+    Sgd,
+    /// A step along a decaying sum of means.
+    Momentum {
+        /// What remains of the sum each round.
+        momentum: f64,
+    },
+    /// Adam (\[KB15\] algorithm 1).
+    Adam {
+        /// Decay of the first moment.
+        beta1: f64,
+        /// Decay of the second moment.
+        beta2: f64,
+        /// Added to the root of the second moment.
+        epsilon: f64,
+    },
+}
+
+/// What happens within a site.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Local {
+    /// Passes over the site's training images. Unused by [`Strategy::FedSgd`].
+    pub epochs: u32,
+    /// Images to a step. For [`Strategy::FedSgd`] the images of its one gradient; 0 means all.
+    pub batch_size: u32,
+    /// The local learning rate.
+    pub learning_rate: f64,
+    /// The local optimiser.
+    pub optimizer: LocalOptimizer,
+    /// L2 penalty.
+    pub weight_decay: f64,
+    /// Whether images are shifted and flipped at random.
+    pub augment: bool,
+}
+
+/// The optimiser within a site.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum LocalOptimizer {
+    /// Plain steps.
+    Sgd,
+    /// Steps along a decaying sum.
+    Momentum {
+        /// What remains of the sum each step.
+        momentum: f64,
+    },
+    /// Adam with its published constants.
+    Adam,
+}
+
+/// Where the first model comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InitialModel {
+    /// Drawn from the study's seed.
+    Seeded,
+    /// Read from a safetensors file with this SHA-256, which the operator supplies.
+    File(Digest),
+}
+
+/// What protects the patients beyond the sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privacy {
+    /// Nothing: spelt out as a danger in the manifest, and each site has to opt in as well.
+    DangerNone,
+}
+
+/// Who takes part, and how long the others wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CohortRules {
+    /// The sites; empty means every site that is approved when the study is proposed.
+    pub sites: Vec<HospitalId>,
+    /// The fewest contributions that may be released.
+    pub quorum: u16,
+    /// From the offer of a round until every site should have trained.
+    pub round_deadline: Duration,
+    /// From the frozen roster until every member should have uploaded.
+    pub upload_deadline: Duration,
+}
+
+/// How a study is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EvaluationRules {
+    /// Every so many rounds the offered model is scored before it is trained on; 0: only at the end.
+    pub every: u32,
+    /// On which images.
+    pub split: Split,
+}
+
+/// A part of a data set that is not trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// For choices during development.
+    Validation,
+    /// For the figure that is reported.
+    Test,
+}
+
+impl Study {
+    /// Everything that is wrong, in the order of the manifest. Empty: the study can be run.
+    #[must_use]
+    pub fn faults(&self) -> Vec<StudyFault> {
+        faults::of(self)
+    }
+
+    /// What a hospital approves: SHA-256 over a canonical encoding of every field (PROTOCOL R-01).
+    #[must_use]
+    pub fn digest(&self) -> StudyId {
+        StudyId::new(canonical::of(self).finish())
+    }
+
+    /// The tensors of the model.
+    #[must_use]
+    pub fn layout(&self) -> ModelLayout {
+        self.model.layout(&self.task.input, self.task.classes.len())
+    }
+
+    /// The format of this study's longest update, with so many sites on its roster.
+    ///
+    /// # Errors
+    /// When there is no room for so many sites.
+    pub fn vector_format(&self, sites: usize) -> Result<VectorFormat, StudyFault> {
+        VectorFormat::for_work(self, sites, Work::TrainAndEvaluate)
+    }
+
+    /// What is done in a round (PROTOCOL R-04).
+    #[must_use]
+    pub const fn work_in(&self, round: RoundId) -> Work {
+        if round.get() > self.training.rounds {
+            return Work::Evaluate;
+        }
+        match round.get().checked_rem(self.evaluation.every) {
+            Some(0) => Work::TrainAndEvaluate,
+            Some(_) | None => Work::Train,
+        }
+    }
+
+    /// The round after the last that trains.
+    #[must_use]
+    pub fn last_round(&self) -> RoundId {
+        RoundId::after(self.training.rounds)
+    }
+}
+
+/// One thing that is wrong with a study.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct StudyFault {
+    /// Where, as the manifest names it: `train.rounds`.
+    pub key: String,
+    /// What was found there.
+    pub found: String,
+    /// What may stand there.
+    pub allowed: String,
+}
+
+impl fmt::Display for StudyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: found {}, allowed is {}", self.key, self.found, self.allowed)
+    }
+}
+
+// [MMR+17]: McMahan et al.: Communication-Efficient Learning of Deep Networks, AISTATS 2017, arXiv 1602.05629.
+// [RCZ+21]: Reddi et al.: Adaptive Federated Optimization, ICLR 2021, arXiv 2003.00295.
+// [KB15]: Kingma, Ba: Adam, ICLR 2015, arXiv 1412.6980.
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A valid study, small enough to play whole rounds with.
+    pub(crate) fn example() -> Study {
+        Study {
+            name: "chest-pneumonia".to_owned(),
+            task: Task {
+                classes: vec!["normal".to_owned(), "pneumonia".to_owned()],
+                input: InputShape { channels: 1, height: 2, width: 3 },
+                preprocess: Preprocess { window: Window::Full, mean: 0.5, sd: 0.25 },
+            },
+            model: Architecture::Linear,
+            training: Training {
+                rounds: 10,
+                strategy: Strategy::FedAvg,
+                optimizer: ServerOptimizer::Sgd,
+                learning_rate: 1.0,
+                seed: 1,
+                local: Local {
+                    epochs: 1,
+                    batch_size: 32,
+                    learning_rate: 0.05,
+                    optimizer: LocalOptimizer::Sgd,
+                    weight_decay: 0.0,
+                    augment: false,
+                },
+                update_range: 1.0,
+                weight_cap: Training::DEFAULT_WEIGHT_CAP,
+                initial: InitialModel::Seeded,
+            },
+            privacy: Privacy::DangerNone,
+            cohort: CohortRules {
+                sites: Vec::new(),
+                quorum: 3,
+                round_deadline: Duration::from_secs(120),
+                upload_deadline: Duration::from_secs(30),
+            },
+            evaluation: EvaluationRules { every: 5, split: Split::Validation },
+        }
+    }
+
+    /// Breaks R-04 at every boundary of the plan.
+    #[test]
+    fn the_work_of_a_round_follows_from_its_number() {
+        let mut study = example();
+        let work = |study: &Study, round| RoundId::new(round).map(|round| study.work_in(round));
+        assert_eq!(work(&study, 1), Ok(Work::Train));
+        assert_eq!(work(&study, 5), Ok(Work::TrainAndEvaluate));
+        assert_eq!(work(&study, 10), Ok(Work::TrainAndEvaluate));
+        assert_eq!(work(&study, 11), Ok(Work::Evaluate));
+        assert_eq!(study.last_round().get(), 11);
+        study.evaluation.every = 1;
+        assert_eq!(work(&study, 1), Ok(Work::TrainAndEvaluate));
+        study.evaluation.every = 0;
+        assert_eq!(work(&study, 10), Ok(Work::Train));
+        assert_eq!(work(&study, 11), Ok(Work::Evaluate));
+    }
+}

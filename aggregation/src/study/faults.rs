@@ -1,0 +1,345 @@
+//! What may stand in a study, and everything that does not belong, reported at once.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::time::Duration;
+
+use crate::architecture::MAX_PARAMETERS;
+use crate::study::{
+    CohortRules, Local, LocalOptimizer, ServerOptimizer, Strategy, Study, StudyFault, Task,
+    Training, Window,
+};
+use crate::vector::MAX_SITES;
+
+/// Most rounds that a study may plan.
+const MAX_ROUNDS: u32 = 100_000;
+/// Most classes: each costs four kilobytes of lanes in an evaluation.
+const MAX_CLASSES: usize = 256;
+/// Longest name of a class, in bytes.
+const MAX_CLASS_NAME: usize = 64;
+/// Longest wait of a round.
+const MAX_DEADLINE: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// Gathers faults.
+struct Faults(Vec<StudyFault>);
+
+impl Faults {
+    /// Adds a fault unless `good`.
+    fn need(&mut self, good: bool, key: &str, found: impl Display, allowed: &str) {
+        if !good {
+            self.0.push(StudyFault {
+                key: key.to_owned(),
+                found: found.to_string(),
+                allowed: allowed.to_owned(),
+            });
+        }
+    }
+
+    /// A decay such as a momentum: 0 and above, below 1.
+    fn decay(&mut self, value: f64, key: &str) {
+        self.need((0.0..1.0).contains(&value), key, value, "a number from 0 to below 1");
+    }
+
+    /// A rate: above 0.
+    fn rate(&mut self, value: f64, key: &str) {
+        self.need(value > 0.0 && value <= 1e3, key, value, "a number above 0, at most 1000");
+    }
+}
+
+pub(super) fn of(study: &Study) -> Vec<StudyFault> {
+    let mut faults = Faults(Vec::new());
+    let name = study.name.as_str();
+    faults.need(
+        crate::ids::HospitalId::new(name).is_ok(),
+        "name",
+        format_args!("{:?}", name.chars().take(80).collect::<String>()),
+        "1 to 63 characters of a-z, 0-9 and '-', with no '-' at either end",
+    );
+    task(&mut faults, &study.task);
+    let unfit = study.model.input_faults(&study.task.input);
+    let fits = unfit.is_empty();
+    faults.0.extend(unfit);
+    if fits {
+        let parameters = study.layout().parameters();
+        faults.need(
+            parameters <= MAX_PARAMETERS,
+            "model.arch",
+            format_args!("{} with {parameters} parameters", study.model),
+            &format!("a model of at most {MAX_PARAMETERS} parameters"),
+        );
+    }
+    training(&mut faults, &study.training);
+    cohort(&mut faults, &study.cohort);
+    faults.0
+}
+
+fn task(faults: &mut Faults, task: &Task) {
+    let classes = task.classes.len();
+    faults.need(
+        (2..=MAX_CLASSES).contains(&classes),
+        "task.classes",
+        format_args!("{classes} classes"),
+        &format!("2 to {MAX_CLASSES} classes"),
+    );
+    let mut seen = BTreeSet::new();
+    for class in &task.classes {
+        let shown = format!("{:?}", class.chars().take(80).collect::<String>());
+        let printable = !class.trim().is_empty() && !class.chars().any(char::is_control);
+        faults.need(
+            printable && class.len() <= MAX_CLASS_NAME,
+            "task.classes",
+            &shown,
+            &format!("printable names of 1 to {MAX_CLASS_NAME} bytes"),
+        );
+        faults.need(
+            seen.insert(class),
+            "task.classes",
+            format_args!("{shown} twice"),
+            "each name once",
+        );
+    }
+    let preprocess = &task.preprocess;
+    match preprocess.window {
+        Window::Full | Window::FromFile => {}
+        Window::Percentile { low, high } => faults.need(
+            0.0 <= low && low < high && high <= 100.0,
+            "task.preprocess.window",
+            format_args!("percentiles {low} to {high}"),
+            "two percentiles, the lower first, from 0 to 100",
+        ),
+    }
+    let mean = preprocess.mean;
+    faults.need(
+        mean.is_finite() && mean.abs() <= 1e6,
+        "task.preprocess.mean",
+        mean,
+        "a number of at most a million",
+    );
+    let sd = preprocess.sd;
+    faults.need(
+        (1e-6..=1e6).contains(&sd),
+        "task.preprocess.sd",
+        sd,
+        "a number from 0.000001 to 1000000",
+    );
+}
+
+fn training(faults: &mut Faults, training: &Training) {
+    let rounds = training.rounds;
+    faults.need(
+        (1..=MAX_ROUNDS).contains(&rounds),
+        "train.rounds",
+        rounds,
+        &format!("1 to {MAX_ROUNDS}"),
+    );
+    match training.optimizer {
+        ServerOptimizer::Sgd => {}
+        ServerOptimizer::Momentum { momentum } => faults.decay(momentum, "train.momentum"),
+        ServerOptimizer::Adam { beta1, beta2, epsilon } => {
+            faults.decay(beta1, "train.beta1");
+            faults.decay(beta2, "train.beta2");
+            faults.need(
+                epsilon > 0.0 && epsilon <= 1.0,
+                "train.epsilon",
+                epsilon,
+                "a number above 0, at most 1",
+            );
+        }
+    }
+    faults.rate(training.learning_rate, "train.learning_rate");
+    local(faults, training.strategy, &training.local);
+    let range = training.update_range;
+    faults.need(
+        (1e-9..=1e9).contains(&range),
+        "train.update_range",
+        range,
+        "a number from 1e-9 to 1e9",
+    );
+    let cap = training.weight_cap;
+    faults.need((1..=1 << 24).contains(&cap), "train.weight_cap", cap, "1 to 16777216 examples");
+}
+
+fn local(faults: &mut Faults, strategy: Strategy, local: &Local) {
+    let batch = local.batch_size;
+    match strategy {
+        Strategy::FedAvg => {
+            let epochs = local.epochs;
+            faults.need((1..=1_000).contains(&epochs), "train.local.epochs", epochs, "1 to 1000");
+            faults.need(
+                (1..=65_536).contains(&batch),
+                "train.local.batch_size",
+                batch,
+                "1 to 65536",
+            );
+        }
+        // One gradient: 0 stands for all examples, and there are no epochs to count.
+        Strategy::FedSgd => {}
+    }
+    faults.rate(local.learning_rate, "train.local.learning_rate");
+    match local.optimizer {
+        LocalOptimizer::Sgd | LocalOptimizer::Adam => {}
+        LocalOptimizer::Momentum { momentum } => faults.decay(momentum, "train.local.momentum"),
+    }
+    let decay = local.weight_decay;
+    faults.need(
+        (0.0..=1.0).contains(&decay),
+        "train.local.weight_decay",
+        decay,
+        "a number from 0 to 1",
+    );
+}
+
+fn cohort(faults: &mut Faults, cohort: &CohortRules) {
+    let mut seen = BTreeSet::new();
+    for site in &cohort.sites {
+        faults.need(
+            seen.insert(site),
+            "cohort.sites",
+            format_args!("{site} twice"),
+            "each site once",
+        );
+    }
+    let sites = cohort.sites.len();
+    faults.need(
+        sites <= MAX_SITES,
+        "cohort.sites",
+        format_args!("{sites} sites"),
+        &format!("at most {MAX_SITES} sites"),
+    );
+    let quorum = cohort.quorum;
+    faults.need(quorum >= 1, "cohort.quorum", quorum, "at least 1");
+    // Without a list the sites are known at the proposal; the charter checks the quorum against them.
+    faults.need(
+        sites == 0 || usize::from(quorum) <= sites,
+        "cohort.quorum",
+        format_args!("{quorum} of {sites} sites"),
+        "at most the number of sites",
+    );
+    for (key, wait) in [
+        ("cohort.round_deadline", cohort.round_deadline),
+        ("cohort.upload_deadline", cohort.upload_deadline),
+    ] {
+        faults.need(
+            (Duration::from_millis(1)..=MAX_DEADLINE).contains(&wait),
+            key,
+            format_args!("{wait:?}"),
+            "1 millisecond to 30 days",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architecture::Architecture;
+    use crate::ids::HospitalId;
+    use crate::study::tests::example;
+
+    type Change = fn(&mut Study);
+
+    #[test]
+    fn the_example_has_no_faults() {
+        assert_eq!(example().faults(), []);
+        let mut sgd = example();
+        sgd.training.strategy = Strategy::FedSgd;
+        sgd.training.local.epochs = 0;
+        sgd.training.local.batch_size = 0;
+        assert_eq!(sgd.faults(), []);
+    }
+
+    #[test]
+    fn each_fault_is_found_and_named() {
+        let cases: &[(&str, Change)] = &[
+            ("name", |s| s.name = "Chest".to_owned()),
+            ("task.classes", |s| s.task.classes.truncate(1)),
+            ("task.classes", |s| s.task.classes = (0..257).map(|c| c.to_string()).collect()),
+            ("task.classes", |s| s.task.classes[1] = "normal".to_owned()),
+            ("task.classes", |s| s.task.classes[1] = " ".to_owned()),
+            ("task.classes", |s| s.task.classes[1] = "a\nb".to_owned()),
+            ("task.classes", |s| s.task.classes[1] = "x".repeat(65)),
+            ("task.input.channels", |s| s.task.input.channels = 0),
+            ("task.input.height", |s| s.task.input.height = 4097),
+            ("task.input.width", |s| {
+                s.model = Architecture::CnnSmall;
+                s.task.input.height = 16;
+                s.task.input.width = 8;
+            }),
+            ("model.arch", |s| {
+                s.task.input.channels = 64;
+                s.task.input.height = 4096;
+                s.task.input.width = 4096;
+            }),
+            ("task.preprocess.window", |s| {
+                s.task.preprocess.window = Window::Percentile { low: 5.0, high: 5.0 }
+            }),
+            ("task.preprocess.window", |s| {
+                s.task.preprocess.window = Window::Percentile { low: f64::NAN, high: 5.0 }
+            }),
+            ("task.preprocess.mean", |s| s.task.preprocess.mean = f32::NAN),
+            ("task.preprocess.sd", |s| s.task.preprocess.sd = 0.0),
+            ("task.preprocess.sd", |s| s.task.preprocess.sd = f32::INFINITY),
+            ("train.rounds", |s| s.training.rounds = 0),
+            ("train.rounds", |s| s.training.rounds = MAX_ROUNDS + 1),
+            ("train.momentum", |s| {
+                s.training.optimizer = ServerOptimizer::Momentum { momentum: 1.0 }
+            }),
+            ("train.beta1", |s| {
+                s.training.optimizer =
+                    ServerOptimizer::Adam { beta1: -0.1, beta2: 0.9, epsilon: 1e-8 }
+            }),
+            ("train.beta2", |s| {
+                s.training.optimizer =
+                    ServerOptimizer::Adam { beta1: 0.9, beta2: 1.0, epsilon: 1e-8 }
+            }),
+            ("train.epsilon", |s| {
+                s.training.optimizer =
+                    ServerOptimizer::Adam { beta1: 0.9, beta2: 0.9, epsilon: 0.0 }
+            }),
+            ("train.learning_rate", |s| s.training.learning_rate = f64::NAN),
+            ("train.learning_rate", |s| s.training.learning_rate = 0.0),
+            ("train.local.epochs", |s| s.training.local.epochs = 0),
+            ("train.local.batch_size", |s| s.training.local.batch_size = 0),
+            ("train.local.learning_rate", |s| s.training.local.learning_rate = -1.0),
+            ("train.local.momentum", |s| {
+                s.training.local.optimizer = LocalOptimizer::Momentum { momentum: 2.0 }
+            }),
+            ("train.local.weight_decay", |s| s.training.local.weight_decay = -0.5),
+            ("train.update_range", |s| s.training.update_range = 0.0),
+            ("train.update_range", |s| s.training.update_range = f64::INFINITY),
+            ("train.weight_cap", |s| s.training.weight_cap = 0),
+            ("cohort.sites", |s| {
+                let twice = HospitalId::new("a").expect("a valid name");
+                s.cohort.quorum = 2;
+                s.cohort.sites = vec![twice.clone(), twice];
+            }),
+            ("cohort.quorum", |s| s.cohort.quorum = 0),
+            ("cohort.quorum", |s| s.cohort.sites.push(HospitalId::new("a").expect("a valid name"))),
+            ("cohort.round_deadline", |s| s.cohort.round_deadline = Duration::ZERO),
+            ("cohort.upload_deadline", |s| s.cohort.upload_deadline = Duration::MAX),
+        ];
+        for (key, change) in cases {
+            let mut study = example();
+            change(&mut study);
+            let faults = study.faults();
+            assert_eq!(faults.len(), 1, "for {key}: {faults:?}");
+            assert_eq!(&faults[0].key, key, "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn all_faults_are_reported_in_one_run() {
+        let mut study = example();
+        study.training.rounds = 0;
+        study.cohort.quorum = 0;
+        study.task.preprocess.sd = -1.0;
+        let text: Vec<String> = study.faults().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "task.preprocess.sd: found -1, allowed is a number from 0.000001 to 1000000",
+                "train.rounds: found 0, allowed is 1 to 100000",
+                "cohort.quorum: found 0, allowed is at least 1",
+            ]
+        );
+    }
+}

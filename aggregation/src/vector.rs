@@ -1,0 +1,389 @@
+//! What one update consists of: `[model lanes | weight limbs | metric limbs]`.
+//!
+//! A site encodes a [`Contribution`]; the coordinator adds encodings into one [`Accumulator`] and
+//! reads a [`Total`] off it. Model coordinates are weighted before they are added, and the weight
+//! travels in lanes of its own, so the mean over all examples comes out without anyone learning
+//! how many examples one site has (once the masks are on). Counters are cut into limbs so small
+//! that no sum of them can wrap.
+
+mod accumulator;
+
+pub use accumulator::{Accumulator, Implausible, Total};
+
+use crate::evaluation::{MetricShape, MetricTally};
+use crate::masking::fixed_point::Grid;
+use crate::masking::group::{Modulus, WrongLength};
+use crate::message::Work;
+use crate::study::{Study, StudyFault};
+use crate::units::real;
+
+/// The most sites that a study's roster may have.
+pub const MAX_SITES: usize = u16::MAX as usize;
+
+/// A counter of one site ends below 2^48.
+const COUNTER_BITS: u32 = 48;
+
+/// The lanes of an update: how many, what they mean, how wide they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VectorFormat {
+    grid: Grid,
+    model: usize,
+    limb_bits: u32,
+    metrics: Option<MetricShape>,
+    sites: u32,
+    weight_cap: u32,
+}
+
+impl VectorFormat {
+    /// The format of one kind of work within a study whose roster has so many sites. It follows
+    /// from what every site approved, and from nothing in a message (PROTOCOL R-03).
+    ///
+    /// # Errors
+    /// When there is no site, or no room for so many.
+    pub fn for_work(study: &Study, sites: usize, work: Work) -> Result<Self, StudyFault> {
+        let refuse = || StudyFault {
+            key: "cohort.sites".to_owned(),
+            found: format!("{sites} sites"),
+            allowed: format!("1 to {MAX_SITES} sites"),
+        };
+        let held = u16::try_from(sites).map(u32::from).map_err(|_| refuse())?;
+        let grid = Grid::for_sites(study.training.update_range, held).ok_or_else(refuse)?;
+        Ok(Self {
+            grid,
+            model: if work.trains() { study.layout().parameters() } else { 0 },
+            limb_bits: limb_bits(grid.modulus(), held),
+            metrics: work.evaluates().then(|| MetricShape::new(study.task.classes.len())),
+            sites: held,
+            weight_cap: study.training.weight_cap,
+        })
+    }
+
+    /// The group that lanes are added in.
+    #[must_use]
+    pub const fn modulus(&self) -> Modulus {
+        self.grid.modulus()
+    }
+
+    /// Lanes of the model; 0 when nothing is trained.
+    #[must_use]
+    pub const fn model(&self) -> usize {
+        self.model
+    }
+
+    /// What one step of a model lane stands for.
+    #[must_use]
+    pub const fn step(&self) -> f64 {
+        self.grid.step()
+    }
+
+    /// The greatest size of one site's model lane, in steps.
+    #[must_use]
+    pub fn clamp(&self) -> i64 {
+        self.grid.clamp().into()
+    }
+
+    /// Bits in one limb of a counter.
+    #[must_use]
+    pub const fn limb_bits(&self) -> u32 {
+        self.limb_bits
+    }
+
+    /// Limbs of one counter.
+    #[must_use]
+    pub const fn limbs(&self) -> usize {
+        COUNTER_BITS.div_ceil(self.limb_bits) as usize
+    }
+
+    /// What the metric lanes count, if there are any.
+    #[must_use]
+    pub const fn metrics(&self) -> Option<MetricShape> {
+        self.metrics
+    }
+
+    /// Sites on the study's roster: the most that can add to one sum.
+    #[must_use]
+    pub const fn sites(&self) -> u32 {
+        self.sites
+    }
+
+    /// The examples at which a site's weight ends.
+    #[must_use]
+    pub const fn weight_cap(&self) -> u32 {
+        self.weight_cap
+    }
+
+    /// Counters in an update: the weight, then the metrics'.
+    const fn counters(&self) -> usize {
+        match self.metrics {
+            Some(shape) => 1 + shape.counters(),
+            None => 1,
+        }
+    }
+
+    /// All lanes of an update.
+    #[must_use]
+    pub const fn lanes(&self) -> usize {
+        self.model + self.counters() * self.limbs()
+    }
+
+    /// Bytes of an update on the wire.
+    #[must_use]
+    pub const fn packed_bytes(&self) -> usize {
+        self.lanes() * self.modulus().bytes()
+    }
+
+    /// Whether an update has this many bytes (PROTOCOL R-09).
+    ///
+    /// # Errors
+    /// When it has any other number.
+    pub const fn check_length(&self, found: usize) -> Result<(), WrongLength> {
+        let expected = self.packed_bytes();
+        if found == expected { Ok(()) } else { Err(WrongLength { expected, found }) }
+    }
+}
+
+/// The most bits, but at most 12, for which n sites at the greatest limb stay below 2^b
+/// (PROTOCOL R-10). With 2^b at least 2^16 and at most 2^16 sites a bit is always left.
+fn limb_bits(modulus: Modulus, sites: u32) -> u32 {
+    let carries = sites.next_power_of_two().trailing_zeros();
+    modulus.bits().saturating_sub(carries + 1).clamp(1, 12)
+}
+
+/// What one site has to say in a round, in plain numbers. Never leaves the site.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Contribution {
+    /// Examples that it trained on.
+    pub weight: u64,
+    /// How its model moved, or its mean gradient; empty when nothing was trained.
+    pub update: Vec<f32>,
+    /// How the offered model scored, when that was asked.
+    pub metrics: Option<MetricTally>,
+}
+
+/// An update as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// The packed lanes.
+    pub packed: Vec<u8>,
+    /// Coordinates that were beyond the range and were clamped.
+    pub saturated: u64,
+}
+
+/// Why a contribution cannot be encoded. A fault of the site's own, seen before anything is sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// The update has another number of values than the model.
+    #[error("the update must have {expected} values; found {found}")]
+    Length {
+        /// The model's parameters.
+        expected: usize,
+        /// The values found.
+        found: usize,
+    },
+    /// A value is infinite or not a number: training has diverged.
+    #[error("the update must be finite; value {index} is not")]
+    NotFinite {
+        /// Which one, from 0.
+        index: usize,
+    },
+    /// The metrics are missing, not asked for, or for another number of classes.
+    #[error("the metrics must be for {expected} classes; found {found}")]
+    Metrics {
+        /// Classes in the study, 0 when this round does not evaluate.
+        expected: usize,
+        /// Classes found, 0 when there are no metrics.
+        found: usize,
+    },
+    /// A counter does not fit.
+    #[error("a counter must be below 2^48; found {found}")]
+    Counter {
+        /// The value found.
+        found: u64,
+    },
+}
+
+/// Encodes what a site has to say. The same contribution always gives the same bytes.
+///
+/// # Errors
+/// When the contribution does not fit the format, has a value that is not finite, or a counter of
+/// 2^48 or more.
+pub fn encode(format: &VectorFormat, contribution: &Contribution) -> Result<Encoded, EncodeError> {
+    let Contribution { weight, update, metrics } = contribution;
+    if update.len() != format.model {
+        return Err(EncodeError::Length { expected: format.model, found: update.len() });
+    }
+    if let Some(index) = update.iter().position(|value| !value.is_finite()) {
+        return Err(EncodeError::NotFinite { index });
+    }
+    let shape = metrics.as_ref().map(MetricTally::shape);
+    if shape != format.metrics {
+        let classes = |shape: Option<MetricShape>| shape.map_or(0, MetricShape::classes);
+        return Err(EncodeError::Metrics {
+            expected: classes(format.metrics),
+            found: classes(shape),
+        });
+    }
+
+    // PROTOCOL R-18
+    let weight = (*weight).min(format.weight_cap.into());
+    let share = real(weight) / f64::from(format.weight_cap);
+    let mut saturated = 0;
+    let mut lanes = Vec::with_capacity(format.lanes());
+    lanes.extend(update.iter().map(|value| {
+        let (lane, clamped) = format.grid.lane(share * f64::from(*value));
+        saturated += u64::from(clamped);
+        lane
+    }));
+    push_counter(format, &mut lanes, weight)?;
+    if let Some(tally) = metrics {
+        for counter in tally.counters() {
+            push_counter(format, &mut lanes, counter)?;
+        }
+    }
+    let mut packed = Vec::with_capacity(format.packed_bytes());
+    format.modulus().pack(&lanes, &mut packed);
+    Ok(Encoded { packed, saturated })
+}
+
+/// Appends a counter's limbs, the least first.
+fn push_counter(
+    format: &VectorFormat,
+    lanes: &mut Vec<u32>,
+    counter: u64,
+) -> Result<(), EncodeError> {
+    if counter >> COUNTER_BITS != 0 {
+        return Err(EncodeError::Counter { found: counter });
+    }
+    let mask = (1 << format.limb_bits) - 1;
+    let mut rest = counter;
+    for _ in 0..format.limbs() {
+        let limb =
+            u32::try_from(rest & mask).map_err(|_| EncodeError::Counter { found: counter })?;
+        lanes.push(limb);
+        rest >>= format.limb_bits;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::tests::example;
+
+    /// A format over any modulus, for sums that [`Grid::for_sites`] would give another.
+    pub(super) fn format(
+        modulus: Modulus,
+        sites: u32,
+        model: usize,
+        metrics: bool,
+    ) -> VectorFormat {
+        VectorFormat {
+            grid: Grid::with_modulus(modulus, 1.0, sites).expect("there is room for so many sites"),
+            model,
+            limb_bits: limb_bits(modulus, sites),
+            metrics: metrics.then(|| MetricShape::new(2)),
+            sites,
+            weight_cap: 4_096,
+        }
+    }
+
+    #[test]
+    fn the_format_follows_from_study_sites_and_work() {
+        let study = example();
+        let lanes = |work| VectorFormat::for_work(&study, 5, work).map(|f| (f.model(), f.lanes()));
+        // Limbs of 12 bits: 4 to a counter. 2 classes: 3 + 2 * 2 * 512 counters.
+        assert_eq!(lanes(Work::Train), Ok((14, 14 + 4)));
+        assert_eq!(lanes(Work::TrainAndEvaluate), Ok((14, 14 + 4 + 4 * 2_051)));
+        assert_eq!(lanes(Work::Evaluate), Ok((0, 4 + 4 * 2_051)));
+        let widest = study.vector_format(5).expect("five sites fit");
+        assert_eq!(widest.modulus(), Modulus::Bits24);
+        assert_eq!(widest.packed_bytes(), 3 * widest.lanes());
+        assert_eq!(widest.clamp(), ((1 << 23) - 1) / 5);
+        assert!((widest.step() * 1_677_721.0 - 1.0).abs() < 1e-12);
+        assert_eq!((widest.sites(), widest.weight_cap()), (5, 4_096));
+    }
+
+    #[test]
+    fn no_site_and_too_many_sites_are_refused() {
+        for sites in [0, MAX_SITES + 1, usize::MAX] {
+            let fault = VectorFormat::for_work(&example(), sites, Work::Train).map_err(|f| f.key);
+            assert_eq!(fault, Err("cohort.sites".to_owned()));
+        }
+        assert!(VectorFormat::for_work(&example(), MAX_SITES, Work::Train).is_ok());
+    }
+
+    /// Breaks R-10 for counters: every site at the greatest limb, for every number of sites.
+    #[test]
+    fn a_sum_of_greatest_limbs_does_not_wrap() {
+        for modulus in Modulus::ALL {
+            for sites in 1..=u32::from(u16::MAX) {
+                if modulus == Modulus::Bits16 && sites > 1 << 14 {
+                    continue; // Never chosen: `Grid::for_sites` takes 32 bits long before.
+                }
+                let greatest = (1_u64 << limb_bits(modulus, sites)) - 1;
+                assert!(
+                    greatest * u64::from(sites) < 1 << modulus.bits(),
+                    "{modulus:?}, {sites} sites"
+                );
+            }
+        }
+    }
+
+    fn contribution(weight: u64, update: &[f32]) -> Contribution {
+        Contribution { weight, update: update.to_vec(), metrics: None }
+    }
+
+    #[test]
+    fn lanes_are_the_documented_ones() {
+        let format = format(Modulus::Bits24, 1, 2, false);
+        let encoded = encode(&format, &contribution(2_048, &[0.5, -2.0])).expect("it fits");
+        // L = 8,388,607; half the cap's weight: 0.25 L = 2,097,151.75 and -L; 2,048 in limbs of 12 bits.
+        let lanes =
+            [[0x00, 0x00, 0x20], [0x01, 0x00, 0x80], [0x00, 0x08, 0x00], [0; 3], [0; 3], [0; 3]];
+        assert_eq!(encoded, Encoded { packed: lanes.concat(), saturated: 0 });
+        let beyond = encode(&format, &contribution(4_096, &[1.5, f32::MIN])).expect("it fits");
+        assert_eq!(beyond.saturated, 2);
+        assert_eq!(&beyond.packed[..6], [0xff, 0xff, 0x7f, 0x01, 0x00, 0x80]);
+    }
+
+    #[test]
+    fn the_same_contribution_gives_the_same_bytes() {
+        let format = format(Modulus::Bits24, 5, 3, true);
+        let mut metrics = MetricTally::new(MetricShape::new(2));
+        metrics.record(&[0.5, 0.25], 1).expect("two logits");
+        let said = Contribution { metrics: Some(metrics), ..contribution(77, &[0.1, -0.2, 0.3]) };
+        assert_eq!(encode(&format, &said), encode(&format, &said.clone()));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_format_is_refused() {
+        let plain = format(Modulus::Bits24, 5, 2, false);
+        let judged = format(Modulus::Bits24, 5, 2, true);
+        let metrics = |classes| Some(MetricTally::new(MetricShape::new(classes)));
+        let fine = contribution(1, &[0.0, 0.0]);
+        assert_eq!(
+            encode(&plain, &contribution(1, &[0.0])),
+            Err(EncodeError::Length { expected: 2, found: 1 })
+        );
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(
+                encode(&plain, &contribution(1, &[0.0, bad])),
+                Err(EncodeError::NotFinite { index: 1 })
+            );
+        }
+        let cases = [
+            (&plain, metrics(2), EncodeError::Metrics { expected: 0, found: 2 }),
+            (&judged, None, EncodeError::Metrics { expected: 2, found: 0 }),
+            (&judged, metrics(3), EncodeError::Metrics { expected: 2, found: 3 }),
+        ];
+        for (format, metrics, why) in cases {
+            assert_eq!(encode(format, &Contribution { metrics, ..fine.clone() }), Err(why));
+        }
+        let mut swollen = MetricTally::new(MetricShape::new(2));
+        swollen.loss_micro = 1 << 48;
+        assert_eq!(
+            encode(&judged, &Contribution { metrics: Some(swollen), ..fine }),
+            Err(EncodeError::Counter { found: 1 << 48 })
+        );
+    }
+}
