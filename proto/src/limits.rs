@@ -1,0 +1,20 @@
+//! The sizes that both ends keep to. A peer's number is compared with these before it is believed.
+
+/// Bytes of data in a chunk that we send.
+pub const CHUNK: usize = 256 * 1024;
+/// Bytes of data in a chunk that we accept.
+pub const MAX_CHUNK: usize = 1024 * 1024;
+/// Bytes of any one gRPC message, and of a frame between agent and trainer.
+pub const MAX_MESSAGE: usize = 2 * 1024 * 1024;
+/// Bytes of a study manifest.
+pub const MAX_MANIFEST: usize = 64 * 1024;
+/// Bytes of a certificate signing request.
+pub const MAX_CSR: usize = 8 * 1024;
+/// Characters of an enrolment token.
+pub const MAX_TOKEN: usize = 128;
+/// Characters of a version string.
+pub const MAX_VERSION: usize = 64;
+/// Sites in one study.
+pub const MAX_SITES: usize = 4096;
+/// Bytes of a model: 2^31 parameters would be 8 GiB; nothing in the zoo comes near.
+pub const MAX_MODEL: u64 = 4 * 1024 * 1024 * 1024;

@@ -1,0 +1,406 @@
+//! A study as people write it: TOML, read strictly, every fault in one report.
+//!
+//! The text travels verbatim, so that a hospital reads what the operator wrote; each end derives
+//! the [`Study`] and its digest from the text by itself.
+
+mod table;
+
+use std::fmt;
+use std::time::Duration;
+
+use aggregation::architecture::Architecture;
+use aggregation::ids::HospitalId;
+use aggregation::study::{
+    CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
+    Privacy, ServerOptimizer, Split, Strategy, Study, StudyFault, Task, Training, Window,
+};
+
+use self::table::{Section, fault};
+use crate::limits::MAX_MANIFEST;
+
+/// Everything that is wrong with a manifest; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestFaults(pub Vec<StudyFault>);
+
+impl fmt::Display for ManifestFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ManifestFaults {}
+
+/// Reads a manifest.
+///
+/// # Errors
+/// Every fault at once: syntax, unknown and missing fields, wrong types, values out of range, and
+/// what does not go together.
+pub fn parse(text: &str) -> Result<Study, ManifestFaults> {
+    if text.len() > MAX_MANIFEST {
+        let found = format!("{} bytes", text.len());
+        let allowed = format!("at most {MAX_MANIFEST} bytes");
+        return Err(ManifestFaults(vec![fault("(the whole file)", &found, &allowed)]));
+    }
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        let found = format!("line {line}: {}", error.message().replace('\n', " "));
+        ManifestFaults(vec![fault("(the whole file)", &found, "TOML")])
+    })?;
+    let mut faults = Vec::new();
+    let study = study(&table, &mut faults);
+    if let Some(study) = &study {
+        faults.extend(study.faults());
+    }
+    match study {
+        Some(study) if faults.is_empty() => Ok(study),
+        _ => Err(ManifestFaults(faults)),
+    }
+}
+
+type Faults = Vec<StudyFault>;
+
+fn study(table: &toml::Table, faults: &mut Faults) -> Option<Study> {
+    let mut root = Section::root(table);
+    let name = root.text("name", None, faults);
+    let task = task(&mut root, faults);
+    let model = model(&mut root, faults);
+    let training = training(&mut root, faults);
+    let privacy = privacy(&mut root, faults);
+    let cohort = cohort(&mut root, faults);
+    let evaluation = evaluation(&mut root, faults);
+    root.finish(faults);
+    Some(Study {
+        name: name?,
+        task: task?,
+        model: model?,
+        training: training?,
+        privacy: privacy?,
+        cohort: cohort?,
+        evaluation: evaluation?,
+    })
+}
+
+fn task(root: &mut Section<'_>, faults: &mut Faults) -> Option<Task> {
+    let mut task = root.table("task", "task", faults);
+    let kind = task.word("kind", None, &[("classification", ())], faults);
+    let classes = task.texts("classes", None, faults);
+    let mut input = task.table("input", "task.input", faults);
+    let channels = input.whole("channels", None, faults);
+    let height = input.whole("height", None, faults);
+    let width = input.whole("width", None, faults);
+    input.finish(faults);
+    let mut prepare = task.table("preprocess", "task.preprocess", faults);
+    let window = prepare.word(
+        "window",
+        Some(Shape::FromFile),
+        &[("from-file", Shape::FromFile), ("full", Shape::Full), ("percentile", Shape::Percentile)],
+        faults,
+    );
+    let (low, high) = match window {
+        Some(Shape::Percentile) => {
+            (prepare.number("low", Some(1.0), faults), prepare.number("high", Some(99.0), faults))
+        }
+        Some(Shape::FromFile | Shape::Full) | None => (Some(0.0), Some(0.0)),
+    };
+    let mean = prepare.number("mean", Some(0.5), faults);
+    let sd = prepare.number("sd", Some(0.25), faults);
+    prepare.finish(faults);
+    task.finish(faults);
+    kind?;
+    Some(Task {
+        classes: classes?,
+        input: InputShape { channels: channels?, height: height?, width: width? },
+        preprocess: Preprocess {
+            window: match window? {
+                Shape::FromFile => Window::FromFile,
+                Shape::Full => Window::Full,
+                Shape::Percentile => Window::Percentile { low: low?, high: high? },
+            },
+            mean: single(mean?),
+            sd: single(sd?),
+        },
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Shape {
+    FromFile,
+    Full,
+    Percentile,
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a normalisation constant needs no more than single precision; the study's own check refuses what overflows"
+)]
+fn single(number: f64) -> f32 {
+    number as f32
+}
+
+fn model(root: &mut Section<'_>, faults: &mut Faults) -> Option<Architecture> {
+    let words: Vec<_> = Architecture::ALL.iter().map(|arch| (arch.name(), *arch)).collect();
+    let mut model = root.table("model", "model", faults);
+    let arch = model.word("arch", None, &words, faults);
+    model.finish(faults);
+    arch
+}
+
+fn training(root: &mut Section<'_>, faults: &mut Faults) -> Option<Training> {
+    let mut train = root.table("train", "train", faults);
+    let rounds = train.whole("rounds", None, faults);
+    let strategy = train.word(
+        "strategy",
+        None,
+        &[("fedavg", Strategy::FedAvg), ("fedsgd", Strategy::FedSgd)],
+        faults,
+    );
+    let optimizer = server_optimizer(&mut train, faults);
+    // FedAvg with a server step of 1 is the plain average; a gradient has no such natural step.
+    let learning_rate = match strategy {
+        Some(Strategy::FedAvg) => train.number("learning_rate", Some(1.0), faults),
+        Some(Strategy::FedSgd) | None => train.number("learning_rate", None, faults),
+    };
+    let seed = train.whole("seed", Some(0_u64), faults);
+    let update_range = train.number("update_range", Some(1.0), faults);
+    let weight_cap = train.whole("weight_cap", Some(Training::DEFAULT_WEIGHT_CAP), faults);
+    let initial = initial_model(&mut train, faults);
+    let local = local(&mut train, strategy, faults);
+    train.finish(faults);
+    Some(Training {
+        rounds: rounds?,
+        strategy: strategy?,
+        optimizer: optimizer?,
+        learning_rate: learning_rate?,
+        seed: seed?,
+        local: local?,
+        update_range: update_range?,
+        weight_cap: weight_cap?,
+        initial: initial?,
+    })
+}
+
+fn initial_model(train: &mut Section<'_>, faults: &mut Faults) -> Option<InitialModel> {
+    let key = train.name("initial");
+    let text = train.text("initial", Some("seeded"), faults)?;
+    if text == "seeded" {
+        return Some(InitialModel::Seeded);
+    }
+    let digest = text.strip_prefix("sha256:").and_then(|hex| hex.parse().ok());
+    if digest.is_none() {
+        let allowed = "\"seeded\" or \"sha256:\" and the 64 hex digits of a safetensors file";
+        faults.push(fault(&key, &format!("{text:?}"), allowed));
+    }
+    digest.map(InitialModel::File)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Optimizer {
+    Sgd,
+    Momentum,
+    Adam,
+}
+
+const OPTIMIZERS: [(&str, Optimizer); 3] =
+    [("sgd", Optimizer::Sgd), ("momentum", Optimizer::Momentum), ("adam", Optimizer::Adam)];
+
+fn server_optimizer(train: &mut Section<'_>, faults: &mut Faults) -> Option<ServerOptimizer> {
+    match train.word("optimizer", Some(Optimizer::Sgd), &OPTIMIZERS, faults)? {
+        Optimizer::Sgd => Some(ServerOptimizer::Sgd),
+        Optimizer::Momentum => Some(ServerOptimizer::Momentum {
+            momentum: train.number("momentum", Some(0.9), faults)?,
+        }),
+        Optimizer::Adam => {
+            let beta1 = train.number("beta1", Some(0.9), faults);
+            let beta2 = train.number("beta2", Some(0.999), faults);
+            let epsilon = train.number("adam_epsilon", Some(1e-8), faults);
+            Some(ServerOptimizer::Adam { beta1: beta1?, beta2: beta2?, epsilon: epsilon? })
+        }
+    }
+}
+
+fn local(
+    train: &mut Section<'_>,
+    strategy: Option<Strategy>,
+    faults: &mut Faults,
+) -> Option<Local> {
+    let mut local = train.table("local", "train.local", faults);
+    // One FedSGD step takes a gradient and nothing else: asking for more is a misunderstanding.
+    let gradient_only = strategy == Some(Strategy::FedSgd);
+    let batch_size = local.whole("batch_size", Some(if gradient_only { 0 } else { 32 }), faults);
+    let augment = local.flag("augment", Some(false), faults);
+    let weight_decay = local.number("weight_decay", Some(0.0), faults);
+    let (epochs, learning_rate, optimizer) = if gradient_only {
+        (Some(1), Some(1.0), Some(LocalOptimizer::Sgd))
+    } else {
+        let epochs = local.whole("epochs", Some(1), faults);
+        let learning_rate = local.number("learning_rate", None, faults);
+        let optimizer = match local.word("optimizer", Some(Optimizer::Sgd), &OPTIMIZERS, faults) {
+            Some(Optimizer::Sgd) => Some(LocalOptimizer::Sgd),
+            Some(Optimizer::Momentum) => local
+                .number("momentum", Some(0.9), faults)
+                .map(|momentum| LocalOptimizer::Momentum { momentum }),
+            Some(Optimizer::Adam) => Some(LocalOptimizer::Adam),
+            None => None,
+        };
+        (epochs, learning_rate, optimizer)
+    };
+    local.finish(faults);
+    Some(Local {
+        epochs: epochs?,
+        batch_size: batch_size?,
+        learning_rate: learning_rate?,
+        optimizer: optimizer?,
+        weight_decay: weight_decay?,
+        augment: augment?,
+    })
+}
+
+fn privacy(root: &mut Section<'_>, faults: &mut Faults) -> Option<Privacy> {
+    let mut privacy = root.table("privacy", "privacy", faults);
+    let mode = privacy.word("mode", None, &[("danger_no_privacy", Privacy::DangerNone)], faults);
+    privacy.finish(faults);
+    mode
+}
+
+fn cohort(root: &mut Section<'_>, faults: &mut Faults) -> Option<CohortRules> {
+    let mut cohort = root.table("cohort", "cohort", faults);
+    let names = cohort.texts("sites", Some(Vec::new()), faults);
+    let quorum = cohort.whole("quorum", None, faults);
+    let round = cohort.duration("round_deadline", Some(Duration::from_mins(30)), faults);
+    let upload = cohort.duration("upload_deadline", Some(Duration::from_mins(5)), faults);
+    let key = cohort.name("sites");
+    cohort.finish(faults);
+    let mut sites = Vec::new();
+    for name in names? {
+        match HospitalId::new(&name) {
+            Ok(site) => sites.push(site),
+            Err(error) => faults.push(fault(&key, &format!("{name:?}"), &error.to_string())),
+        }
+    }
+    // The digest must not depend on the order in which someone wrote them down.
+    sites.sort();
+    Some(CohortRules { sites, quorum: quorum?, round_deadline: round?, upload_deadline: upload? })
+}
+
+fn evaluation(root: &mut Section<'_>, faults: &mut Faults) -> Option<EvaluationRules> {
+    let mut evaluate = root.table("evaluate", "evaluate", faults);
+    if !evaluate.present() {
+        return Some(EvaluationRules { every: 1, split: Split::Validation });
+    }
+    let every = evaluate.whole("every", Some(1), faults);
+    let split = evaluate.word(
+        "split",
+        Some(Split::Validation),
+        &[("validation", Split::Validation), ("test", Split::Test)],
+        faults,
+    );
+    if let Some(metrics) = evaluate.texts("metrics", Some(Vec::new()), faults) {
+        for metric in metrics.iter().filter(|name| !["auroc", "accuracy"].contains(&name.as_str()))
+        {
+            let key = evaluate.name("metrics");
+            faults.push(fault(&key, &format!("{metric:?}"), "\"auroc\" or \"accuracy\""));
+        }
+    }
+    evaluate.finish(faults);
+    Some(EvaluationRules { every: every?, split: split? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = r#"
+name = "chest-pneumonia"
+[task]
+kind = "classification"
+classes = ["normal", "pneumonia"]
+input = { channels = 1, height = 64, width = 64 }
+[model]
+arch = "cnn-small"
+[train]
+rounds = 20
+strategy = "fedavg"
+local = { epochs = 1, batch_size = 32, optimizer = "adam", learning_rate = 1e-3 }
+[privacy]
+mode = "danger_no_privacy"
+[cohort]
+quorum = 4
+round_deadline = "120s"
+[evaluate]
+every = 1
+split = "test"
+metrics = ["auroc", "accuracy"]
+"#;
+
+    fn keys(text: &str) -> Vec<String> {
+        let faults = parse(text).expect_err("faulty");
+        faults.0.into_iter().map(|fault| fault.key).collect()
+    }
+
+    #[test]
+    fn a_manifest_reads_as_the_study_it_describes() {
+        let study = parse(EXAMPLE).expect("valid");
+        assert_eq!(study.training.rounds, 20);
+        assert_eq!(study.cohort.quorum, 4);
+        assert_eq!(study.training.local.optimizer, LocalOptimizer::Adam);
+        assert_eq!(study.training.optimizer, ServerOptimizer::Sgd);
+        assert_eq!(study.evaluation.split, Split::Test);
+    }
+
+    #[test]
+    fn layout_comments_and_the_order_of_sites_do_not_change_the_digest() {
+        let digest = |text: &str| parse(text).expect("valid").digest();
+        let with = |sites: &str| {
+            EXAMPLE.replace("quorum = 4", &format!("quorum = 2\nsites = [{sites}] # whoever"))
+        };
+        assert_eq!(digest(&with("\"a\", \"b\", \"c\"")), digest(&with("\"c\",\"a\",  \"b\"")));
+        assert_ne!(digest(&with("\"a\", \"b\", \"c\"")), digest(&with("\"a\", \"b\", \"d\"")));
+    }
+
+    #[test]
+    fn every_fault_is_in_one_report() {
+        let text = EXAMPLE
+            .replace("rounds = 20", "rounds = -1\nround = 3")
+            .replace("cnn-small", "resnet9000")
+            .replace("quorum = 4", "quorum = \"all\"")
+            .replace("\"auroc\",", "\"dice\",");
+        let keys = keys(&text);
+        for key in
+            ["train.rounds", "train.round", "model.arch", "cohort.quorum", "evaluate.metrics"]
+        {
+            assert!(keys.iter().any(|found| found == key), "{key} is missing in {keys:?}");
+        }
+    }
+
+    #[test]
+    fn a_quorum_of_zero_and_a_model_that_does_not_fit_its_input_are_faults() {
+        assert!(
+            keys(&EXAMPLE.replace("quorum = 4", "quorum = 0")).contains(&"cohort.quorum".into())
+        );
+        let small = EXAMPLE.replace("height = 64", "height = 4");
+        assert!(keys(&small).contains(&"task.input.height".into()));
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_what_is_no_toml_says_where() {
+        let missing = keys("name = \"x\"");
+        for key in ["task.kind", "model.arch", "train.rounds", "privacy.mode", "cohort.quorum"] {
+            assert!(missing.iter().any(|found| found == key), "{key} is missing in {missing:?}");
+        }
+        let faults = parse("name = \n").expect_err("no value");
+        assert!(faults.to_string().contains("line 1"), "{faults}");
+        assert!(parse(&"#".repeat(MAX_MANIFEST + 1)).is_err());
+    }
+
+    #[test]
+    fn privacy_has_no_default() {
+        let text = EXAMPLE.replace("mode = \"danger_no_privacy\"", "");
+        assert_eq!(keys(&text), ["privacy.mode"]);
+    }
+}
