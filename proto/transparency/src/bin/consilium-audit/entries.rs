@@ -1,0 +1,141 @@
+//! What the commands share: opening a log under a policy, and an entry as it is shown.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use data_encoding::{BASE64, HEXLOWER};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use transparency::checkpoint::SignedCheckpoint;
+use transparency::folder::{Folder, ReadError, Reader};
+use transparency::leaf::Leaf;
+use transparency::note::MAX_NOTE_BYTES;
+use transparency::policy::{MAX_POLICY_BYTES, Policy};
+use transparency::tree::leaf_hash;
+
+use crate::output::{Failure, chain, visible};
+
+/// Which log, and whom to believe.
+#[derive(Args)]
+pub(crate) struct LogArguments {
+    /// The folder of the log: checkpoint, tile/...
+    #[arg(long, value_name = "DIR")]
+    pub(crate) log: PathBuf,
+    /// The policy file: the log's key, the witnesses' keys, and how many of them.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: PathBuf,
+}
+
+impl LogArguments {
+    pub(crate) fn folder(&self) -> Result<Folder, Failure> {
+        Folder::open(&self.log).map_err(|error| {
+            let message =
+                format!("expected the folder of a log at {}: {error}", self.log.display());
+            Failure::usage("no_log", message)
+        })
+    }
+
+    pub(crate) fn read_policy(&self) -> Result<Policy, Failure> {
+        read_policy(&self.policy)
+    }
+
+    /// The log, if the policy believes its checkpoint.
+    pub(crate) fn open(&self) -> Result<Reader<Folder>, Failure> {
+        let policy = self.read_policy()?;
+        let (reader, _) =
+            Reader::open(self.folder()?, &policy).map_err(|error| unreadable(&error))?;
+        Ok(reader)
+    }
+}
+
+/// A log that cannot be read or is not to be believed.
+pub(crate) fn unreadable(error: &ReadError) -> Failure {
+    Failure::failed("verification_failed", chain(error))
+        .hint("consilium-audit verify says what else is wrong")
+}
+
+pub(crate) fn read_policy(path: &Path) -> Result<Policy, Failure> {
+    let bytes = read_file(path, MAX_POLICY_BYTES)?;
+    Policy::parse(&bytes).map_err(|error| {
+        let message = format!("expected a policy file at {}: {}", path.display(), chain(&error));
+        Failure::usage("bad_policy", message)
+    })
+}
+
+pub(crate) fn read_checkpoint(path: &Path) -> Result<SignedCheckpoint, Failure> {
+    let bytes = read_file(path, MAX_NOTE_BYTES)?;
+    SignedCheckpoint::parse(&bytes).map_err(|error| {
+        let message = format!("expected a checkpoint at {}: {}", path.display(), chain(&error));
+        Failure::usage("bad_checkpoint", message)
+    })
+}
+
+/// A file that a person named.
+pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let most = u64::try_from(limit).map_or(u64::MAX, |limit| limit.saturating_add(1));
+    let read = File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        let message = format!("expected to read {}: {error}", path.display());
+        return Err(Failure::usage("bad_file", message));
+    }
+    if bytes.len() > limit {
+        let message = format!("expected at most {limit} bytes in {}", path.display());
+        return Err(Failure::usage("bad_file", message));
+    }
+    Ok(bytes)
+}
+
+/// An entry as it is shown and exported.
+#[derive(Serialize)]
+pub(crate) struct Item {
+    pub(crate) index: u64,
+    pub(crate) leaf_hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) time: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<Map<String, Value>>,
+    /// The bytes of an entry that is no canonical leaf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) base64: Option<String>,
+}
+
+impl Item {
+    pub(crate) fn new(index: u64, entry: &[u8]) -> Self {
+        let hash = HEXLOWER.encode(&leaf_hash(entry));
+        let bare =
+            Self { index, leaf_hash: hash, time: None, kind: None, data: None, base64: None };
+        match Leaf::decode(entry) {
+            Ok(leaf) => Self {
+                time: Some(leaf.time().to_string()),
+                kind: Some(leaf.kind().to_owned()),
+                data: Some(leaf.data().clone()),
+                ..bare
+            },
+            Err(_) => Self { base64: Some(BASE64.encode(entry)), ..bare },
+        }
+    }
+
+    /// The data, or the bytes of an entry that has none, as one text.
+    pub(crate) fn content(&self) -> String {
+        match (&self.data, &self.base64) {
+            (Some(data), _) => serde_json::to_string(data).unwrap_or_default(),
+            (None, bytes) => bytes.clone().unwrap_or_default(),
+        }
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let (time, kind) = (self.time.as_deref().unwrap_or("-"), self.kind.as_deref());
+        format!(
+            "{}  {time}  {}  {}",
+            self.index,
+            kind.unwrap_or("(opaque)"),
+            visible(&self.content())
+        )
+    }
+}

@@ -1,0 +1,77 @@
+//! `consilium-audit`: reads a log and says whether it is what it claims to be.
+//!
+//! It needs a folder of static files and a policy file, no server and no network. The policy file is
+//! all that it trusts.
+
+mod entries;
+mod export;
+mod output;
+mod prove;
+mod search;
+mod show;
+mod verify;
+mod verify_proof;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::output::{Exit, Failure, Format, Output};
+
+/// Verify and read a Consilium transparency log, trusting nothing but a policy file.
+#[derive(Parser)]
+#[command(name = "consilium-audit", version, about, propagate_version = true)]
+struct Arguments {
+    /// What stdout carries: text for people, or one JSON envelope (streams: JSON lines).
+    #[arg(long, value_enum, global = true, default_value_t)]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Derive every hash again and compare it with tiles, checkpoint, signatures and cosignatures.
+    Verify(verify::Arguments),
+    /// Print entries by their place.
+    Show(show::Arguments),
+    /// Print the entries that match.
+    Search(search::Arguments),
+    /// Write a receipt that proves one entry without the log.
+    Prove(prove::Arguments),
+    /// Check such a receipt.
+    VerifyProof(verify_proof::Arguments),
+    /// Write all entries in another format.
+    Export(export::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => {
+            let text = error.render().to_string();
+            let message = text.lines().next().unwrap_or_default();
+            let message = message.strip_prefix("error: ").unwrap_or(message);
+            let failure = Failure::usage("bad_arguments", message)
+                .hint("consilium-audit --help lists commands and options");
+            return Output::new(Format::from_raw_arguments()).failure(&failure);
+        }
+        // Help and version.
+        Err(error) => {
+            return if error.print().is_ok() { Exit::Ok.into() } else { Exit::Failed.into() };
+        }
+    };
+    let mut output = Output::new(arguments.format);
+    let done = match &arguments.command {
+        Command::Verify(arguments) => verify::run(arguments, &mut output),
+        Command::Show(arguments) => show::run(arguments, &mut output),
+        Command::Search(arguments) => search::run(arguments, &mut output),
+        Command::Prove(arguments) => prove::run(arguments, &mut output),
+        Command::VerifyProof(arguments) => verify_proof::run(arguments, &mut output),
+        Command::Export(arguments) => export::run(arguments, &mut output),
+    };
+    match done {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => output.failure(&failure),
+    }
+}

@@ -1,0 +1,241 @@
+//! What a log needs of a disk, small enough that a test can stand in for it and fail at each step.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Where a log is read from. Paths are relative, with slashes.
+pub trait Source {
+    /// A file's bytes; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// The disk's own, and a file of more than `limit` bytes.
+    fn read(&self, path: &str, limit: usize) -> io::Result<Option<Vec<u8>>>;
+
+    /// Tells every file's path, in any order. `Ok(false)` when this source cannot list its files.
+    ///
+    /// # Errors
+    /// The disk's own.
+    fn list(&self, visit: &mut dyn FnMut(&str)) -> io::Result<bool>;
+}
+
+impl<S: Source + ?Sized> Source for &S {
+    fn read(&self, path: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
+        (**self).read(path, limit)
+    }
+
+    fn list(&self, visit: &mut dyn FnMut(&str)) -> io::Result<bool> {
+        (**self).list(visit)
+    }
+}
+
+/// Where a log is written to. Each step may fail, or the machine may stop in it.
+pub trait Disk: Source {
+    /// Keeps other writers out for as long as this value lives, however the process ends.
+    ///
+    /// # Errors
+    /// When another process writes to this log.
+    fn lock(&mut self) -> io::Result<()>;
+
+    /// Creates or replaces a file and waits until its bytes are durable. Its name need not be.
+    ///
+    /// # Errors
+    /// The disk's own; the file may then hold anything.
+    fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()>;
+
+    /// Gives a file another name in the same folder, in one step, replacing the file of that name.
+    ///
+    /// # Errors
+    /// The disk's own.
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Creates a folder within an existing one. One that is there already is no error.
+    ///
+    /// # Errors
+    /// The disk's own.
+    fn make_folder(&mut self, path: &str) -> io::Result<()>;
+
+    /// Waits until the names in a folder are durable; the empty path is the log itself.
+    ///
+    /// # Errors
+    /// The disk's own.
+    fn sync_folder(&mut self, path: &str) -> io::Result<()>;
+
+    /// Removes a file. One that is not there is no error.
+    ///
+    /// # Errors
+    /// The disk's own.
+    fn remove(&mut self, path: &str) -> io::Result<()>;
+}
+
+/// A folder of this machine.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+    locked: Option<File>,
+}
+
+impl Folder {
+    /// A folder that is there.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn open(root: &Path) -> io::Result<Self> {
+        if fs::metadata(root)?.is_dir() {
+            Ok(Self { root: root.to_owned(), locked: None })
+        } else {
+            Err(io::Error::new(io::ErrorKind::NotADirectory, "expected a folder"))
+        }
+    }
+
+    /// A folder that is made if it is not there.
+    ///
+    /// # Errors
+    /// The disk's own.
+    pub fn create(root: &Path) -> io::Result<Self> {
+        fs::create_dir_all(root)?;
+        Self::open(root)
+    }
+
+    fn walk(&self, at: &str, visit: &mut dyn FnMut(&str)) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join(at))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            // A name that is not UTF-8 is no file of a log; it is told in a readable form.
+            let name = name.to_string_lossy();
+            let path = if at.is_empty() { name.into_owned() } else { format!("{at}/{name}") };
+            // A link is told, not followed.
+            if entry.file_type()?.is_dir() {
+                self.walk(&path, visit)?;
+            } else {
+                visit(&path);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Source for Folder {
+    fn read(&self, path: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
+        let file = match File::open(self.root.join(path)) {
+            Ok(file) => file,
+            Err(error) if absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        let most = u64::try_from(limit).map_or(u64::MAX, |limit| limit.saturating_add(1));
+        file.take(most).read_to_end(&mut bytes)?;
+        if bytes.len() > limit {
+            let message = format!("expected at most {limit} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+        Ok(Some(bytes))
+    }
+
+    fn list(&self, visit: &mut dyn FnMut(&str)) -> io::Result<bool> {
+        self.walk("", visit)?;
+        Ok(true)
+    }
+}
+
+impl Disk for Folder {
+    fn lock(&mut self) -> io::Result<()> {
+        if self.locked.is_some() {
+            return Ok(());
+        }
+        let file = File::create(self.root.join(super::LOCK))?;
+        match file.try_lock() {
+            Ok(()) => {
+                self.locked = Some(file);
+                Ok(())
+            }
+            Err(TryLockError::WouldBlock) => Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "expected to be the only writer of this log",
+            )),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn write(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut file = File::create(self.root.join(path))?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.root.join(from), self.root.join(to))
+    }
+
+    fn make_folder(&mut self, path: &str) -> io::Result<()> {
+        match fs::create_dir(self.root.join(path)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            done => done,
+        }
+    }
+
+    fn sync_folder(&mut self, path: &str) -> io::Result<()> {
+        File::open(self.root.join(path))?.sync_all()
+    }
+
+    fn remove(&mut self, path: &str) -> io::Result<()> {
+        match fs::remove_file(self.root.join(path)) {
+            Err(error) if absent(&error) => return Ok(()),
+            done => done?,
+        }
+        // The last partial tile leaves no empty folder behind; one that is not empty stays.
+        if let Some((folder, _)) =
+            path.rsplit_once('/').filter(|(folder, _)| folder.ends_with(".p"))
+        {
+            let _ = fs::remove_dir(self.root.join(folder));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an error says that there is no such file.
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_reads_what_it_wrote_within_the_limit() {
+        let root = tempfile::tempdir().expect("a scratch folder");
+        let mut folder = Folder::create(&root.path().join("log")).expect("a new folder");
+        assert_eq!(folder.read("a/b", 9).expect("no such file"), None);
+        folder.make_folder("a").expect("made");
+        folder.make_folder("a").expect("there already");
+        folder.write("a/b.tmp", b"four").expect("written");
+        folder.rename("a/b.tmp", "a/b").expect("renamed");
+        folder.sync_folder("a").expect("synced");
+        folder.sync_folder("").expect("synced");
+        assert_eq!(folder.read("a/b", 4).expect("read"), Some(b"four".to_vec()));
+        assert_eq!(
+            folder.read("a/b", 3).expect_err("too long").kind(),
+            io::ErrorKind::FileTooLarge
+        );
+        assert_eq!(folder.read("a/b/c", 3).expect("below a file"), None);
+        let mut paths = Vec::new();
+        assert!(folder.list(&mut |path| paths.push(path.to_owned())).expect("listed"));
+        assert_eq!(paths, ["a/b"]);
+        folder.remove("a/b").expect("removed");
+        folder.remove("a/b").expect("not there");
+    }
+
+    #[test]
+    fn a_second_writer_is_kept_out() {
+        let root = tempfile::tempdir().expect("a scratch folder");
+        let [mut one, mut other] =
+            [(); 2].map(|()| Folder::open(root.path()).expect("it is there"));
+        one.lock().expect("the only writer");
+        one.lock().expect("still the only writer");
+        assert!(other.lock().is_err());
+        drop(one);
+        other.lock().expect("the only writer now");
+        assert!(Folder::open(&root.path().join("nowhere")).is_err());
+    }
+}

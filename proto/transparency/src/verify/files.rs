@@ -1,0 +1,149 @@
+//! What else lies in the folder: the log's own newest checkpoint, older partial files, strangers.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+
+use super::MAX_FINDINGS;
+use super::audit::{Audit, first_difference};
+use crate::checkpoint::SignedCheckpoint;
+use crate::folder::{CHECKPOINT, LOCK, ReadError, SIGNED, Source, TEMPORARY, read_file, read_tile};
+use crate::note::MAX_NOTE_BYTES;
+use crate::policy::Policy;
+use crate::tile::{Row, Tile, decode_entries, decode_hashes};
+
+/// How many unknown files are named.
+const NAMED_FILES: usize = 10;
+
+/// Files that are counted and not looked into.
+#[derive(Default)]
+struct Others {
+    beyond: u64,
+    unfinished: u64,
+    unknown: u64,
+    named: Vec<String>,
+}
+
+impl Others {
+    fn say(&self, not_checked: &mut Vec<String>) {
+        if self.beyond > 0 {
+            let what = "tiles and bundles that reach beyond the checkpoint";
+            not_checked.push(format!("{} {what}", self.beyond));
+        }
+        if self.unfinished > 0 {
+            not_checked
+                .push(format!("{} files of an unfinished write (*{TEMPORARY})", self.unfinished));
+        }
+        if self.unknown > 0 {
+            let named = self.named.join(", ");
+            not_checked.push(format!("{} files that are no part of a log: {named}", self.unknown));
+        }
+    }
+}
+
+impl<S: Source> Audit<'_, S> {
+    /// `checkpoint.signed` may be ahead while cosignatures are gathered, but not on another branch.
+    pub(super) fn signed_file(
+        &mut self,
+        published: &SignedCheckpoint,
+        policy: &Policy,
+        not_checked: &mut Vec<String>,
+    ) -> Result<(), ReadError> {
+        let read = read_file(self.source, SIGNED, MAX_NOTE_BYTES);
+        let Some(Some(bytes)) = self.usable(read)? else { return Ok(()) };
+        let signed = match SignedCheckpoint::parse(&bytes) {
+            Ok(signed) => signed,
+            Err(error) => {
+                self.find(SIGNED, error.to_string());
+                return Ok(());
+            }
+        };
+        if let Err(fault) = policy.check_log(&signed) {
+            self.find(SIGNED, fault.to_string());
+            return Ok(());
+        }
+        let (newest, shown) = (signed.checkpoint().head(), published.checkpoint().head());
+        match newest.size.cmp(&shown.size) {
+            Ordering::Greater => not_checked.push(format!(
+                "entries {} to {}: the log has signed them, but not yet published them",
+                shown.size,
+                newest.size - 1
+            )),
+            Ordering::Equal if newest.root == shown.root => {}
+            Ordering::Equal => self.find(
+                SIGNED,
+                format!("fork: another root than that of {CHECKPOINT} for {} entries", shown.size),
+            ),
+            Ordering::Less => self.older(&signed, SIGNED, policy),
+        }
+        Ok(())
+    }
+
+    /// Older partial files are compared with what took over from them; the rest is named.
+    pub(super) fn other_files(&mut self, not_checked: &mut Vec<String>) -> Result<(), ReadError> {
+        let mut others = Others::default();
+        let mut failed = None;
+        let reported: BTreeSet<String> = self.findings.iter().map(|it| it.place.clone()).collect();
+        let source = self.source;
+        let listed = source.list(&mut |path| {
+            if path.ends_with(TEMPORARY) {
+                others.unfinished += 1;
+            } else if let Ok(tile) = path.parse::<Tile>() {
+                let now = Tile::of(self.head.size, tile.row(), tile.index());
+                let Some(now) = now.filter(|now| tile.width() <= now.width()) else {
+                    others.beyond += 1;
+                    return;
+                };
+                // The file as wide as this tree makes it has been compared already.
+                let older = tile.width() < now.width() && !reported.contains(&now.to_string());
+                if older && failed.is_none() && self.findings.len() < MAX_FINDINGS {
+                    failed = self.older_file(tile, now).err();
+                }
+            } else if ![CHECKPOINT, SIGNED, LOCK].contains(&path) {
+                others.unknown += 1;
+                if others.named.len() < NAMED_FILES {
+                    others.named.push(format!("{path:?}"));
+                }
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if !listed.map_err(|source| ReadError::Disk { path: String::new(), source })? {
+            not_checked.push("older partial files: this source cannot list its files".to_owned());
+        }
+        others.say(not_checked);
+        Ok(())
+    }
+
+    /// An older partial file must be the beginning of what took over from it.
+    fn older_file(&mut self, old: Tile, now: Tile) -> Result<(), ReadError> {
+        let path = old.to_string();
+        let read = read_file(self.source, &path, old.max_bytes());
+        let Some(Some(old_bytes)) = self.usable(read)? else { return Ok(()) };
+        let (now_bytes, file) = read_tile(self.source, now)?;
+        let width = usize::from(old.width());
+        let fault = match old.row() {
+            Row::Hashes(_) => match (decode_hashes(&old_bytes), decode_hashes(&now_bytes)) {
+                (Some(older), Some(newer)) if older.len() == width => {
+                    first_difference(&older, newer.get(..width).unwrap_or(&[]))
+                        .map(|at| format!("hash {at} differs from that of {file}"))
+                }
+                _ => Some(format!("expected {} bytes, found {}", old.max_bytes(), old_bytes.len())),
+            },
+            Row::Entries => match decode_entries(&old_bytes, old.width()) {
+                Err(fault) => Some(fault.to_string()),
+                Ok(older) => {
+                    let newer = decode_entries(&now_bytes, file.width()).unwrap_or_default();
+                    (0..width)
+                        .find(|at| older.get(*at) != newer.get(*at))
+                        .map(|at| format!("entry {at} of the bundle differs from that of {file}"))
+                }
+            },
+        };
+        self.checked.older_files += 1;
+        if let Some(fault) = fault {
+            self.find(path, fault);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,9 @@
+//! How we know that the log is what it promises: tampering of every kind, power lost at every step,
+//! the auditor's program, and verifiers that we did not write.
+
+mod crash;
+mod fixture;
+mod foreign;
+mod memory;
+mod program;
+mod tamper;

@@ -1,0 +1,219 @@
+//! `consilium-audit` as a person or a script meets it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use transparency::folder::Folder;
+
+use crate::fixture::{build, leaf, policy, small};
+
+struct Desk {
+    scratch: tempfile::TempDir,
+}
+
+struct Answer {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        assert_eq!(self.out.lines().count(), 1, "{}", self.out);
+        serde_json::from_str(&self.out).expect("one envelope")
+    }
+}
+
+impl Desk {
+    /// A desk with a log of 600 leaves, published at 300 and 600, and a policy.
+    fn new() -> Self {
+        let desk = Self { scratch: tempfile::tempdir().expect("a scratch folder") };
+        let folder = Folder::create(&desk.at("log")).expect("made");
+        let kept = build(folder, &[300, 600], |at| leaf(at, ""));
+        fs::write(desk.at("kept"), kept[0].to_string()).expect("written");
+        fs::write(desk.at("policy"), policy(2).to_string()).expect("written");
+        desk
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn run(&self, line: &str) -> Answer {
+        let output = Command::new(env!("CARGO_BIN_EXE_consilium-audit"))
+            .args(line.split_whitespace())
+            .current_dir(self.scratch.path())
+            .output()
+            .expect("the program is built");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        Answer { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    fn flip(&self, path: impl AsRef<Path>) {
+        let path = self.scratch.path().join(path);
+        let mut bytes = fs::read(&path).expect("it is there");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).expect("written");
+    }
+}
+
+const OPEN: &str = "--log log --policy policy";
+
+#[test]
+fn a_good_log_is_verified_with_exit_0() {
+    let desk = Desk::new();
+    let text = desk.run(&format!("verify {OPEN} --since kept"));
+    assert_eq!((text.code, text.err.as_str()), (Some(0), ""), "{}", text.out);
+    assert!(text.out.ends_with("\nverified\n"), "{}", text.out);
+    for line in [
+        "600 entries",
+        "grown out of the checkpoint of 300",
+        "not checked  ",
+        "asked for: 2 of the 3",
+    ] {
+        assert!(text.out.contains(line), "{line}: {}", text.out);
+    }
+    let json = desk.run(&format!("verify {OPEN} --format json")).json();
+    assert_eq!((&json["status"], &json["data"]["verified"]), (&"ok".into(), &true.into()));
+    assert_eq!((&json["schema_version"], &json["data"]["size"]), (&1.into(), &600.into()));
+}
+
+#[test]
+fn a_tampered_log_fails_with_exit_1_and_a_line_that_says_where() {
+    let desk = Desk::new();
+    for file in ["tile/0/001", "tile/entries/001", "tile/entries/002.p/88", "tile/1/000.p/2"] {
+        desk.flip(Path::new("log").join(file));
+        let text = desk.run(&format!("verify {OPEN}"));
+        assert_eq!(text.code, Some(1));
+        assert!(text.err.starts_with(&format!("error: {file}: ")), "{}", text.err);
+        assert!(text.out.ends_with("NOT VERIFIED\n"), "{}", text.out);
+        let json = desk.run(&format!("--format json verify {OPEN}"));
+        let envelope = json.json();
+        assert_eq!((json.code, &envelope["error_code"]), (Some(1), &"verification_failed".into()));
+        assert_eq!(envelope["data"]["findings"][0]["place"], file);
+        desk.flip(Path::new("log").join(file));
+    }
+    fs::remove_file(desk.at("log/checkpoint")).expect("removed");
+    let gone = desk.run(&format!("verify {OPEN}"));
+    assert_eq!((gone.code, gone.err.contains("checkpoint: expected a file")), (Some(1), true));
+}
+
+#[test]
+fn wrong_arguments_end_with_exit_4_and_one_envelope() {
+    let desk = Desk::new();
+    fs::write(desk.at("bad-policy"), "log nonsense\nquorum none\n").expect("written");
+    for line in [
+        "verify",
+        "unknown",
+        "verify --log nowhere --policy policy",
+        "verify --log log --policy nowhere",
+        "verify --log log --policy bad-policy",
+        "verify --log log --policy policy --since policy",
+        "show --log log --policy policy --index 600",
+        "show --log log --policy policy --last 0",
+        "prove --log log --policy policy --index 600",
+        "search --log log --policy policy --from yesterday",
+        "search --log log --policy policy --where round",
+        "verify-proof --policy policy --proof nowhere",
+        "export --log log --policy policy --to xml",
+    ] {
+        let text = desk.run(line);
+        assert_eq!((text.code, text.out.as_str()), (Some(4), ""), "{line}: {}", text.err);
+        assert!(text.err.starts_with("error: "), "{line}: {}", text.err);
+        let json = desk.run(&format!("{line} --format json"));
+        assert_eq!((json.code, &json.json()["status"]), (Some(4), &"error".into()), "{line}");
+    }
+    assert_eq!(desk.run("--help").code, Some(0));
+    assert_eq!(desk.run("--version").code, Some(0));
+    assert!(desk.run("verify --log log --policy bad-policy").err.contains("line 1"));
+}
+
+#[test]
+fn entries_are_shown_and_found() {
+    let desk = Desk::new();
+    let shown = desk.run(&format!("show {OPEN} --index 0 --index 599 --format json")).json();
+    assert_eq!(shown["data"]["entries"][1]["index"], 599);
+    assert_eq!(shown["data"]["entries"][0]["type"], "round.announced");
+    assert_eq!(desk.run(&format!("show {OPEN} --last 3")).out.lines().count(), 4);
+    let found = desk.run(&format!("search {OPEN} --type round --where round=7 --format json"));
+    assert_eq!(found.out.lines().count(), 1, "{}", found.out);
+    assert!(found.out.contains("\"index\":28"), "{}", found.out);
+    for (filter, count) in [
+        ("--type contribution.received", 450),
+        ("--type round.ann", 0),
+        ("--where site=hospital-2 --where round=3", 1),
+        ("--where epsilon=0.125 --limit 5", 5),
+        ("--from 2026-11-19 --until 9999-01-01", 0),
+    ] {
+        let found = desk.run(&format!("search {OPEN} {filter}"));
+        assert_eq!(found.code, Some(0));
+        if filter.starts_with("--from") {
+            // The fixture's first second is 2026-11-18T13:46:40Z.
+            assert!(found.out.lines().count() <= 600);
+        } else {
+            assert_eq!(found.out.lines().count(), count, "{filter}: {}", found.out);
+        }
+    }
+    desk.flip("log/tile/entries/001");
+    for line in [
+        format!("show {OPEN} --index 300"),
+        format!("search {OPEN} --type nothing"),
+        format!("export {OPEN} --to csv"),
+    ] {
+        let refused = desk.run(&line);
+        assert_eq!(refused.code, Some(1), "{line}: {}", refused.out);
+        assert!(refused.err.contains("tile/entries/001"), "{line}: {}", refused.err);
+    }
+}
+
+#[test]
+fn a_receipt_is_proven_without_the_log() {
+    let desk = Desk::new();
+    let proven = desk.run(&format!("prove {OPEN} --index 333 --out receipt --entry-out entry"));
+    assert_eq!(proven.code, Some(0), "{}", proven.err);
+    assert_eq!(fs::read(desk.at("entry")).expect("written"), leaf(333, ""));
+    fs::remove_dir_all(desk.at("log")).expect("removed");
+    let checked = desk.run("verify-proof --proof receipt --policy policy");
+    assert_eq!(checked.code, Some(0), "{}", checked.err);
+    assert!(checked.out.contains("verified: entry 333"), "{}", checked.out);
+    let checked =
+        desk.run("verify-proof --proof receipt --policy policy --entry entry --format json");
+    assert_eq!(
+        checked.json()["data"]["cosigned_by"],
+        serde_json::json!(["hospital-1", "hospital-2", "hospital-3"])
+    );
+    fs::write(desk.at("entry"), leaf(334, "")).expect("written");
+    let wrong = desk.run("verify-proof --proof receipt --policy policy --entry entry");
+    assert_eq!((wrong.code, wrong.err.contains("entry 333")), (Some(1), true), "{}", wrong.err);
+    let text =
+        fs::read_to_string(desk.at("receipt")).expect("written").replace("index 333", "index 332");
+    fs::write(desk.at("receipt"), text).expect("written");
+    assert_eq!(desk.run("verify-proof --proof receipt --policy policy").code, Some(1));
+}
+
+#[test]
+fn all_entries_are_exported() {
+    let desk = Desk::new();
+    let lines = desk.run(&format!("export {OPEN} --to jsonl")).out;
+    assert_eq!(lines.lines().count(), 600);
+    for line in lines.lines() {
+        assert!(serde_json::from_str::<Value>(line).expect("JSON")["leaf_hash"].is_string());
+    }
+    let done = desk.run(&format!("export {OPEN} --to csv --out table.csv --format json"));
+    assert_eq!(done.json()["data"]["entries"], 600);
+    let table = fs::read_to_string(desk.at("table.csv")).expect("written");
+    assert_eq!(table.split("\r\n").count(), 602);
+    assert!(table.starts_with("index,time,type,data,leaf_hash\r\n0,2026-"), "{}", &table[..200]);
+    // Entries that are no leaves are exported as bytes.
+    let opaque = Desk { scratch: tempfile::tempdir().expect("a scratch folder") };
+    build(Folder::create(&opaque.at("log")).expect("made"), &[3], small);
+    fs::write(opaque.at("policy"), policy(2).to_string()).expect("written");
+    let lines = opaque.run(&format!("export {OPEN} --to jsonl")).out;
+    assert!(
+        lines.lines().next().is_some_and(|line| line.contains("\"base64\":\"AAAAAA==\"")),
+        "{lines}"
+    );
+}

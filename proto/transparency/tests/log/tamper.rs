@@ -1,0 +1,384 @@
+//! Whatever is changed is found, and the finding says where.
+
+use transparency::checkpoint::SignedCheckpoint;
+use transparency::folder::{CHECKPOINT, ReadError, Reader};
+use transparency::note::Signer;
+use transparency::policy::Policy;
+use transparency::tile::{Tile, decode_entries, push_entry};
+use transparency::tree::{Head, Leaves, consistency_proof, leaf_hash};
+use transparency::verify::{Report, verify};
+use transparency::witness::{Offer, Refusal, Witness};
+
+use crate::fixture::{build, cosigner, leaf, policy, signer, small};
+use crate::memory::Memory;
+
+fn report(disk: &Memory, since: &[SignedCheckpoint]) -> Report {
+    verify(disk, &policy(2), since).expect("there is a checkpoint")
+}
+
+/// The finding that must be there: at this place, and the only one.
+fn only_at(report: &Report, place: &str) {
+    let places: Vec<_> = report.findings.iter().map(|finding| finding.place.as_str()).collect();
+    assert_eq!(places, [place], "{:?}", report.findings);
+    assert!(!report.verified);
+}
+
+fn flipped(content: &[u8], bit: usize) -> Vec<u8> {
+    let mut content = content.to_vec();
+    content[bit / 8] ^= 1 << (bit % 8);
+    content
+}
+
+#[test]
+fn an_untouched_log_is_verified() {
+    let disk = Memory::default();
+    let kept = build(disk.clone(), &[1, 100, 300, 700, 1_000], |at| leaf(at, ""));
+    let report = report(&disk, &kept);
+    assert!(report.verified, "{:?}", report.findings);
+    let checked = &report.checked;
+    assert_eq!((checked.entries, checked.bundles, checked.tiles, checked.levels), (1_000, 4, 5, 2));
+    assert_eq!(checked.since, [1, 100, 300, 700, 1_000]);
+    assert_eq!(report.cosigned_by.len(), 3);
+    assert!(
+        disk.paths()
+            .iter()
+            .all(|path| path.starts_with(CHECKPOINT) || path.parse::<Tile>().is_ok())
+    );
+    assert_eq!(report.not_checked.len(), 2, "{:?}", report.not_checked);
+}
+
+#[test]
+fn logs_of_every_size_around_the_edges_of_tiles_are_verified() {
+    for size in [0, 1, 2, 255, 256, 257, 511, 512, 513, 65_535, 65_536, 65_537] {
+        let disk = Memory::default();
+        let kept = build(disk.clone(), &[size / 2, size], small);
+        let report = report(&disk, &kept);
+        assert!(report.verified, "{size}: {:?}", report.findings);
+        assert_eq!(report.checked.entries, size);
+    }
+}
+
+#[test]
+fn one_flipped_bit_in_any_file_is_found_there() {
+    let disk = Memory::default();
+    // Published twice within a tile, so that older partial files lie beside newer ones.
+    build(disk.clone(), &[10, 300, 520, 540], |at| leaf(at, ""));
+    let paths: Vec<_> =
+        disk.paths().into_iter().filter(|path| path.parse::<Tile>().is_ok()).collect();
+    assert!(paths.iter().any(|path| path == "tile/0/002.p/8"), "{paths:?}");
+    assert!(paths.iter().any(|path| path == "tile/entries/002.p/8"), "{paths:?}");
+    for path in &paths {
+        let content = disk.peek(path).expect("listed");
+        let bits = content.len() * 8;
+        for bit in (0..bits).step_by(bits / 40 + 1).chain([bits - 1]) {
+            disk.tamper(path, Some(flipped(&content, bit)));
+            only_at(&report(&disk, &[]), path);
+        }
+        disk.tamper(path, Some(content));
+    }
+    assert!(report(&disk, &[]).verified);
+}
+
+#[test]
+fn one_flipped_bit_in_every_file_of_three_levels_is_found_there() {
+    let disk = Memory::default();
+    build(disk.clone(), &[65_900], small);
+    let paths: Vec<_> =
+        disk.paths().into_iter().filter(|path| path.parse::<Tile>().is_ok()).collect();
+    for level in ["tile/1/000", "tile/1/001.p/1", "tile/2/000.p/1"] {
+        assert!(paths.iter().any(|path| path == level), "{level}");
+    }
+    for (number, path) in paths.iter().enumerate() {
+        let content = disk.peek(path).expect("listed");
+        disk.tamper(path, Some(flipped(&content, number * 7_919 % (content.len() * 8))));
+        only_at(&report(&disk, &[]), path);
+        disk.tamper(path, Some(content));
+    }
+    assert!(report(&disk, &[]).verified);
+}
+
+#[test]
+fn two_damaged_files_are_both_found() {
+    let disk = Memory::default();
+    build(disk.clone(), &[1_000], small);
+    for path in ["tile/entries/000", "tile/0/002"] {
+        let content = disk.peek(path).expect("it is there");
+        disk.tamper(path, Some(flipped(&content, 784)));
+    }
+    let report = report(&disk, &[]);
+    let places: Vec<_> = report.findings.iter().map(|finding| finding.place.as_str()).collect();
+    assert_eq!(places, ["tile/entries/000", "tile/0/002"]);
+    assert!(report.findings[0].what.contains("tile/0/000"), "{:?}", report.findings);
+}
+
+#[test]
+fn a_missing_or_cut_file_is_found() {
+    let disk = Memory::default();
+    build(disk.clone(), &[66_000], small);
+    for path in [
+        "tile/0/000",
+        "tile/0/257.p/208",
+        "tile/1/000",
+        "tile/2/000.p/1",
+        "tile/entries/100",
+        "tile/entries/257.p/208",
+    ] {
+        let content = disk.peek(path).expect("it is there");
+        disk.tamper(path, None);
+        only_at(&report(&disk, &[]), path);
+        for length in [0, 1, content.len() - 1] {
+            disk.tamper(path, Some(content[..length].to_vec()));
+            only_at(&report(&disk, &[]), path);
+        }
+        disk.tamper(path, Some([content.as_slice(), &[0]].concat()));
+        only_at(&report(&disk, &[]), path);
+        disk.tamper(path, Some(vec![0; 17_000_000]));
+        only_at(&report(&disk, &[]), path);
+        disk.tamper(path, Some(content));
+    }
+    assert!(report(&disk, &[]).verified);
+}
+
+/// Writes entries into bundles behind the log's back.
+fn rewrite_bundle(disk: &Memory, path: &str, change: impl FnOnce(&mut Vec<Vec<u8>>)) {
+    let content = disk.peek(path).expect("it is there");
+    let width = path.parse::<Tile>().expect("a bundle").width();
+    let entries = decode_entries(&content, width).expect("a bundle");
+    let mut entries: Vec<Vec<u8>> = entries.into_iter().map(<[u8]>::to_vec).collect();
+    change(&mut entries);
+    let mut content = Vec::new();
+    for entry in &entries {
+        push_entry(&mut content, entry).expect("small");
+    }
+    disk.tamper(path, Some(content));
+}
+
+#[test]
+fn a_dropped_entry_and_two_swapped_ones_are_found() {
+    let disk = Memory::default();
+    build(disk.clone(), &[600], |at| leaf(at, ""));
+    for path in ["tile/entries/000", "tile/entries/002.p/88"] {
+        let copy = disk.copy();
+        rewrite_bundle(&copy, path, |entries| drop(entries.remove(40)));
+        let found = report(&copy, &[]);
+        only_at(&found, path);
+        assert!(found.findings[0].what.starts_with("expected"), "{:?}", found.findings);
+        let copy = disk.copy();
+        rewrite_bundle(&copy, path, |entries| entries.swap(40, 41));
+        let found = report(&copy, &[]);
+        only_at(&found, path);
+        assert!(found.findings[0].what.contains("entry "), "{:?}", found.findings);
+    }
+}
+
+#[test]
+fn entries_changed_together_with_their_tiles_are_found_at_the_root() {
+    // Another history, complete in itself, under the checkpoint of the first.
+    for (kept, other) in [(600, 600), (600, 599), (600, 601)] {
+        let (disk, forged) = (Memory::default(), Memory::default());
+        build(disk.clone(), &[kept], small);
+        build(forged.clone(), &[other], |at| small(if at == 300 { 9_999 } else { at }));
+        forged.tamper(CHECKPOINT, disk.peek(CHECKPOINT));
+        forged.tamper("checkpoint.signed", disk.peek("checkpoint.signed"));
+        let found = report(&forged, &[]);
+        assert!(!found.verified);
+        if kept == other {
+            only_at(&found, CHECKPOINT);
+        }
+    }
+}
+
+#[test]
+fn a_rewritten_history_with_a_valid_signature_is_found_by_a_kept_checkpoint() {
+    let (disk, forged) = (Memory::default(), Memory::default());
+    let kept = build(disk, &[100, 400], |at| leaf(at, ""));
+    let forged_checkpoints = build(forged.clone(), &[100, 400, 700], |at| {
+        leaf(at, if at == 50 { "rewritten" } else { "" })
+    });
+    // In itself it is a valid log.
+    assert!(report(&forged, &forged_checkpoints).verified);
+    for old in &kept {
+        let found = report(&forged, std::slice::from_ref(old));
+        only_at(&found, CHECKPOINT);
+        assert!(found.findings[0].what.starts_with("rewritten history"), "{:?}", found.findings);
+    }
+}
+
+#[test]
+fn a_damaged_file_does_not_look_like_a_rewritten_history() {
+    let disk = Memory::default();
+    let kept = build(disk.clone(), &[100, 400], |at| leaf(at, ""));
+    for path in ["tile/entries/000", "tile/entries/001.p/144", "tile/0/001.p/144", "tile/1/000.p/1"]
+    {
+        let content = disk.peek(path).expect("it is there");
+        disk.tamper(path, Some(flipped(&content, content.len() * 4)));
+        only_at(&report(&disk, &kept), path);
+        disk.tamper(path, Some(content));
+    }
+    assert!(report(&disk, &kept).verified);
+}
+
+#[test]
+fn a_truncated_log_with_a_valid_signature_is_found_by_a_kept_checkpoint() {
+    let (disk, shorter) = (Memory::default(), Memory::default());
+    let kept = build(disk, &[100, 400], small);
+    build(shorter.clone(), &[100, 399], small);
+    assert!(report(&shorter, &kept[..1]).verified);
+    let found = report(&shorter, &kept[1..]);
+    only_at(&found, CHECKPOINT);
+    assert!(found.findings[0].what.starts_with("rollback"), "{:?}", found.findings);
+}
+
+#[test]
+fn a_fork_is_refused_by_the_witness_and_lacks_its_cosignature() {
+    let common = |at: u64, salt: &str| leaf(at, if at < 50 { "" } else { salt });
+    let (one, two) = (Memory::default(), Memory::default());
+    let kept = build(one, &[50, 120], |at| common(at, "one"));
+    build(two.clone(), &[50, 180], |at| common(at, "two"));
+    let mut witness = Witness::new(signer().key());
+    let first = Offer { old_size: 0, proof: Vec::new(), signed: kept[1].clone() };
+    let advance = witness.consider(&first).expect("the first that it sees");
+    let _line = witness.cosign(advance, &cosigner(1), 7);
+    // The other branch, with the best proof that exists: its own, of the common beginning.
+    let shown = SignedCheckpoint::parse(&two.peek(CHECKPOINT).expect("published")).expect("one");
+    let leaves: Vec<_> = (0..180).map(|at| leaf_hash(&common(at, "two"))).collect();
+    for old in [120, 50] {
+        let proof = consistency_proof(&mut Leaves(&leaves), old, 180).expect("in memory");
+        let offer = Offer { old_size: old, proof: proof.expect("smaller"), signed: shown.clone() };
+        let refusal = witness.consider(&offer).expect_err("another branch");
+        if old == 120 {
+            assert_eq!(refusal, Refusal::Fork { latest: 120, offered: 180 });
+            assert!(refusal.is_alarm());
+        }
+    }
+    // The reader of the second branch cannot make the proof that the witness asks for.
+    let reader = Reader::at(two, shown);
+    let asked = reader.consistency(kept[1].checkpoint().head());
+    assert!(matches!(asked, Err(ReadError::Inconsistent { old: 120, size: 180 })));
+}
+
+#[test]
+fn a_missing_and_a_repeated_cosignature_are_found() {
+    let disk = Memory::default();
+    build(disk.clone(), &[20], small);
+    let text = String::from_utf8(disk.peek(CHECKPOINT).expect("published")).expect("text");
+    let lines: Vec<&str> = text.lines().collect();
+    let with = |keep: &[usize]| {
+        let lines: Vec<_> = keep.iter().map(|at| lines[*at]).collect();
+        disk.tamper(CHECKPOINT, Some(format!("{}\n", lines.join("\n")).into_bytes()));
+        report(&disk, &[])
+    };
+    // Three lines of text, a blank one, the log's signature, three cosignatures.
+    assert!(with(&[0, 1, 2, 3, 4, 5, 6, 7]).verified);
+    assert!(with(&[0, 1, 2, 3, 4, 5, 7]).verified);
+    let missing = with(&[0, 1, 2, 3, 4, 6]);
+    only_at(&missing, CHECKPOINT);
+    assert!(
+        missing.findings[0].what.contains("missing: hospital-1, hospital-3"),
+        "{:?}",
+        missing.findings
+    );
+    let repeated = with(&[0, 1, 2, 3, 4, 5, 6, 6, 7]);
+    only_at(&repeated, CHECKPOINT);
+    assert!(
+        repeated.findings[0].what.contains("hospital-2: expected one signature"),
+        "{:?}",
+        repeated.findings
+    );
+    let unsigned = with(&[0, 1, 2, 3, 5, 6, 7]);
+    only_at(&unsigned, CHECKPOINT);
+    assert!(unsigned.findings[0].what.contains("expected a signature by consilium.example/log+"));
+}
+
+#[test]
+fn a_checkpoint_of_another_log_and_a_policy_with_a_wrong_key_are_found() {
+    let disk = Memory::default();
+    let kept = build(disk.clone(), &[20], small);
+    let head = kept[0].checkpoint().head();
+    for other in ["elsewhere.example/log", crate::fixture::ORIGIN] {
+        let stranger = Signer::from_seed(other, &[99; 32]).expect("a seed");
+        let wrong = Policy::threshold(&stranger.key(), &[], 0).expect("a policy");
+        let found = verify(&disk, &wrong, &[]).expect("there is a checkpoint");
+        assert_eq!(found.findings[0].place, CHECKPOINT);
+        assert!(found.findings[0].what.contains(&stranger.key().label()), "{:?}", found.findings);
+        // The same tree under another log's checkpoint.
+        let foreign = transparency::checkpoint::Checkpoint::new(other, head).expect("a checkpoint");
+        let foreign = SignedCheckpoint::sign(foreign, &stranger).expect("its own");
+        let copy = disk.copy();
+        copy.tamper(CHECKPOINT, Some(foreign.to_string().into_bytes()));
+        let found = report(&copy, &[]);
+        assert_eq!(found.findings[0].place, CHECKPOINT);
+        // And as a checkpoint that was kept.
+        only_at(&report(&disk, &[foreign]), "--since");
+    }
+    let hospitals: Vec<_> =
+        (4..7).map(|at| (format!("hospital-{at}"), cosigner(at).key())).collect();
+    let wrong = Policy::threshold(&signer().key(), &hospitals, 2).expect("a policy");
+    let found = verify(&disk, &wrong, &[]).expect("there is a checkpoint");
+    assert!(found.findings[0].what.contains("missing: hospital-4, hospital-5, hospital-6"));
+}
+
+#[test]
+fn a_flipped_bit_in_either_checkpoint_is_found() {
+    let disk = Memory::default();
+    build(disk.clone(), &[20], small);
+    for path in [CHECKPOINT, "checkpoint.signed"] {
+        let content = disk.peek(path).expect("it is there");
+        for bit in 0..content.len() * 8 {
+            disk.tamper(path, Some(flipped(&content, bit)));
+            match verify(&disk, &policy(3), &[]) {
+                Ok(report) => assert!(!report.verified, "{path}, bit {bit}"),
+                Err(error) => assert!(error.to_string().starts_with(CHECKPOINT), "{error}"),
+            }
+        }
+        disk.tamper(path, Some(content));
+    }
+}
+
+#[test]
+fn what_is_not_checked_is_said() {
+    let disk = Memory::default();
+    build(disk.clone(), &[20], small);
+    disk.tamper("tile/0/001", Some(vec![0; 8_192]));
+    disk.tamper("tile/entries/000.p/3.tmp", Some(Vec::new()));
+    disk.tamper("notes\u{1b}.txt", Some(Vec::new()));
+    let said = report(&disk, &[]).not_checked.join("\n");
+    for expected in [
+        "1 tiles and bundles that reach beyond",
+        "1 files of an unfinished write",
+        "notes\\u{1b}.txt",
+        "20 entries say",
+        "checkpoint that you kept",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let nobody = verify(&disk, &policy(0), &[]).expect("there is a checkpoint");
+    assert!(nobody.not_checked.join("\n").contains("no witness"));
+}
+
+#[test]
+fn a_reader_hands_out_nothing_from_an_altered_log() {
+    let disk = Memory::default();
+    build(disk.clone(), &[66_000], small);
+    let (reader, _) = Reader::open(disk.clone(), &policy(2)).expect("a good log");
+    for index in [0, 255, 256, 65_535, 65_536, 65_999] {
+        let (entry, proof) = reader.prove(index).expect("it is there");
+        assert_eq!(entry, small(index));
+        assert!(proof.verify(&entry, &policy(2)).is_ok());
+    }
+    assert!(matches!(reader.prove(66_000), Err(ReadError::NoSuchEntry { .. })));
+    assert!(reader.entries(258).is_err());
+    assert!(reader.entries(u64::MAX).is_err());
+    for path in ["tile/entries/000", "tile/1/000", "tile/0/257.p/208", "tile/1/001.p/1"] {
+        let content = disk.peek(path).expect("it is there");
+        // A bit of the first entry's data, or of a tile's last hash.
+        let bit = if path.contains("entries") { 30 } else { content.len() * 8 - 1 };
+        disk.tamper(path, Some(flipped(&content, bit)));
+        let index = 1;
+        assert!(reader.prove(index).is_err(), "{path}");
+        assert!(reader.entries(0).is_err(), "{path}");
+        disk.tamper(path, Some(content));
+    }
+    let old = Head { size: 100, root: [0; 32] };
+    assert!(matches!(reader.consistency(old), Err(ReadError::Inconsistent { .. })));
+}
