@@ -1,0 +1,440 @@
+//! The demo's processes and folders: one coordinator, and a node for each hospital.
+//!
+//! ```text
+//! DIR/coordinator/coordinator.toml   and its state, certificates, log of the process
+//! DIR/hospital-1/node.toml           and its keys, journal, log of the process
+//! DIR/data/hospital-1/               DICOM files and manifest.csv, or hospital-1.npz
+//! ```
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use proto::channel::{ClientIdentity, Proxy, Target, Trust};
+use proto::cli::{Exit, Failure};
+use proto::federation::operator_client::OperatorClient;
+use proto::federation::{ApproveSiteRequest, CreateTokenRequest, ListSitesRequest, SiteState};
+use tokio::process::{Child, Command};
+use tonic::transport::Channel;
+
+use super::refused;
+use super::screen::Screen;
+
+/// How long any one step of the set-up may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Where the hospitals' images come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Radiographs that we draw.
+    Synthetic,
+    /// A MedMNIST-style file that is split.
+    Npz(PathBuf),
+}
+
+impl Source {
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+        if text == "synthetic" {
+            return Ok(Self::Synthetic);
+        }
+        let path = PathBuf::from(text);
+        if path.extension().is_none_or(|extension| extension != "npz") {
+            return Err(Failure::usage(
+                "bad_data",
+                format!("--data: expected \"synthetic\" or a .npz file, found {text:?}"),
+            ));
+        }
+        match fs::metadata(&path) {
+            Ok(found) if found.is_file() => Ok(Self::Npz(path)),
+            Ok(_) => Err(Failure::usage("bad_data", format!("--data: {text} is not a file"))),
+            Err(error) => Err(Failure::usage("bad_data", format!("--data: {text}: {error}"))),
+        }
+    }
+}
+
+struct Hospital {
+    name: String,
+    config: PathBuf,
+    process: Option<Child>,
+}
+
+/// Everything that runs.
+pub(super) struct Federation {
+    dir: PathBuf,
+    url: String,
+    coordinator: Child,
+    hospitals: Vec<Hospital>,
+    keep: bool,
+}
+
+impl Federation {
+    /// Sets up and starts a consortium in `dir`.
+    pub(super) async fn build(
+        dir: &Path,
+        hospitals: u16,
+        source: &Source,
+        seed: u64,
+        keep: bool,
+        screen: &Screen,
+    ) -> Result<Self, Failure> {
+        let data = make_data(dir, hospitals, source, seed, screen).await?;
+        let home = dir.join("coordinator");
+        let port = free_port()?;
+        let url = format!("https://127.0.0.1:{port}");
+        let listen = format!("127.0.0.1:{port}");
+        screen.step("A consortium: CA, server certificate, keys", &url);
+        let mut init = Command::new(program("coordinator")?);
+        init.arg("init").arg("--dir").arg(&home);
+        init.args(["--consortium", "demo", "--url", &url, "--listen", &listen]);
+        complete(init, "coordinator init").await?;
+        let mut serve = Command::new(program("coordinator")?);
+        serve.arg("serve").arg("--config").arg(home.join("coordinator.toml"));
+        let coordinator = start(serve, &home.join("process.log"), keep)?;
+        let mut federation =
+            Self { dir: dir.to_owned(), url, coordinator, hospitals: Vec::new(), keep };
+        let mut operator = federation.operator().await?;
+        for (name, data) in data {
+            let hospital = federation.admit(&mut operator, &name, &data).await?;
+            screen.step("A hospital enrols", &format!("{name}, its key made by itself"));
+            federation.hospitals.push(hospital);
+        }
+        federation.write_processes()?;
+        federation.connected(&mut operator).await?;
+        if keep {
+            screen.step("Everything stays in", &dir.display().to_string());
+            let pid = federation.coordinator.id().unwrap_or_default();
+            screen.step("The coordinator's process", &pid.to_string());
+        }
+        Ok(federation)
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.hospitals.iter().map(|hospital| hospital.name.clone()).collect()
+    }
+
+    /// A channel to the coordinator with the operator's certificate; waits while it comes up.
+    pub(super) async fn operator(&mut self) -> Result<OperatorClient<Channel>, Failure> {
+        let home = self.dir.join("coordinator");
+        let read = |path: PathBuf| {
+            fs::read_to_string(&path).map_err(|error| {
+                Failure::failed("demo_files", format!("{}: {error}", path.display()))
+            })
+        };
+        let target = Target {
+            url: self.url.clone(),
+            proxy: Proxy::Direct,
+            trust: Trust::Ca(read(home.join("ca.pem"))?),
+            client: Some(ClientIdentity {
+                certificate_pem: read(home.join("operator.pem"))?,
+                key_pem: read(home.join("operator.key"))?,
+            }),
+        };
+        let mut waited = Duration::ZERO;
+        loop {
+            let error = match proto::channel::connect(&target).await {
+                Ok(channel) => return Ok(OperatorClient::new(channel)),
+                Err(error) => error,
+            };
+            if !self.keep
+                && let Ok(Some(status)) = self.coordinator.try_wait()
+            {
+                let log = tail(&home.join("process.log"));
+                let message = format!("the coordinator ended ({status}): {log}");
+                return Err(Failure::failed("coordinator_ended", message));
+            }
+            if waited > PATIENCE && !self.keep {
+                return Err(Failure::new(Exit::Connection, "no_coordinator", error.to_string()));
+            }
+            tokio::time::sleep(PAUSE).await;
+            waited += PAUSE;
+        }
+    }
+
+    async fn admit(
+        &self,
+        operator: &mut OperatorClient<Channel>,
+        name: &str,
+        data: &str,
+    ) -> Result<Hospital, Failure> {
+        let home = self.dir.join(name);
+        fs::create_dir_all(&home).map_err(|error| files(&home, &error))?;
+        let config = home.join("node.toml");
+        fs::write(&config, node_config(data)).map_err(|error| files(&config, &error))?;
+        let token = operator
+            .create_token(CreateTokenRequest { site: name.to_owned(), valid_seconds: 0 })
+            .await
+            .map_err(|status| refused("the token", &status))?
+            .into_inner();
+        let mut enrol = Command::new(program("hospital-node")?);
+        enrol.arg("--config").arg(&config).arg("enroll");
+        enrol.args(["--coordinator", &self.url, "--token", &token.token]);
+        enrol.args(["--ca-fingerprint", &token.ca_fingerprint, "--wait", "1m"]);
+        let enrolling = tokio::spawn(complete(enrol, "hospital-node enroll"));
+        approve_site(operator, name).await?;
+        enrolling.await.map_err(|error| Failure::failed("enrolment", error.to_string()))??;
+        let mut run = Command::new(program("hospital-node")?);
+        run.arg("--config").arg(&config).arg("run");
+        let process = start(run, &home.join("process.log"), self.keep)?;
+        Ok(Hospital { name: name.to_owned(), config, process: Some(process) })
+    }
+
+    /// Waits until every node holds its stream, so that the first round misses nobody.
+    async fn connected(&self, operator: &mut OperatorClient<Channel>) -> Result<(), Failure> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let sites = operator
+                .list_sites(ListSitesRequest {})
+                .await
+                .map_err(|status| refused("the list of sites", &status))?
+                .into_inner()
+                .sites;
+            let missing: Vec<_> = sites
+                .iter()
+                .filter(|site| !site.connected)
+                .map(|site| site.site.as_str())
+                .collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if waited > PATIENCE {
+                let message =
+                    format!("not connected after {} s: {}", PATIENCE.as_secs(), missing.join(", "));
+                return Err(Failure::new(Exit::Timeout, "nodes_missing", message));
+            }
+            tokio::time::sleep(PAUSE).await;
+            waited += PAUSE;
+        }
+    }
+
+    /// Each hospital's administrator says yes to this digest, on the hospital's own machine.
+    pub(super) async fn approve(&self, digest: &str) -> Result<(), Failure> {
+        for hospital in &self.hospitals {
+            let mut approve = Command::new(program("hospital-node")?);
+            approve.arg("--config").arg(&hospital.config);
+            approve.args(["study", "approve", digest, "--yes"]);
+            complete(approve, "hospital-node study approve").await?;
+        }
+        Ok(())
+    }
+
+    /// Process numbers, for whoever wants to kill something and watch.
+    fn write_processes(&self) -> Result<(), Failure> {
+        let mut text = format!("coordinator {}\n", self.coordinator.id().unwrap_or_default());
+        for hospital in &self.hospitals {
+            let id = hospital.process.as_ref().and_then(Child::id).unwrap_or_default();
+            text.push_str(&format!("{} {id}\n", hospital.name));
+        }
+        let path = self.dir.join("processes.txt");
+        fs::write(&path, text).map_err(|error| files(&path, &error))
+    }
+
+    /// Starts the coordinator again when it has died; not with `--keep`, where that is left to the
+    /// person who watches.
+    pub(super) fn revive_coordinator(&mut self) -> Result<bool, Failure> {
+        if self.keep || !matches!(self.coordinator.try_wait(), Ok(Some(_))) {
+            return Ok(false);
+        }
+        let home = self.dir.join("coordinator");
+        let mut serve = Command::new(program("coordinator")?);
+        serve.arg("serve").arg("--config").arg(home.join("coordinator.toml"));
+        self.coordinator = start(serve, &home.join("process.log"), self.keep)?;
+        Ok(true)
+    }
+
+    /// Starts every node again that has died; returns their names.
+    pub(super) fn revive_nodes(&mut self) -> Result<Vec<String>, Failure> {
+        let mut revived = Vec::new();
+        for hospital in &mut self.hospitals {
+            let ended = hospital
+                .process
+                .as_mut()
+                .is_none_or(|process| matches!(process.try_wait(), Ok(Some(_))));
+            if ended {
+                let mut run = Command::new(program("hospital-node")?);
+                run.arg("--config").arg(&hospital.config).arg("run");
+                let log = self.dir.join(&hospital.name).join("process.log");
+                hospital.process = Some(start(run, &log, self.keep)?);
+                revived.push(hospital.name.clone());
+            }
+        }
+        Ok(revived)
+    }
+
+    /// Ends every process: asks first, then insists.
+    pub(super) async fn stop(&mut self) {
+        let nodes = self.hospitals.iter_mut().filter_map(|hospital| hospital.process.as_mut());
+        let mut children: Vec<&mut Child> = nodes.chain([&mut self.coordinator]).collect();
+        for child in &mut children {
+            // Closing its standard input is how the demo asks; see `--until-stdin-closes`.
+            drop(child.stdin.take());
+        }
+        for child in children {
+            let ended = tokio::time::timeout(Duration::from_secs(5), child.wait()).await;
+            if ended.is_err() {
+                // It may have ended in between; then there is nothing to kill.
+                let _ = child.kill().await;
+            }
+        }
+    }
+}
+
+async fn approve_site(operator: &mut OperatorClient<Channel>, name: &str) -> Result<(), Failure> {
+    let mut waited = Duration::ZERO;
+    loop {
+        let sites = operator
+            .list_sites(ListSitesRequest {})
+            .await
+            .map_err(|status| refused("the list of sites", &status))?
+            .into_inner()
+            .sites;
+        let site = sites.into_iter().find(|site| site.site == name);
+        if let Some(site) = site.filter(|site| site.state() == SiteState::Pending) {
+            let identity_fingerprint = site.identity_fingerprint;
+            operator
+                .approve_site(ApproveSiteRequest { site: site.site, identity_fingerprint })
+                .await
+                .map_err(|status| refused("the approval", &status))?;
+            return Ok(());
+        }
+        if waited > PATIENCE {
+            let message = format!("{name} has not asked for its certificate");
+            return Err(Failure::new(Exit::Timeout, "enrolment", message));
+        }
+        tokio::time::sleep(PAUSE).await;
+        waited += PAUSE;
+    }
+}
+
+/// Each hospital's images; returns name and `[data.demo]` lines.
+async fn make_data(
+    dir: &Path,
+    hospitals: u16,
+    source: &Source,
+    seed: u64,
+    screen: &Screen,
+) -> Result<Vec<(String, String)>, Failure> {
+    let data = dir.join("data");
+    fs::create_dir_all(&data).map_err(|error| files(&data, &error))?;
+    let name = |index: u16| format!("hospital-{index}");
+    match source {
+        Source::Synthetic => {
+            screen.step("Drawing radiographs, as DICOM files", &data.display().to_string());
+            let mut drawing = Vec::new();
+            for index in 1..=hospitals {
+                let mut generate = Command::new(program("hospital-trainer")?);
+                generate.arg("generate").args(["--sites", &hospitals.to_string()]);
+                generate.args(["--site", &index.to_string(), "--seed", &seed.to_string()]);
+                generate.arg("--out").arg(data.join(name(index)));
+                drawing.push(tokio::spawn(complete(generate, "hospital-trainer generate")));
+            }
+            for task in drawing {
+                task.await.map_err(|error| Failure::failed("demo_data", error.to_string()))??;
+            }
+            Ok((1..=hospitals)
+                .map(|index| {
+                    let path = format!("../data/{}", name(index));
+                    let manifest = format!("{path}/manifest.csv");
+                    (
+                        name(index),
+                        format!("kind = \"dicom\"\npath = {path:?}\nmanifest = {manifest:?}\n"),
+                    )
+                })
+                .collect())
+        }
+        Source::Npz(file) => {
+            screen.step("Splitting the images unevenly", &file.display().to_string());
+            let mut split = Command::new(program("hospital-trainer")?);
+            split.arg("split").arg("--npz").arg(file).args(["--sites", &hospitals.to_string()]);
+            split.args(["--seed", &seed.to_string()]).arg("--out").arg(&data);
+            complete(split, "hospital-trainer split").await?;
+            Ok((1..=hospitals)
+                .map(|index| {
+                    let path = format!("../data/{}.npz", name(index));
+                    (name(index), format!("kind = \"npz\"\npath = {path:?}\n"))
+                })
+                .collect())
+        }
+    }
+}
+
+fn node_config(data: &str) -> String {
+    format!(
+        "# Written by `coordinator demo`.\n\
+         state = \"state\"\n\
+         \n[network]\nproxy = \"none\"\n\
+         \n[policy]\n\
+         # The demo shows the machinery; a real hospital leaves this out.\n\
+         danger_allow_no_privacy = true\n\
+         \n[trainer]\nthreads = 1\n\
+         \n[data.demo]\n{data}"
+    )
+}
+
+/// The program that was built beside this one.
+fn program(name: &str) -> Result<PathBuf, Failure> {
+    let own = std::env::current_exe()
+        .map_err(|error| Failure::failed("demo_programs", error.to_string()))?;
+    let path = own.with_file_name(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    let message = format!("expected the program {name} beside {}, found none", own.display());
+    Err(Failure::failed("demo_programs", message).hint("cargo build --release builds all of them"))
+}
+
+/// A port that is free now; whoever takes it in between is told of when the coordinator starts.
+fn free_port() -> Result<u16, Failure> {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+        .map_err(|error| Failure::failed("no_port", format!("no free port on loopback: {error}")))
+}
+
+/// Runs a command to its end.
+async fn complete(mut command: Command, what: &'static str) -> Result<(), Failure> {
+    let output = command
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|error| Failure::failed("demo_process", format!("{what}: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().lines().last().unwrap_or("it said nothing").to_owned();
+    Err(Failure::failed("demo_process", format!("{what}: {said}")))
+}
+
+/// Starts a command that stays. It ends by itself when this process does, unless it is to be kept.
+fn start(mut command: Command, log: &Path, keep: bool) -> Result<Child, Failure> {
+    let out =
+        File::options().create(true).append(true).open(log).map_err(|error| files(log, &error))?;
+    let err = out.try_clone().map_err(|error| files(log, &error))?;
+    if keep {
+        command.stdin(Stdio::null());
+    } else {
+        command.arg("--until-stdin-closes").stdin(Stdio::piped()).kill_on_drop(true);
+    }
+    command
+        .stdout(out)
+        .stderr(err)
+        .spawn()
+        .map_err(|error| Failure::failed("demo_process", error.to_string()))
+}
+
+fn files(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed("demo_files", format!("{}: {error}", path.display()))
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    text.trim_end().lines().last().unwrap_or("its log is empty").to_owned()
+}

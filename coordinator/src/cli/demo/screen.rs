@@ -1,0 +1,225 @@
+//! What a person sees of the demo: the steps of the set-up, a bar for each hospital, a table of
+//! rounds. With `--format json`, one line for each round and one at the end.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use proto::cli::{Failure, Format, write_line};
+use proto::federation::Stage;
+use serde::Serialize;
+
+/// A closed round, as a line of JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct RoundLine {
+    pub(super) event: &'static str,
+    pub(super) round: u32,
+    pub(super) sites: Vec<String>,
+    pub(super) dropped: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) auroc: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) accuracy: Option<f64>,
+    pub(super) seconds: f64,
+}
+
+/// The end.
+#[derive(Debug, Serialize)]
+pub(super) struct Done {
+    pub(super) event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) auroc: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) accuracy: Option<f64>,
+    pub(super) rounds: u32,
+    pub(super) study: String,
+    pub(super) model_digest: String,
+    pub(super) model: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dir: Option<PathBuf>,
+    pub(super) seconds: f64,
+}
+
+/// Where the demo is drawn.
+pub(super) struct Screen {
+    format: Format,
+    board: MultiProgress,
+    bars: Mutex<BTreeMap<String, ProgressBar>>,
+}
+
+impl Screen {
+    pub(super) fn new(format: Format) -> Self {
+        let target = match format {
+            Format::Text if io::stdout().is_terminal() => ProgressDrawTarget::stdout(),
+            Format::Text | Format::Json => ProgressDrawTarget::hidden(),
+        };
+        let board = MultiProgress::with_draw_target(target);
+        Self { format, board, bars: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// One step of the set-up is begun.
+    pub(super) fn step(&self, what: &str, detail: &str) {
+        self.text(&format!("  {what}: {detail}"));
+    }
+
+    /// Something went wrong and is being dealt with.
+    pub(super) fn event(&self, what: &str) {
+        self.text(&format!("  ! {what}"));
+    }
+
+    /// The hospitals take their places, and the table its head.
+    pub(super) fn begin(&self, hospitals: &[String]) {
+        let width = hospitals.iter().map(String::len).max().unwrap_or(0);
+        let style = ProgressStyle::with_template("  {prefix}  {bar:30.cyan/blue}  {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("━╸─");
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in hospitals {
+            let bar = self.board.add(ProgressBar::new(1000).with_style(style.clone()));
+            bar.set_prefix(format!("{name:width$}"));
+            bar.set_message("waiting");
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bars.insert(name.clone(), bar);
+        }
+        drop(bars);
+        self.text("");
+        self.text("  round  hospitals     loss   AUROC                       accuracy  seconds");
+    }
+
+    /// How far a hospital is.
+    pub(super) fn progress(&self, site: &str, stage: Stage, permille: u32) {
+        let bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bar) = bars.get(site) else { return };
+        let (position, message) = match stage {
+            Stage::Unspecified => (0, "waiting"),
+            Stage::Fetching => (0, "fetching the model"),
+            Stage::Training => (u64::from(permille.min(1000)), "training"),
+            Stage::Waiting => (1000, "trained, waiting for the others"),
+            Stage::Uploading => (1000, "uploading"),
+            Stage::Done => (1000, "in the sum"),
+        };
+        bar.set_position(position);
+        bar.set_message(message);
+    }
+
+    /// A round is over, and the model that came out of it has been scored.
+    pub(super) fn round(&self, line: &RoundLine) {
+        match self.format {
+            Format::Json => emit(line),
+            Format::Text => self.text(&row(line)),
+        }
+    }
+
+    /// The end of the story.
+    pub(super) fn done(&self, done: &Done) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => write_line(&mut io::stdout().lock(), done)
+                .map_err(|error| Failure::failed("stdout", error.to_string())),
+            Format::Text => {
+                for bar in self.bars.lock().unwrap_or_else(PoisonError::into_inner).values() {
+                    bar.finish_and_clear();
+                }
+                let figure = |value: Option<f64>| {
+                    value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.4}"))
+                };
+                self.text("");
+                self.text(&format!("  Done in {:.0} s: {} rounds", done.seconds, done.rounds));
+                self.text(&format!("  AUROC     {}", figure(done.auroc)));
+                self.text(&format!("  accuracy  {}", figure(done.accuracy)));
+                self.text(&format!("  study     {}", done.study));
+                self.text(&format!("  model     {}", done.model.display()));
+                self.text(&format!("            sha256 {}", done.model_digest));
+                if let Some(dir) = &done.dir {
+                    self.text(&format!("  all of it {}", dir.display()));
+                }
+                self.text("");
+                self.text("  privacy   danger_no_privacy: the updates carried no noise");
+                Ok(())
+            }
+        }
+    }
+
+    fn text(&self, line: &str) {
+        match self.format {
+            Format::Json => {}
+            Format::Text if self.board.is_hidden() => emit_text(line),
+            // A full terminal or a closed one: the demo goes on without its picture.
+            Format::Text => drop(self.board.println(line)),
+        }
+    }
+}
+
+fn emit(line: &RoundLine) {
+    // A reader that has gone away does not end the study.
+    let _ = write_line(&mut io::stdout().lock(), line);
+}
+
+fn emit_text(line: &str) {
+    use std::io::Write as _;
+    // As above.
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+fn row(line: &RoundLine) -> String {
+    let RoundLine { round, sites, dropped, loss, auroc, accuracy, seconds, .. } = line;
+    let of = sites.len() + dropped.len();
+    let number = |value: &Option<f64>| {
+        value.map_or_else(|| "     -".to_owned(), |value| format!("{value:6.4}"))
+    };
+    let meter = auroc.map_or_else(String::new, meter);
+    let mut row = format!(
+        "  {round:>5}  {:>2} of {of:<5}  {}  {} {meter:<20}   {}  {seconds:>7.1}",
+        sites.len(),
+        number(loss),
+        number(auroc),
+        number(accuracy),
+    );
+    if !dropped.is_empty() {
+        row.push_str("  without ");
+        row.push_str(&dropped.join(", "));
+    }
+    row
+}
+
+/// AUROC as a bar from 0.5 (nothing learnt) to 1.
+fn meter(auroc: f64) -> String {
+    let filled = ((auroc - 0.5) * 40.0).round().clamp(0.0, 20.0);
+    (0..20).map(|cell| if f64::from(cell) < filled { '█' } else { '·' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(auroc: Option<f64>, dropped: &[&str]) -> RoundLine {
+        RoundLine {
+            event: "round",
+            round: 7,
+            sites: vec!["hospital-1".to_owned()],
+            dropped: dropped.iter().map(|&name| name.to_owned()).collect(),
+            loss: Some(0.5),
+            auroc,
+            accuracy: None,
+            seconds: 1.25,
+        }
+    }
+
+    #[test]
+    fn a_row_names_who_is_missing() {
+        let row = row(&line(Some(0.75), &["hospital-2"]));
+        assert!(row.contains("1 of 2") && row.contains("without hospital-2"), "{row}");
+        assert!(row.contains("██████████··········"), "{row}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_left_out_of_the_json() {
+        let json = serde_json::to_value(line(None, &[])).expect("plain data");
+        assert!(json.get("auroc").is_none() && json.get("accuracy").is_none());
+        assert_eq!(json["event"], "round");
+    }
+}

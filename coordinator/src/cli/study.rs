@@ -1,0 +1,249 @@
+//! `coordinator study`: what is trained.
+
+mod shown;
+
+use std::path::{Path, PathBuf};
+
+use aggregation::charter::Charter;
+use aggregation::study::StudyFault;
+use clap::Subcommand;
+use proto::cli::{Exit, Failure};
+use proto::federation as wire;
+use proto::federation::study_event::Event;
+use proto::limits::MAX_MANIFEST;
+
+use self::shown::{RoundData, StudyData};
+use super::link::{answer, operator, refused};
+use super::out::{Out, table};
+
+/// What can be done with studies.
+#[derive(Debug, Subcommand)]
+pub(super) enum StudyCommand {
+    /// Validate a manifest, without a coordinator.
+    Check {
+        /// The manifest (TOML).
+        file: PathBuf,
+    },
+    /// Propose a study to the hospitals.
+    Propose {
+        /// The manifest (TOML).
+        file: PathBuf,
+    },
+    /// List studies.
+    List,
+    /// Show one study with its rounds.
+    Show {
+        /// Its digest, a start of it, or its name.
+        study: String,
+    },
+    /// Start a study that every hospital has approved.
+    Start {
+        /// Its digest, a start of it, or its name.
+        study: String,
+    },
+    /// Pause a study; the open round is finished.
+    Pause {
+        /// Its digest, a start of it, or its name.
+        study: String,
+    },
+    /// Go on with a paused study.
+    Resume {
+        /// Its digest, a start of it, or its name.
+        study: String,
+    },
+    /// End a study for good; the open round is abandoned.
+    Stop {
+        /// Its digest, a start of it, or its name.
+        study: String,
+    },
+    /// Follow a study, round by round, until it ends.
+    Watch {
+        /// Its digest, a start of it, or its name.
+        study: String,
+    },
+}
+
+/// Runs a study command.
+pub(super) async fn run(command: StudyCommand, config: &Path, out: Out) -> Result<(), Failure> {
+    let control = |study, control: wire::StudyControl| wire::ControlStudyRequest {
+        study,
+        control: control.into(),
+    };
+    let asked = match command {
+        StudyCommand::Check { file } => return check(&file, out),
+        StudyCommand::Propose { file } => {
+            let manifest_toml = read_manifest(&file)?;
+            let mut operator = operator(config).await?;
+            let request = wire::ProposeStudyRequest { manifest_toml };
+            let view = answer(operator.propose_study(request)).await.map_err(|failure| {
+                // A manifest's faults come one a line.
+                Failure { message: failure.message.replace('\n', "\n  "), ..failure }
+            })?;
+            return one(view, "proposed", out);
+        }
+        StudyCommand::List => return list(config, out).await,
+        StudyCommand::Show { study } => return show(study, config, out).await,
+        StudyCommand::Watch { study } => return watch(study, config, out).await,
+        StudyCommand::Start { study } => control(study, wire::StudyControl::Start),
+        StudyCommand::Pause { study } => control(study, wire::StudyControl::Pause),
+        StudyCommand::Resume { study } => control(study, wire::StudyControl::Resume),
+        StudyCommand::Stop { study } => control(study, wire::StudyControl::Stop),
+    };
+    let mut operator = operator(config).await?;
+    let view = answer(operator.control_study(asked)).await?;
+    let state = shown::state(view.state());
+    one(view, state, out)
+}
+
+fn read_manifest(file: &Path) -> Result<String, Failure> {
+    let unreadable = |fault: &dyn std::fmt::Display| {
+        Failure::usage("no_manifest", format!("{}: {fault}", file.display()))
+    };
+    let size = std::fs::metadata(file).map_err(|fault| unreadable(&fault))?.len();
+    if usize::try_from(size).map_or(true, |size| size > MAX_MANIFEST) {
+        return Err(unreadable(&format!("expected at most {MAX_MANIFEST} bytes, found {size}")));
+    }
+    std::fs::read_to_string(file).map_err(|fault| unreadable(&fault))
+}
+
+fn check(file: &Path, out: Out) -> Result<(), Failure> {
+    let text = read_manifest(file)?;
+    let wrong = |faults: Vec<StudyFault>| {
+        let lines: Vec<String> = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+        let count = faults.len();
+        let plural = if count == 1 { "" } else { "s" };
+        let message = format!("{}: {count} fault{plural}{}", file.display(), lines.concat());
+        Failure::new(Exit::Usage, "bad_manifest", message)
+    };
+    let study = proto::manifest::parse(&text).map_err(|faults| wrong(faults.0))?;
+    if !study.cohort.sites.is_empty() {
+        let sites = study.cohort.sites.iter().cloned().collect();
+        Charter::new(study.clone(), sites).map_err(wrong)?;
+    }
+    let digest = study.digest();
+    let parameters = study.layout().parameters();
+    let text = format!(
+        "{} is valid\nname        {}\ndigest      {digest}\nmodel       {}, {parameters} parameters\nrounds      {}",
+        file.display(),
+        study.name,
+        study.model.name(),
+        study.training.rounds,
+    );
+    let data = serde_json::json!({
+        "name": study.name,
+        "digest": digest.to_string(),
+        "model": study.model.name(),
+        "parameters": parameters,
+        "rounds": study.training.rounds,
+    });
+    out.result(&data, &text)
+}
+
+fn one(view: wire::StudyView, what: &str, out: Out) -> Result<(), Failure> {
+    let study = StudyData::new(view);
+    let mut text = format!("{} is {what}\ndigest       {}", study.name, study.digest);
+    if !study.waiting_for.is_empty() {
+        text = format!("{text}\nwaiting for  {}", study.waiting_for);
+    }
+    out.result(&study, &text)
+}
+
+async fn list(config: &Path, out: Out) -> Result<(), Failure> {
+    let mut operator = operator(config).await?;
+    let request = wire::ListOperatorStudiesRequest {};
+    let listed = answer(operator.list_operator_studies(request)).await?;
+    let studies: Vec<StudyData> = listed.studies.into_iter().map(StudyData::new).collect();
+    let rows: Vec<Vec<String>> = studies.iter().map(StudyData::row).collect();
+    let text = if rows.is_empty() {
+        "no studies yet; `coordinator study propose FILE` proposes one".to_owned()
+    } else {
+        table(&["STUDY", "NAME", "STATE", "ROUND", "AUROC", "WAITING FOR"], &rows)
+    };
+    out.result(&serde_json::json!({ "studies": studies }), &text)
+}
+
+async fn show(study: String, config: &Path, out: Out) -> Result<(), Failure> {
+    let mut operator = operator(config).await?;
+    let view = answer(operator.show_study(wire::StudyRequest { study })).await?;
+    let study = StudyData::new(view);
+    let mut text = format!(
+        "{}\ndigest       {}\nstate        {}\nrounds       {} of {}\n",
+        study.name,
+        study.digest,
+        study.state,
+        study.released(),
+        study.rounds
+    );
+    if !study.waiting_for.is_empty() {
+        text.push_str(&format!("waiting for  {}\n", study.waiting_for));
+    }
+    let decisions: Vec<Vec<String>> =
+        study.decisions.iter().map(|one| vec![one.site.clone(), one.decision.to_owned()]).collect();
+    text.push_str(&format!("\n{}\n", table(&["SITE", "DECISION"], &decisions)));
+    if !study.history.is_empty() {
+        let rows: Vec<Vec<String>> = study.history.iter().map(RoundData::row).collect();
+        text.push_str(&format!("\n{}\n", table(&RoundData::HEAD, &rows)));
+        text.push_str(
+            "\nLoss, AUROC and accuracy of a round are those of the model that it offered.\n",
+        );
+    }
+    out.result(&study, &text)
+}
+
+/// Follows a study until it ends or the operator has seen enough.
+async fn watch(study: String, config: &Path, out: Out) -> Result<(), Failure> {
+    let mut operator = operator(config).await?;
+    let mut events = answer(operator.watch_study(wire::StudyRequest { study })).await?;
+    let mut told = shown::Told::default();
+    loop {
+        let next = events.message().await.map_err(|status| refused(&status))?;
+        let Some(event) = next.and_then(|event| event.event) else { return Ok(()) };
+        match event {
+            Event::Snapshot(view) => {
+                let study = StudyData::new(view);
+                for line in told.snapshot(&study) {
+                    out.item(&line.data, line.text.as_deref())?;
+                }
+                if study.ended() {
+                    return Ok(());
+                }
+            }
+            Event::Closed(round) => {
+                if let Some(line) = told.round(&RoundData::new(round)) {
+                    out.item(&line.data, line.text.as_deref())?;
+                }
+            }
+            Event::Started(started) => {
+                let data = serde_json::json!({
+                    "event": "started",
+                    "round": started.round,
+                    "slot": started.slot,
+                    "invited": started.invited,
+                });
+                out.item(&data, None)?;
+            }
+            Event::Progress(progress) => {
+                let data = serde_json::json!({
+                    "event": "progress",
+                    "round": progress.round,
+                    "site": progress.site,
+                    "stage": shown::stage(progress.stage()),
+                    "permille": progress.permille,
+                });
+                out.item(&data, None)?;
+            }
+            Event::Ready(ready) => {
+                let data = serde_json::json!({ "event": "ready", "round": ready.round, "site": ready.site });
+                out.item(&data, None)?;
+            }
+            Event::Uploaded(uploaded) => {
+                let data = serde_json::json!({
+                    "event": "uploaded",
+                    "round": uploaded.round,
+                    "site": uploaded.site,
+                });
+                out.item(&data, None)?;
+            }
+        }
+    }
+}

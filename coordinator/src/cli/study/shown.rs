@@ -1,0 +1,254 @@
+//! Studies and rounds as the command line shows them.
+
+use proto::federation as wire;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::out::table;
+
+/// A study.
+#[derive(Debug, Serialize)]
+pub(super) struct StudyData {
+    pub(super) digest: String,
+    pub(super) name: String,
+    pub(super) state: &'static str,
+    pub(super) rounds: u32,
+    pub(super) waiting_for: String,
+    pub(super) decisions: Vec<DecisionData>,
+    pub(super) history: Vec<RoundData>,
+}
+
+/// What a site has decided.
+#[derive(Debug, Serialize)]
+pub(super) struct DecisionData {
+    pub(super) site: String,
+    pub(super) decision: &'static str,
+}
+
+/// A round that has closed. Its metrics are those of the model that it offered.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct RoundData {
+    pub(super) round: u32,
+    pub(super) slot: u64,
+    pub(super) released: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) reason: String,
+    pub(super) sites: Vec<String>,
+    pub(super) dropped: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) auroc: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) accuracy: Option<f64>,
+    pub(super) seconds: f64,
+    pub(super) model: String,
+}
+
+/// The word for a study's state.
+pub(super) fn state(state: wire::StudyState) -> &'static str {
+    match state {
+        wire::StudyState::Unspecified => "unknown",
+        wire::StudyState::Proposed => "proposed",
+        wire::StudyState::Approved => "approved",
+        wire::StudyState::Running => "running",
+        wire::StudyState::Paused => "paused",
+        wire::StudyState::Completed => "completed",
+        wire::StudyState::Failed => "failed",
+        wire::StudyState::Stopped => "stopped",
+    }
+}
+
+/// The word for how far a site is.
+pub(super) fn stage(stage: wire::Stage) -> &'static str {
+    match stage {
+        wire::Stage::Unspecified => "unknown",
+        wire::Stage::Fetching => "fetching",
+        wire::Stage::Training => "training",
+        wire::Stage::Waiting => "waiting",
+        wire::Stage::Uploading => "uploading",
+        wire::Stage::Done => "done",
+    }
+}
+
+impl StudyData {
+    pub(super) fn new(view: wire::StudyView) -> Self {
+        Self {
+            state: state(view.state()),
+            decisions: view
+                .decisions
+                .iter()
+                .map(|one| DecisionData {
+                    site: one.site.clone(),
+                    decision: match one.decision() {
+                        wire::Decision::Unspecified => "none yet",
+                        wire::Decision::Approved => "approved",
+                        wire::Decision::Refused => "refused",
+                        wire::Decision::Withdrawn => "withdrawn",
+                    },
+                })
+                .collect(),
+            digest: view.digest,
+            name: view.name,
+            rounds: view.rounds,
+            waiting_for: view.waiting_for,
+            history: view.history.into_iter().map(RoundData::new).collect(),
+        }
+    }
+
+    /// Rounds of training that were released.
+    pub(super) fn released(&self) -> usize {
+        self.history.iter().filter(|round| round.released && round.round <= self.rounds).count()
+    }
+
+    /// Whether nothing more can happen.
+    pub(super) fn ended(&self) -> bool {
+        ["completed", "failed", "stopped"].contains(&self.state)
+    }
+
+    pub(super) fn row(&self) -> Vec<String> {
+        let auroc = self.history.iter().rev().find_map(|round| round.auroc);
+        vec![
+            self.digest.chars().take(12).collect(),
+            self.name.clone(),
+            self.state.to_owned(),
+            format!("{}/{}", self.released(), self.rounds),
+            figure(auroc),
+            self.waiting_for.clone(),
+        ]
+    }
+}
+
+fn figure(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
+}
+
+fn names(sites: &[String]) -> String {
+    if sites.is_empty() { "-".to_owned() } else { sites.join(",") }
+}
+
+impl RoundData {
+    pub(super) const HEAD: [&'static str; 8] =
+        ["ROUND", "OUTCOME", "SITES", "DROPPED", "LOSS", "AUROC", "ACCURACY", "SECONDS"];
+
+    pub(super) fn new(view: wire::RoundView) -> Self {
+        let span = view.closed_ms.saturating_sub(view.announced_ms);
+        Self {
+            round: view.round,
+            slot: view.slot,
+            released: view.released,
+            reason: view.reason,
+            sites: view.contributed,
+            dropped: view.dropped,
+            loss: view.loss,
+            auroc: view.auroc,
+            accuracy: view.accuracy,
+            seconds: std::time::Duration::from_millis(span).as_secs_f64(),
+            model: view.model,
+        }
+    }
+
+    pub(super) fn row(&self) -> Vec<String> {
+        let outcome = if self.released {
+            "released".to_owned()
+        } else {
+            format!("abandoned: {}", self.reason)
+        };
+        vec![
+            self.round.to_string(),
+            outcome,
+            self.sites.len().to_string(),
+            names(&self.dropped),
+            figure(self.loss),
+            figure(self.auroc),
+            figure(self.accuracy),
+            format!("{:.2}", self.seconds),
+        ]
+    }
+}
+
+/// A line of a stream.
+pub(super) struct Line {
+    pub(super) data: Value,
+    pub(super) text: Option<String>,
+}
+
+/// What a watching operator has been told; nothing is told twice.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    state: Option<&'static str>,
+    waiting_for: String,
+    slot: u64,
+    headed: bool,
+}
+
+impl Told {
+    /// What is new in a snapshot.
+    pub(super) fn snapshot(&mut self, study: &StudyData) -> Vec<Line> {
+        let mut lines: Vec<Line> =
+            study.history.iter().filter_map(|round| self.round(round)).collect();
+        if self.state != Some(study.state) || self.waiting_for != study.waiting_for {
+            self.state = Some(study.state);
+            self.waiting_for.clone_from(&study.waiting_for);
+            let waiting = match study.waiting_for.as_str() {
+                "" => String::new(),
+                why => format!(", waiting for {why}"),
+            };
+            lines.push(Line {
+                data: serde_json::json!({
+                    "event": "state",
+                    "study": study.digest,
+                    "name": study.name,
+                    "state": study.state,
+                    "waiting_for": study.waiting_for,
+                }),
+                text: Some(format!("{} is {}{waiting}", study.name, study.state)),
+            });
+        }
+        lines
+    }
+
+    /// A round, unless it was told already.
+    pub(super) fn round(&mut self, round: &RoundData) -> Option<Line> {
+        if round.slot <= self.slot {
+            return None;
+        }
+        self.slot = round.slot;
+        let head = [
+            " ROUND",
+            "OUTCOME  ",
+            "SITES",
+            "   LOSS",
+            "  AUROC",
+            "ACCURACY",
+            "SECONDS",
+            "DROPPED",
+        ];
+        let cells = vec![
+            format!("{:>6}", round.round),
+            if round.released { "released " } else { "abandoned" }.to_owned(),
+            format!("{:>5}", round.sites.len()),
+            format!("{:>7}", figure(round.loss)),
+            format!("{:>7}", figure(round.auroc)),
+            format!("{:>8}", figure(round.accuracy)),
+            format!("{:>7.2}", round.seconds),
+            if round.reason.is_empty() {
+                names(&round.dropped)
+            } else {
+                format!("{} ({})", names(&round.dropped), round.reason)
+            },
+        ];
+        let both = table(&head, &[cells]);
+        let text = if self.headed {
+            both.lines().nth(1).unwrap_or_default().to_owned()
+        } else {
+            self.headed = true;
+            both
+        };
+        let mut data = serde_json::to_value(round).unwrap_or_default();
+        if let Value::Object(fields) = &mut data {
+            fields.insert("event".to_owned(), "round".into());
+        }
+        Some(Line { data, text: Some(text) })
+    }
+}

@@ -1,0 +1,518 @@
+//! The loop that keeps one study's rounds going: take inputs, step, journal, let the outputs out.
+//!
+//! One task drives one running study and owns its open [`Round`]. Inputs that are waiting are
+//! stepped together and journaled with their facts in one transaction; only then do callers get
+//! their answers and sites their notices. When the transaction fails, the round is rebuilt from
+//! the journal, the callers are told, and the round goes on. A restart is the same rebuilding.
+
+mod close;
+mod replay;
+mod tell;
+mod waiting;
+
+pub(crate) use replay::Progress;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aggregation::charter::Charter;
+use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
+use aggregation::life::Life;
+use aggregation::message::{DeclineReason, Said, StopReason, Terms};
+use aggregation::refusal::Refusal;
+use aggregation::round::{Input, Output, Round};
+use aggregation::units::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::board::{Entry, Happened, Told};
+use crate::clock;
+use crate::coordinator::Coordinator;
+use crate::store::rounds::Recorded;
+use crate::store::{Leaf, StoreError};
+
+/// Commands that may wait for a driver; past that, callers wait.
+const INBOX: usize = 256;
+/// Inputs that are stepped and journaled together at most.
+const BATCH: usize = 64;
+/// Between two attempts at something that the disk refused.
+const DISK_RETRY: Duration = Duration::from_secs(2);
+
+/// What is asked of a driver.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A site said something.
+    Said {
+        /// Who.
+        from: HospitalId,
+        /// What.
+        heard: Heard,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Heed, Turned>>,
+    },
+    /// How many bytes the update of this place and these terms must have.
+    Expect {
+        /// From whom.
+        from: HospitalId,
+        /// Of which round.
+        round: RoundId,
+        /// Of which attempt.
+        slot: SlotId,
+        /// Under which terms.
+        terms: Digest,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<usize, Turned>>,
+    },
+    /// A site was revoked, or withdrew.
+    Removed(HospitalId),
+    /// The study's life has changed.
+    Nudge,
+}
+
+/// What a site can say to a round; an update is named by its digest, since its bytes are staged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Heard {
+    /// "I have trained on these terms."
+    Ready(Digest),
+    /// "I will not take part."
+    Declined(Digest, DeclineReason),
+    /// "Here is my update."
+    Update {
+        /// The terms it was made under.
+        terms: Digest,
+        /// BLAKE3 of its bytes.
+        digest: Digest,
+    },
+}
+
+impl Heard {
+    fn terms(self) -> Digest {
+        match self {
+            Self::Ready(terms) | Self::Declined(terms, _) | Self::Update { terms, .. } => terms,
+        }
+    }
+
+    fn recorded(self, from: HospitalId) -> Recorded {
+        match self {
+            Self::Ready(terms) => Recorded::Ready { from, terms },
+            Self::Declined(terms, reason) => Recorded::Declined { from, terms, reason },
+            Self::Update { terms, digest } => Recorded::Update { from, terms, digest },
+        }
+    }
+}
+
+/// What came of something that was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heed {
+    /// The open round has it, now or since before.
+    Kept,
+    /// The round that closed last had it; nothing of it is needed any more.
+    Repeated,
+}
+
+/// Why a driver turned something away.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Turned {
+    /// The round refused it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// There is no such round.
+    #[error("no round with these terms is open")]
+    NoRound,
+    /// The terms are known, but they are not of this round or slot.
+    #[error("these terms are of round {round} and slot {slot}")]
+    OtherPlace {
+        /// Their round.
+        round: u32,
+        /// Their slot.
+        slot: u64,
+    },
+    /// It could not be kept; the same may be said again.
+    #[error("the coordinator could not keep it; say it again later")]
+    NotKept {
+        /// Whether the disk is full or failing.
+        disk: bool,
+    },
+}
+
+impl From<&StoreError> for Turned {
+    fn from(fault: &StoreError) -> Self {
+        Self::NotKept { disk: matches!(fault, StoreError::Disk(_)) }
+    }
+}
+
+/// The open round.
+#[derive(Debug)]
+struct Open {
+    round: Round,
+    terms: Terms,
+    digest: Digest,
+    opened: Timestamp,
+    /// Approved sites that were not here to be invited.
+    absent: BTreeSet<HospitalId>,
+    /// Inputs in the journal.
+    journaled: usize,
+    /// When the round wants to be woken.
+    wake: Option<Timestamp>,
+}
+
+/// One input that the round has taken, not yet journaled.
+#[derive(Debug)]
+struct Taken {
+    at: Timestamp,
+    recorded: Recorded,
+    outputs: Vec<Output>,
+}
+
+/// Keeps one study's rounds going.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    house: Arc<Coordinator>,
+    entry: Arc<Entry>,
+    charter: Charter,
+    inbox: mpsc::Receiver<Command>,
+    held: VecDeque<Command>,
+    study: Progress,
+    /// The round that closed last still answers what is said again.
+    previous: Option<(Digest, Round)>,
+    /// Abandoned attempts since the last release.
+    failures: u32,
+    not_before: Timestamp,
+    /// From when on absent sites have had their chance to come.
+    since: Timestamp,
+}
+
+/// The driver stops here; the study's rows say where to go on.
+#[derive(Debug)]
+enum Halt {
+    /// The program is about to end.
+    Closing,
+    /// The study has ended.
+    Ended,
+}
+
+impl Driver {
+    /// Starts driving a study; its entry then leads to the driver.
+    pub(crate) fn spawn(
+        house: Arc<Coordinator>,
+        entry: Arc<Entry>,
+        charter: Charter,
+        study: Progress,
+    ) -> tokio::task::JoinHandle<()> {
+        let (sender, inbox) = mpsc::channel(INBOX);
+        {
+            let mut standing = entry.standing();
+            standing.driver = Some(sender);
+            standing.model = Some((study.model, study.model_bytes.clone()));
+        }
+        let now = clock::now();
+        let driver = Self {
+            house,
+            entry,
+            charter,
+            inbox,
+            held: VecDeque::new(),
+            study,
+            previous: None,
+            failures: 0,
+            not_before: now,
+            since: now,
+        };
+        tokio::spawn(driver.run())
+    }
+
+    async fn run(mut self) {
+        let halt = match self.drive().await {
+            Ok(never) => match never {},
+            Err(halt) => halt,
+        };
+        let mut standing = self.entry.standing();
+        standing.driver = None;
+        standing.offer = None;
+        standing.roster = None;
+        standing.model = None;
+        standing.waiting_for.clear();
+        drop(standing);
+        match halt {
+            Halt::Closing => tracing::debug!(study = %self.entry.id.short(), "driver rests"),
+            Halt::Ended => tracing::info!(study = %self.entry.id.short(), "study ended"),
+        }
+    }
+
+    async fn drive(&mut self) -> Result<std::convert::Infallible, Halt> {
+        let mut open = self.resume().await?;
+        // A study that was stopped while this program was down still has a round to end.
+        self.held.push_back(Command::Nudge);
+        loop {
+            let round = match open.take() {
+                Some(open) => open,
+                None => self.next().await?,
+            };
+            self.play(round).await?;
+        }
+    }
+
+    /// Plays the open round to its end.
+    async fn play(&mut self, mut open: Open) -> Result<(), Halt> {
+        loop {
+            let batch = self.gather(&mut open).await?;
+            let (taken, replies) = self.step(&mut open, batch).await;
+            if taken.is_empty() {
+                continue;
+            }
+            let closing = taken.last().is_some_and(closes);
+            let leaves = tell::leaves(&open.terms, &taken, closing);
+            let inputs: Vec<_> = taken.iter().map(|one| (one.at, one.recorded.clone())).collect();
+            let now = clock::now();
+            let (study, slot) = (open.terms.study, open.terms.slot);
+            let kept =
+                self.house.store.journal(study, slot, open.journaled, &inputs, now, &leaves).await;
+            if let Err(fault) = kept {
+                answer(replies, |()| Err(Turned::from(&fault)));
+                self.unreachable_store(&fault).await?;
+                let Some(rebuilt) = self.rebuilt().await? else { return Ok(()) };
+                open = rebuilt;
+                self.entry.standing().waiting_for.clear();
+                continue;
+            }
+            open.journaled += inputs.len();
+            answer(replies, |()| Ok(Heed::Kept));
+            if let Some(ended) = self.let_out(&mut open, taken) {
+                return self.close(open, ended).await;
+            }
+        }
+    }
+
+    /// Waits for something to do, then takes along what else is waiting.
+    async fn gather(&mut self, open: &mut Open) -> Result<Vec<Command>, Halt> {
+        let mut batch: Vec<Command> = self.held.drain(..).take(BATCH).collect();
+        if batch.is_empty() {
+            tokio::select! {
+                () = self.house.board.until_closing() => return Err(Halt::Closing),
+                command = self.inbox.recv() => batch.extend(command),
+                () = wake(open.wake) => {}
+            }
+        }
+        while batch.len() < BATCH {
+            match self.inbox.try_recv() {
+                Ok(command) => batch.push(command),
+                Err(_) => break,
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Steps the round with each command, until one closes it; what comes after that waits.
+    async fn step(&mut self, open: &mut Open, batch: Vec<Command>) -> (Vec<Taken>, Vec<Reply>) {
+        let mut taken = Vec::new();
+        let mut replies = Vec::new();
+        let mut commands = VecDeque::from(batch);
+        while let Some(command) = commands.pop_front() {
+            match command {
+                Command::Expect { from, round, slot, terms, reply } => {
+                    let answer = self.expects(Some(open), &from, terms, (round, slot));
+                    // Who asked may be gone.
+                    let _ = reply.send(answer);
+                }
+                Command::Said { from, heard, reply } if heard.terms() != open.digest => {
+                    let _ = reply.send(self.late(&from, heard));
+                }
+                Command::Said { from, heard, reply } => {
+                    let at = clock::now();
+                    match self.say(open, at, &from, heard).await {
+                        Ok(outputs) if outputs.is_empty() => {
+                            let _ = reply.send(Ok(Heed::Kept));
+                        }
+                        Ok(outputs) => {
+                            taken.push(Taken { at, recorded: heard.recorded(from), outputs });
+                            replies.push(reply);
+                        }
+                        Err(turned) => {
+                            self.refused(open, &from, &turned);
+                            let _ = reply.send(Err(turned));
+                        }
+                    }
+                }
+                Command::Removed(hospital) => {
+                    let recorded = Recorded::Removed { hospital: hospital.clone() };
+                    taken.extend(shove(open, recorded, Input::Removed { hospital }));
+                }
+                Command::Nudge => {
+                    if self.entry.standing().life == Life::Stopped {
+                        let reason = StopReason::Stopped;
+                        taken.extend(shove(
+                            open,
+                            Recorded::Stop { reason },
+                            Input::Stop { reason },
+                        ));
+                    }
+                }
+            }
+            if taken.last().is_some_and(closes) {
+                break;
+            }
+        }
+        self.held.extend(commands);
+        let due = open.wake.is_some_and(|wake| wake <= clock::now());
+        if due && !taken.last().is_some_and(closes) {
+            open.wake = None;
+            let woken = shove(open, Recorded::Deadline, Input::Deadline);
+            taken.extend(woken.filter(|one| !one.outputs.is_empty()));
+        }
+        (taken, replies)
+    }
+
+    /// Says to the round what a site has said. The sum is added up off the async threads.
+    async fn say(
+        &self,
+        open: &mut Open,
+        at: Timestamp,
+        from: &HospitalId,
+        heard: Heard,
+    ) -> Result<Vec<Output>, Turned> {
+        let said = match heard {
+            Heard::Ready(terms) => Said::Ready { terms },
+            Heard::Declined(terms, reason) => Said::Declined { terms, reason },
+            Heard::Update { terms, digest } => {
+                let (study, slot) = (open.terms.study, open.terms.slot);
+                let staged = self.house.store.blobs.staged(study, slot, from, digest).await;
+                let packed = Vec::from(staged.map_err(|fault| Turned::from(&fault))?);
+                Said::Update { terms, digest, packed }
+            }
+        };
+        let input = Input::Said { from: from.clone(), said };
+        Ok(tokio::task::block_in_place(|| open.round.handle(at, input))?)
+    }
+
+    /// How long an update must be: asked before a byte of it is staged.
+    fn expects(
+        &self,
+        open: Option<&Open>,
+        from: &HospitalId,
+        terms: Digest,
+        place: (RoundId, SlotId),
+    ) -> Result<usize, Turned> {
+        let open = open.map(|open| (open.digest, &open.round));
+        let previous = self.previous.as_ref().map(|(digest, round)| (*digest, round));
+        let (_, round) = open
+            .into_iter()
+            .chain(previous)
+            .find(|(known, _)| *known == terms)
+            .ok_or(Turned::NoRound)?;
+        let of = round.terms();
+        if place != (of.round, of.slot) {
+            return Err(Turned::OtherPlace { round: of.round.get(), slot: of.slot.get() });
+        }
+        Ok(round.expects_update(from)?)
+    }
+
+    /// Answers what is said of a round that is not open: the last one still knows its own.
+    fn late(&mut self, from: &HospitalId, heard: Heard) -> Result<Heed, Turned> {
+        let Some((digest, round)) = &mut self.previous else { return Err(Turned::NoRound) };
+        if heard.terms() != *digest {
+            return Err(Turned::NoRound);
+        }
+        let said = match heard {
+            Heard::Ready(terms) => Said::Ready { terms },
+            Heard::Declined(terms, reason) => Said::Declined { terms, reason },
+            // A closed round compares digests; the bytes would only be looked at to be added.
+            Heard::Update { terms, digest } => Said::Update { terms, digest, packed: Vec::new() },
+        };
+        round.handle(clock::now(), Input::Said { from: from.clone(), said })?;
+        Ok(Heed::Repeated)
+    }
+
+    fn refused(&self, open: &Open, from: &HospitalId, turned: &Turned) {
+        let study = self.entry.id.short();
+        let round = open.terms.round.get();
+        match turned {
+            Turned::Refused(refusal) => tracing::warn!(
+                %study, round, hospital = %from, rule = refusal.rule(), reason = %refusal, "refused"
+            ),
+            Turned::NoRound | Turned::OtherPlace { .. } | Turned::NotKept { .. } => {
+                tracing::warn!(%study, round, hospital = %from, reason = %turned, "not taken");
+            }
+        }
+    }
+
+    /// Lets out what follows from inputs that are in the journal now; gives how the round closed,
+    /// if it did.
+    fn let_out(&self, open: &mut Open, taken: Vec<Taken>) -> Option<close::Ended> {
+        let mut ended = close::Ended::default();
+        for one in taken {
+            let closing = closes(&one);
+            for output in one.outputs {
+                match output {
+                    Output::Offer(terms) => self.offer(terms),
+                    Output::Freeze(roster) => {
+                        self.entry.standing().roster = Some(roster.clone());
+                        self.house.board.tell(&open.terms.invited, Told::Roster(roster));
+                    }
+                    Output::WakeAt(moment) => open.wake = Some(moment),
+                    Output::Fact(fact) => {
+                        tell::trace(&open.terms, &fact);
+                        self.announce_fact(open, &fact);
+                        if closing {
+                            ended.leaves.push(tell::leaf(&open.terms, &fact));
+                        }
+                    }
+                    Output::Release(release) => ended.release = Some(release),
+                    Output::Close(closed) => ended.closed = Some(closed),
+                }
+            }
+        }
+        ended.closed.is_some().then_some(ended)
+    }
+
+    fn offer(&self, terms: Terms) {
+        {
+            let mut standing = self.entry.standing();
+            standing.offer = Some(terms.clone());
+            standing.waiting_for.clear();
+            standing.progress.clear();
+        }
+        self.entry.tell(Happened::Started(terms.clone()));
+        self.house.board.tell(&terms.invited.clone(), Told::Offer(terms));
+    }
+}
+
+type Reply = oneshot::Sender<Result<Heed, Turned>>;
+
+fn answer(replies: Vec<Reply>, with: impl Fn(()) -> Result<Heed, Turned>) {
+    for reply in replies {
+        // Who asked may be gone.
+        let _ = reply.send(with(()));
+    }
+}
+
+fn closes(taken: &Taken) -> bool {
+    taken.outputs.iter().any(|output| matches!(output, Output::Close(_)))
+}
+
+/// Gives the round an input that no peer has said: it is never refused.
+fn shove(open: &mut Open, recorded: Recorded, input: Input) -> Option<Taken> {
+    let at = clock::now();
+    match open.round.handle(at, input) {
+        Ok(outputs) => Some(Taken { at, recorded, outputs }),
+        Err(refusal) => {
+            tracing::error!(reason = %refusal, "the round refused an input of the coordinator's own");
+            None
+        }
+    }
+}
+
+/// Waits for the moment, or for ever if there is none.
+async fn wake(moment: Option<Timestamp>) {
+    match moment {
+        Some(moment) => clock::wait_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Facts that a driver adds to those of the round.
+fn fact_of_round(terms: &Terms, kind: &'static str) -> Leaf {
+    Leaf::of(terms.study, kind).with("round", terms.round.get()).with("slot", terms.slot.get())
+}
+
+#[cfg(test)]
+mod tests;

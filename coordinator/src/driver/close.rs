@@ -1,0 +1,219 @@
+//! The end of a round: a released sum becomes the next model, and everything about it is kept in
+//! one transaction, after the model is on disk.
+
+use std::time::Duration;
+
+use aggregation::architecture::{model_bytes, model_from_bytes};
+use aggregation::ids::Digest;
+use aggregation::life::Change;
+use aggregation::message::{Closed, Outcome};
+use aggregation::round::Release;
+use aggregation::strategy::{ServerState, apply};
+use bytes::Bytes;
+
+use super::{Driver, Halt, Open};
+use crate::board::{Happened, Told};
+use crate::clock;
+use crate::store::rounds::{After, RoundRow};
+use crate::store::{Leaf, StoreError};
+
+/// Abandoned attempts in a row after which a study is paused.
+const PATIENCE: u32 = 20;
+/// The pause after the first abandoned attempt; it doubles up to [`LONGEST_REST`].
+const FIRST_REST: Duration = Duration::from_millis(500);
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// What the closing step has given.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// How it closed.
+    pub(super) closed: Option<Closed>,
+    /// The sum, if it may leave.
+    pub(super) release: Option<Box<Release>>,
+    /// The facts of the closing step.
+    pub(super) leaves: Vec<Leaf>,
+}
+
+/// A model that follows from a sum.
+struct Next {
+    bytes: Bytes,
+    server: ServerState,
+    state: Option<Bytes>,
+}
+
+impl Driver {
+    /// Closes the round for good; tries again for as long as the disk refuses.
+    pub(super) async fn close(&mut self, open: Open, ended: Ended) -> Result<(), Halt> {
+        let Some(closed) = ended.closed else { return Ok(()) };
+        let (next, failed) = match ended.release.as_deref().map(|release| self.step_model(release))
+        {
+            None | Some(Ok(None)) => (None, None),
+            Some(Ok(Some(next))) => (Some(next), None),
+            Some(Err(reason)) => (None, Some(reason)),
+        };
+        let mut row = row(&open, &closed, ended.release.as_deref());
+        row.model = self.study.model;
+        if let Some(reason) = failed {
+            tracing::error!(study = %closed.study.short(), round = closed.round.get(), reason, "no model");
+            row.released = false;
+            row.reason = reason;
+        }
+        let after = loop {
+            match self.keep(&mut row, next.as_ref(), &ended.leaves).await {
+                Ok(after) => break after,
+                Err(fault) => self.unreachable_store(&fault).await?,
+            }
+        };
+        if let Some(next) = next {
+            self.study.model_bytes = next.bytes;
+            self.study.server = next.server;
+        }
+        let replaced = std::mem::replace(&mut self.study.optimizer, after.optimizer);
+        self.study.model = after.model;
+        self.study.next_round = after.next_round;
+        {
+            let mut standing = self.entry.standing();
+            standing.offer = None;
+            standing.roster = None;
+            standing.last = Some(closed.notice());
+            standing.model = Some((self.study.model, self.study.model_bytes.clone()));
+            standing.released += u32::from(row.released);
+        }
+        self.sweep(&open, replaced);
+        let seconds = row.closed.since(row.announced).as_secs_f64();
+        tracing::info!(
+            study = %closed.study.short(), round = closed.round.get(), slot = closed.slot.get(),
+            released = row.released, contributed = row.contributed.len(), dropped = row.dropped.len(),
+            loss = row.loss, auroc = row.auroc, seconds, "round closed"
+        );
+        self.house.board.tell(&open.terms.invited, Told::Closed(closed.notice()));
+        let released = row.released;
+        let reason = row.reason.clone();
+        self.entry.tell(Happened::Closed(Box::new(row)));
+        self.previous = Some((open.digest, open.round));
+        self.rest_after(released, &reason).await;
+        Ok(())
+    }
+
+    /// Keeps the closing. The blobs go first: a row never names what is not on disk.
+    async fn keep(
+        &self,
+        row: &mut RoundRow,
+        next: Option<&Next>,
+        leaves: &[Leaf],
+    ) -> Result<After, StoreError> {
+        let blobs = &self.house.store.blobs;
+        let mut after = After {
+            next_round: if row.released { row.round.next() } else { row.round },
+            model: self.study.model,
+            optimizer: self.study.optimizer,
+            life: None,
+        };
+        if let Some(next) = next {
+            after.model = blobs.put_model(next.bytes.clone()).await?;
+            after.optimizer = match &next.state {
+                Some(bytes) => Some(blobs.put_optimizer(bytes.clone()).await?),
+                None => None,
+            };
+        }
+        row.model = after.model;
+        row.closed = clock::now();
+        let mut leaves = leaves.to_vec();
+        if row.released {
+            leaves.push(
+                Leaf::of(self.entry.id, "model_changed")
+                    .with("round", row.round.get())
+                    .with("slot", row.slot.get())
+                    .with("before", self.study.model.to_string())
+                    .with("after", after.model.to_string()),
+            );
+        }
+        self.house.store.close_round(self.entry.id, row, &after, &leaves).await?;
+        Ok(after)
+    }
+
+    /// The model that a sum makes, and the optimiser's state after it. `None` when nothing was
+    /// trained.
+    fn step_model(&self, release: &Release) -> Result<Option<Next>, String> {
+        if !release.terms.work.trains() {
+            return Ok(None);
+        }
+        let training = &self.charter.study().training;
+        tokio::task::block_in_place(|| {
+            let mut model =
+                model_from_bytes(&self.study.model_bytes).map_err(|fault| fault.to_string())?;
+            let mut server = self.study.server.clone();
+            apply(training, &mut server, &mut model, &release.total)
+                .map_err(|fault| fault.to_string())?;
+            let fresh = ServerState::new(training, model.len());
+            let state = (server != fresh).then(|| Bytes::from(server.to_bytes()));
+            Ok(Some(Next { bytes: Bytes::from(model_bytes(&model)), server, state }))
+        })
+    }
+
+    /// Forgets what the closed round leaves on disk; nobody waits for it.
+    fn sweep(&self, open: &Open, optimizer: Option<Digest>) {
+        let house = std::sync::Arc::clone(&self.house);
+        let (study, slot) = (open.terms.study, open.terms.slot);
+        let unused = optimizer.filter(|old| Some(*old) != self.study.optimizer);
+        tokio::spawn(async move {
+            house.store.blobs.drop_slot(study, slot).await;
+            if let Some(old) = unused {
+                house.store.blobs.drop_optimizer(old).await;
+            }
+        });
+    }
+
+    /// After an abandoned attempt the next one waits a little; after too many the study pauses.
+    async fn rest_after(&mut self, released: bool, reason: &str) {
+        if released {
+            self.failures = 0;
+            return;
+        }
+        self.failures += 1;
+        let doublings = self.failures.saturating_sub(1).min(16);
+        let rest = FIRST_REST.saturating_mul(1 << doublings).min(LONGEST_REST);
+        self.not_before = clock::now().saturating_add(rest);
+        if self.failures >= PATIENCE {
+            self.failures = 0;
+            let why =
+                format!("{PATIENCE} attempts in a row were abandoned, the last because {reason}");
+            let paused =
+                self.house.change_life(&self.entry, Change::Pause, &why, "coordinator").await;
+            if let Err(fault) = paused {
+                tracing::warn!(study = %self.entry.id.short(), %fault, "study was not paused");
+            }
+        } else {
+            let seconds = rest.as_secs_f64();
+            self.entry.standing().waiting_for =
+                format!("the last attempt was abandoned ({reason}); the next in {seconds} s");
+        }
+    }
+}
+
+/// The round as history has it. Its metrics are of the model that it offered.
+fn row(open: &Open, closed: &Closed, release: Option<&Release>) -> RoundRow {
+    let metrics = release.and_then(|release| release.total.metrics.as_ref());
+    let mut dropped: std::collections::BTreeMap<_, _> =
+        closed.dropped.iter().map(|(site, why)| (site.clone(), why.to_string())).collect();
+    for site in &open.absent {
+        dropped.insert(site.clone(), "was not connected".to_owned());
+    }
+    RoundRow {
+        round: closed.round,
+        slot: closed.slot,
+        released: closed.outcome == Outcome::Released,
+        reason: match &closed.outcome {
+            Outcome::Released => String::new(),
+            Outcome::Abandoned(why) => why.to_string(),
+        },
+        contributed: closed.contributed.clone(),
+        dropped,
+        loss: metrics.and_then(aggregation::evaluation::MetricTally::loss),
+        auroc: metrics.and_then(aggregation::evaluation::MetricTally::auroc),
+        accuracy: metrics.and_then(aggregation::evaluation::MetricTally::accuracy),
+        announced: open.opened,
+        closed: open.opened,
+        model: open.terms.model,
+    }
+}

@@ -1,0 +1,253 @@
+//! After a restart, or after a step that could not be kept: the open round again, from its journal.
+
+use std::sync::Arc;
+
+use aggregation::charter::Charter;
+use aggregation::ids::{Digest, RoundId, SlotId};
+use aggregation::message::{Said, StopReason};
+use aggregation::round::{Input, Output, Round};
+use aggregation::strategy::ServerState;
+use bytes::Bytes;
+
+use super::{DISK_RETRY, Driver, Halt, Open, Taken, closes, shove, tell};
+use crate::clock;
+use crate::coordinator::Coordinator;
+use crate::store::rounds::{OpenRound, Recorded};
+use crate::store::studies::StudyRow;
+use crate::store::{Store, StoreError};
+
+/// How far a study is, as its row and blobs have it.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// The round to run next.
+    pub(crate) next_round: RoundId,
+    /// The slot that its attempt will have.
+    pub(crate) next_slot: SlotId,
+    /// The model that it will offer.
+    pub(crate) model: Digest,
+    /// The model's bytes, shared by everyone who fetches it.
+    pub(crate) model_bytes: Bytes,
+    /// What the server's optimiser remembers.
+    pub(crate) server: ServerState,
+    /// Its blob, if it has one.
+    pub(crate) optimizer: Option<Digest>,
+}
+
+impl Progress {
+    /// Reads what a study's row names.
+    ///
+    /// # Errors
+    /// When a blob is gone or changed.
+    pub(crate) async fn load(
+        store: &Store,
+        row: &StudyRow,
+        charter: &Charter,
+    ) -> Result<Self, StoreError> {
+        let training = &charter.study().training;
+        let parameters = charter.study().layout().parameters();
+        let model_bytes = store.blobs.model(row.model).await?;
+        let server = match row.optimizer {
+            None => ServerState::new(training, parameters),
+            Some(digest) => {
+                let bytes = store.blobs.optimizer(digest).await?;
+                ServerState::from_bytes(training, parameters, &bytes)
+                    .map_err(|_| StoreError::Corrupt(format!("optimizer/{digest}")))?
+            }
+        };
+        Ok(Self {
+            next_round: row.next_round,
+            next_slot: row.next_slot,
+            model: row.model,
+            model_bytes,
+            server,
+            optimizer: row.optimizer,
+        })
+    }
+}
+
+/// A round that was played again, and what its last input gave.
+struct Replayed {
+    open: Open,
+    last: Option<Taken>,
+}
+
+impl Driver {
+    /// After a restart: rebuilds the open round, starts its deadlines again, and tells the sites.
+    pub(super) async fn resume(&mut self) -> Result<Option<Open>, Halt> {
+        if let Some(mut open) = self.rebuilt().await? {
+            self.house.store.blobs.clear_staged(self.entry.id, Some(open.terms.slot)).await;
+            loop {
+                let Some(taken) = shove(&mut open, Recorded::Resumed, Input::Resumed) else {
+                    return Ok(Some(open));
+                };
+                let leaves = [super::fact_of_round(&open.terms, "round_resumed")];
+                let kept = self
+                    .house
+                    .store
+                    .journal(
+                        open.terms.study,
+                        open.terms.slot,
+                        open.journaled,
+                        &[(taken.at, Recorded::Resumed)],
+                        taken.at,
+                        &leaves,
+                    )
+                    .await;
+                if let Err(fault) = kept {
+                    self.unreachable_store(&fault).await?;
+                    continue;
+                }
+                open.journaled += 1;
+                tracing::info!(
+                    study = %open.terms.study.short(), round = open.terms.round.get(),
+                    slot = open.terms.slot.get(), phase = open.round.phase(), "round resumed"
+                );
+                let roster = open.round.roster();
+                {
+                    let mut standing = self.entry.standing();
+                    standing.offer = Some(open.terms.clone());
+                    standing.roster = roster;
+                }
+                self.let_out_opening(&mut open, taken.outputs);
+                return Ok(Some(open));
+            }
+        }
+        self.house.store.blobs.clear_staged(self.entry.id, None).await;
+        Ok(None)
+    }
+
+    /// Rebuilds the open round from its journal. A round that had closed, but whose closing was
+    /// not kept, closes now; one that cannot be rebuilt is abandoned with that reason.
+    pub(super) async fn rebuilt(&mut self) -> Result<Option<Open>, Halt> {
+        loop {
+            let found = match self.house.store.opened(self.entry.id).await {
+                Ok(Some(found)) => found,
+                Ok(None) => return Ok(None),
+                Err(fault) => {
+                    self.unreachable_store(&fault).await?;
+                    continue;
+                }
+            };
+            let replayed = match replay(&self.house, &self.charter, &found).await {
+                Ok(replayed) => replayed,
+                Err(StoreError::Corrupt(what)) => {
+                    tracing::warn!(study = %self.entry.id.short(), what, "round cannot be rebuilt");
+                    interrupted(&self.charter, &found)?
+                }
+                Err(fault) => {
+                    self.unreachable_store(&fault).await?;
+                    continue;
+                }
+            };
+            let Replayed { mut open, last } = replayed;
+            match last {
+                Some(last) if closes(&last) => {
+                    if let Some(ended) = self.let_out(&mut open, vec![last]) {
+                        self.close(open, ended).await?;
+                    }
+                    return Ok(None);
+                }
+                Some(_) | None => return Ok(Some(open)),
+            }
+        }
+    }
+
+    /// Waits a moment for a store that does not answer.
+    pub(super) async fn unreachable_store(&self, fault: &StoreError) -> Result<(), Halt> {
+        tracing::error!(study = %self.entry.id.short(), fault = %fault.chain(), "the store does not answer");
+        self.entry.standing().waiting_for = fault.to_string();
+        tokio::select! {
+            () = self.house.board.until_closing() => Err(Halt::Closing),
+            () = clock::wait_for(DISK_RETRY) => Ok(()),
+        }
+    }
+
+    /// Lets out what opens a round, or opens it again.
+    pub(super) fn let_out_opening(&self, open: &mut Open, outputs: Vec<Output>) {
+        for fact in tell::facts(&outputs) {
+            tell::trace(&open.terms, fact);
+        }
+        let plain =
+            outputs.into_iter().filter(|output| !matches!(output, Output::Fact(_))).collect();
+        let at = clock::now();
+        // No closing is among these, so nothing comes back.
+        let _ = self.let_out(open, vec![Taken { at, recorded: Recorded::Resumed, outputs: plain }]);
+    }
+}
+
+async fn replay(
+    house: &Arc<Coordinator>,
+    charter: &Charter,
+    found: &OpenRound,
+) -> Result<Replayed, StoreError> {
+    let damaged = || StoreError::Corrupt("the journal of the open round".to_owned());
+    let plan = charter.plan(found.terms.work).map_err(|_| damaged())?;
+    let (round, outputs) = Round::open(found.opened, found.terms.clone(), plan);
+    let mut open = Open {
+        digest: found.terms.digest(),
+        round,
+        terms: found.terms.clone(),
+        opened: found.opened,
+        absent: found.absent.clone(),
+        journaled: found.journal.len(),
+        wake: None,
+    };
+    remember_wake(&mut open, &outputs);
+    let mut last = None;
+    for (at, recorded) in &found.journal {
+        let input = input_of(house, found, recorded).await?;
+        let outputs =
+            tokio::task::block_in_place(|| open.round.handle(*at, input)).map_err(|_| damaged())?;
+        remember_wake(&mut open, &outputs);
+        last = Some(Taken { at: *at, recorded: recorded.clone(), outputs });
+    }
+    Ok(Replayed { open, last })
+}
+
+fn remember_wake(open: &mut Open, outputs: &[Output]) {
+    for output in outputs {
+        if let Output::WakeAt(moment) = output {
+            open.wake = Some(*moment);
+        }
+    }
+}
+
+async fn input_of(
+    house: &Arc<Coordinator>,
+    found: &OpenRound,
+    recorded: &Recorded,
+) -> Result<Input, StoreError> {
+    Ok(match recorded.clone() {
+        Recorded::Ready { from, terms } => Input::Said { from, said: Said::Ready { terms } },
+        Recorded::Declined { from, terms, reason } => {
+            Input::Said { from, said: Said::Declined { terms, reason } }
+        }
+        Recorded::Update { from, terms, digest } => {
+            let (study, slot) = (found.terms.study, found.terms.slot);
+            let packed = Vec::from(house.store.blobs.staged(study, slot, &from, digest).await?);
+            Input::Said { from, said: Said::Update { terms, digest, packed } }
+        }
+        Recorded::Deadline => Input::Deadline,
+        Recorded::Removed { hospital } => Input::Removed { hospital },
+        Recorded::Resumed => Input::Resumed,
+        Recorded::Stop { reason } => Input::Stop { reason },
+    })
+}
+
+/// What was staged is gone: the attempt is opened once more only to be ended.
+fn interrupted(charter: &Charter, found: &OpenRound) -> Result<Replayed, Halt> {
+    let plan = charter.plan(found.terms.work).map_err(|_| Halt::Ended)?;
+    let (round, _) = Round::open(found.opened, found.terms.clone(), plan);
+    let mut open = Open {
+        digest: found.terms.digest(),
+        round,
+        terms: found.terms.clone(),
+        opened: found.opened,
+        absent: found.absent.clone(),
+        journaled: found.journal.len(),
+        wake: None,
+    };
+    let reason = StopReason::Interrupted;
+    let last = shove(&mut open, Recorded::Stop { reason }, Input::Stop { reason });
+    Ok(Replayed { open, last })
+}

@@ -1,0 +1,125 @@
+//! How a round's facts are told: as leaves that stay, as events that pass by, as trace.
+
+use aggregation::ids::HospitalId;
+use aggregation::message::Terms;
+use aggregation::round::{Fact, Output};
+use serde_json::Value;
+
+use super::{Driver, Open, Taken, closes, fact_of_round};
+use crate::board::Happened;
+use crate::store::Leaf;
+
+/// The leaves of what was taken. Those of the closing input are left out: they are kept with the
+/// closing itself.
+pub(super) fn leaves(terms: &Terms, taken: &[Taken], closing: bool) -> Vec<Leaf> {
+    taken
+        .iter()
+        .filter(|one| !(closing && closes(one)))
+        .flat_map(|one| facts(&one.outputs))
+        .map(|fact| leaf(terms, fact))
+        .collect()
+}
+
+/// The facts among some outputs.
+pub(super) fn facts(outputs: &[Output]) -> impl Iterator<Item = &Fact> {
+    outputs.iter().filter_map(|output| match output {
+        Output::Fact(fact) => Some(fact),
+        Output::Offer(_)
+        | Output::Freeze(_)
+        | Output::WakeAt(_)
+        | Output::Release(_)
+        | Output::Close(_) => None,
+    })
+}
+
+fn names<'a>(sites: impl IntoIterator<Item = &'a HospitalId>) -> Value {
+    Value::from_iter(sites.into_iter().map(HospitalId::as_str))
+}
+
+/// A fact of the round as a leaf.
+pub(super) fn leaf(terms: &Terms, fact: &Fact) -> Leaf {
+    let kind = match fact {
+        Fact::Announced { .. } => "round_announced",
+        Fact::Ready { .. } => "round_ready",
+        Fact::Declined { .. } => "round_declined",
+        Fact::Frozen { .. } => "round_frozen",
+        Fact::Contributed { .. } => "round_contribution",
+        Fact::DroppedOut { .. } => "round_dropout",
+        Fact::Released { .. } => "round_released",
+        Fact::Abandoned { .. } => "round_abandoned",
+        Fact::Alarm { .. } => "alarm",
+    };
+    let leaf = fact_of_round(terms, kind);
+    match fact {
+        Fact::Announced { terms: digest, invited } => leaf
+            .with("terms", digest.to_string())
+            .with("work", terms.work.name())
+            .with("model", terms.model.to_string())
+            .with("invited", names(invited)),
+        Fact::Ready { hospital } => leaf.with("site", hospital.as_str()),
+        Fact::Declined { hospital, reason } => {
+            leaf.with("site", hospital.as_str()).with("reason", reason.name())
+        }
+        Fact::Frozen { members } => leaf.with("members", names(members)),
+        Fact::Contributed { hospital, digest, bytes } => leaf
+            .with("site", hospital.as_str())
+            .with("digest", digest.to_string())
+            .with("bytes", *bytes),
+        Fact::DroppedOut { hospital, why } => {
+            leaf.with("site", hospital.as_str()).with("reason", why.to_string())
+        }
+        Fact::Released { contributed } => leaf.with("contributed", names(contributed)),
+        Fact::Abandoned { why } => leaf.with("reason", why.to_string()),
+        Fact::Alarm { reason } => leaf.with("reason", reason.as_str()),
+    }
+}
+
+/// Traces a fact: `info` tells a round in about ten lines.
+pub(super) fn trace(terms: &Terms, fact: &Fact) {
+    let (study, round, slot) = (terms.study.short(), terms.round.get(), terms.slot.get());
+    match fact {
+        Fact::Announced { invited, .. } => tracing::info!(
+            %study, round, slot, work = terms.work.name(), invited = invited.len(), "round announced"
+        ),
+        Fact::Ready { hospital } => tracing::debug!(%study, round, slot, %hospital, "ready"),
+        Fact::Declined { hospital, reason } => {
+            tracing::warn!(%study, round, slot, %hospital, %reason, "declined");
+        }
+        Fact::Frozen { members } => {
+            tracing::info!(%study, round, slot, members = members.len(), "roster frozen");
+        }
+        Fact::Contributed { hospital, bytes, .. } => {
+            tracing::debug!(%study, round, slot, %hospital, bytes, "update complete");
+        }
+        Fact::DroppedOut { hospital, why } => {
+            tracing::warn!(%study, round, slot, %hospital, reason = %why, "dropped out");
+        }
+        Fact::Released { contributed } => {
+            tracing::info!(%study, round, slot, contributed = contributed.len(), "sum released");
+        }
+        Fact::Abandoned { why } => {
+            tracing::warn!(%study, round, slot, reason = %why, "round abandoned");
+        }
+        Fact::Alarm { reason } => tracing::error!(%study, round, slot, reason, "alarm"),
+    }
+}
+
+impl Driver {
+    /// Tells watching operators of a fact, as far as it concerns them.
+    pub(super) fn announce_fact(&self, open: &Open, fact: &Fact) {
+        let round = open.terms.round.get();
+        match fact {
+            Fact::Ready { hospital } => self.entry.tell(Happened::Ready(round, hospital.clone())),
+            Fact::Contributed { hospital, .. } => {
+                self.entry.tell(Happened::Uploaded(round, hospital.clone()));
+            }
+            Fact::Announced { .. }
+            | Fact::Declined { .. }
+            | Fact::Frozen { .. }
+            | Fact::DroppedOut { .. }
+            | Fact::Released { .. }
+            | Fact::Abandoned { .. }
+            | Fact::Alarm { .. } => {}
+        }
+    }
+}

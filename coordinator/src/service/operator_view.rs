@@ -1,0 +1,153 @@
+//! Studies, rounds and sites as operators see them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aggregation::ids::{HospitalId, RoundId};
+use aggregation::study::Privacy;
+use proto::encode;
+use proto::federation as wire;
+
+use crate::board::{Board, Entry};
+use crate::identity::authority::fingerprint_text;
+use crate::store::rounds::RoundRow;
+use crate::store::sites::{Site, SiteState};
+use crate::store::{Store, StoreError};
+
+/// A round that has closed.
+pub(super) fn round(row: &RoundRow) -> wire::RoundView {
+    wire::RoundView {
+        round: row.round.get(),
+        slot: row.slot.get(),
+        released: row.released,
+        reason: row.reason.clone(),
+        contributed: row.contributed.iter().map(ToString::to_string).collect(),
+        dropped: row.dropped.keys().map(ToString::to_string).collect(),
+        loss: row.loss,
+        auroc: row.auroc,
+        accuracy: row.accuracy,
+        announced_ms: row.announced.as_millis(),
+        closed_ms: row.closed.as_millis(),
+        model: row.model.to_string(),
+    }
+}
+
+/// A study with its history.
+pub(super) async fn study(
+    store: &Store,
+    entry: &Arc<Entry>,
+) -> Result<wire::StudyView, StoreError> {
+    let history = store.history(entry.id).await?;
+    let standing = entry.standing();
+    let decisions = entry
+        .sites
+        .iter()
+        .map(|site| wire::SiteDecision {
+            site: site.to_string(),
+            decision: standing
+                .decisions
+                .get(site)
+                .copied()
+                .unwrap_or(wire::Decision::Unspecified)
+                .into(),
+        })
+        .collect();
+    Ok(wire::StudyView {
+        digest: entry.id.to_string(),
+        name: entry.study.name.clone(),
+        state: encode::life(standing.life).into(),
+        manifest_toml: entry.manifest.clone(),
+        decisions,
+        rounds: entry.study.training.rounds,
+        history: history.iter().map(round).collect(),
+        waiting_for: waiting_for(entry, &standing),
+    })
+}
+
+/// Why nothing happens right now; empty when something does.
+fn waiting_for(entry: &Entry, standing: &crate::board::Standing) -> String {
+    use aggregation::life::Life;
+    match standing.life {
+        Life::Proposed => {
+            let open: Vec<&str> = entry
+                .sites
+                .iter()
+                .filter(|site| standing.decisions.get(*site) != Some(&wire::Decision::Approved))
+                .map(HospitalId::as_str)
+                .collect();
+            format!("approval by {}", open.join(", "))
+        }
+        Life::Approved => "an operator's start".to_owned(),
+        Life::Running | Life::Paused => standing.waiting_for.clone(),
+        Life::Completed | Life::Failed | Life::Stopped => standing.reason.clone(),
+    }
+}
+
+/// A site.
+pub(super) fn site(board: &Board, site: &Site) -> wire::SiteView {
+    let state = match site.state {
+        SiteState::Invited => wire::SiteState::Invited,
+        SiteState::Pending => wire::SiteState::Pending,
+        SiteState::Approved => wire::SiteState::Approved,
+        SiteState::Revoked => wire::SiteState::Revoked,
+    };
+    let (connected, version) = board.present(&site.name);
+    wire::SiteView {
+        site: site.name.to_string(),
+        state: state.into(),
+        identity_fingerprint: site.identity.map(fingerprint_text).unwrap_or_default(),
+        certificate_ends_ms: site.certificate_ends.map_or(0, |ends| ends.as_millis()),
+        connected,
+        version,
+    }
+}
+
+/// What an exported model says of itself.
+pub(super) fn card(entry: &Entry, row: &RoundRow, history: &[RoundRow]) -> HashMap<String, String> {
+    let contributed: std::collections::BTreeSet<&HospitalId> = history
+        .iter()
+        .filter(|one| one.released && one.slot <= row.slot)
+        .flat_map(|one| &one.contributed)
+        .collect();
+    let names = |sites: Vec<&str>| sites.join(",");
+    let trained = row.round.get().min(entry.study.training.rounds);
+    let mut card = HashMap::from([
+        ("format".to_owned(), "pt".to_owned()),
+        ("study".to_owned(), entry.id.to_string()),
+        ("study_name".to_owned(), entry.study.name.clone()),
+        ("architecture".to_owned(), entry.study.model.name().to_owned()),
+        ("classes".to_owned(), entry.study.task.classes.join(",")),
+        ("round".to_owned(), trained.to_string()),
+        ("rounds_planned".to_owned(), entry.study.training.rounds.to_string()),
+        ("sites".to_owned(), names(entry.sites.iter().map(HospitalId::as_str).collect())),
+        (
+            "contributed".to_owned(),
+            names(contributed.into_iter().map(HospitalId::as_str).collect()),
+        ),
+        ("privacy".to_owned(), privacy(entry.study.privacy).to_owned()),
+        ("model_digest".to_owned(), row.model.to_string()),
+    ]);
+    if let Some(measured) = measured(row, entry.study.last_round(), history) {
+        let metrics =
+            [("loss", measured.loss), ("auroc", measured.auroc), ("accuracy", measured.accuracy)];
+        for (name, value) in metrics {
+            card.extend(value.map(|value| (name.to_owned(), format!("{value:.6}"))));
+        }
+    }
+    card
+}
+
+/// The round that measured the model after `row`: the next one, since each round measures the
+/// model that it offers; the last round measures and changes nothing.
+fn measured<'a>(row: &'a RoundRow, last: RoundId, history: &'a [RoundRow]) -> Option<&'a RoundRow> {
+    if row.round == last {
+        return Some(row);
+    }
+    history.iter().find(|one| one.released && one.round == row.round.next())
+}
+
+fn privacy(privacy: Privacy) -> &'static str {
+    match privacy {
+        Privacy::DangerNone => "none (danger_no_privacy)",
+    }
+}

@@ -1,0 +1,127 @@
+//! The tables, and how an older database becomes one of today.
+//!
+//! Plain SQL of the kind that PostgreSQL takes too: digests are hex text, times are milliseconds,
+//! lists are JSON text. Migrations go forward only.
+
+use sqlx::{Sqlite, Transaction};
+
+use super::StoreError;
+
+/// Each entry brings the schema from its index to the next version.
+const MIGRATIONS: &[&[&str]] = &[&[
+    "CREATE TABLE sites (
+        site TEXT PRIMARY KEY,
+        state TEXT NOT NULL,
+        identity_key TEXT,
+        request TEXT,
+        changed_ms BIGINT NOT NULL
+    )",
+    "CREATE TABLE tokens (
+        id TEXT PRIMARY KEY,
+        site TEXT NOT NULL,
+        secret_hash TEXT NOT NULL,
+        ends_ms BIGINT NOT NULL,
+        used_for TEXT
+    )",
+    "CREATE TABLE certificates (
+        fingerprint TEXT PRIMARY KEY,
+        site TEXT NOT NULL,
+        pem TEXT NOT NULL,
+        issued_ms BIGINT NOT NULL,
+        ends_ms BIGINT NOT NULL,
+        revoked BIGINT NOT NULL
+    )",
+    "CREATE TABLE studies (
+        study TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        manifest TEXT NOT NULL,
+        sites TEXT NOT NULL,
+        life TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        proposed_ms BIGINT NOT NULL,
+        next_round BIGINT NOT NULL,
+        next_slot BIGINT NOT NULL,
+        model TEXT NOT NULL,
+        optimizer TEXT
+    )",
+    "CREATE TABLE decisions (
+        study TEXT NOT NULL,
+        site TEXT NOT NULL,
+        decision TEXT NOT NULL,
+        decided_ms BIGINT NOT NULL,
+        PRIMARY KEY (study, site)
+    )",
+    "CREATE TABLE rounds (
+        study TEXT NOT NULL,
+        slot BIGINT NOT NULL,
+        round BIGINT NOT NULL,
+        released BIGINT NOT NULL,
+        reason TEXT NOT NULL,
+        contributed TEXT NOT NULL,
+        dropped TEXT NOT NULL,
+        loss DOUBLE PRECISION,
+        auroc DOUBLE PRECISION,
+        accuracy DOUBLE PRECISION,
+        announced_ms BIGINT NOT NULL,
+        closed_ms BIGINT NOT NULL,
+        model TEXT NOT NULL,
+        PRIMARY KEY (study, slot)
+    )",
+    // One row while a round is open; with the journal it is all that a replay needs.
+    "CREATE TABLE open_rounds (
+        study TEXT PRIMARY KEY,
+        slot BIGINT NOT NULL,
+        opened_ms BIGINT NOT NULL,
+        terms TEXT NOT NULL,
+        absent TEXT NOT NULL
+    )",
+    "CREATE TABLE journal (
+        study TEXT NOT NULL,
+        slot BIGINT NOT NULL,
+        seq BIGINT NOT NULL,
+        at_ms BIGINT NOT NULL,
+        input TEXT NOT NULL,
+        PRIMARY KEY (study, slot, seq)
+    )",
+    "CREATE TABLE facts (
+        id BIGINT PRIMARY KEY,
+        at_ms BIGINT NOT NULL,
+        study TEXT,
+        kind TEXT NOT NULL,
+        leaf TEXT NOT NULL
+    )",
+]];
+
+/// The version that this program writes.
+const CURRENT: i64 = 1;
+const _: () = assert!(MIGRATIONS.len() == 1, "a migration goes with a version");
+
+/// Brings the database to [`CURRENT`], in the transaction given.
+///
+/// # Errors
+/// [`StoreError::Newer`] when a newer program has written it.
+pub(crate) async fn migrate(tx: &mut Transaction<'_, Sqlite>) -> Result<(), StoreError> {
+    sqlx::query("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
+        .execute(&mut **tx)
+        .await?;
+    let found: Option<i64> =
+        sqlx::query_scalar("SELECT MAX(version) FROM schema_version").fetch_one(&mut **tx).await?;
+    let found = found.unwrap_or(0);
+    if found > CURRENT {
+        return Err(StoreError::Newer { found, known: CURRENT });
+    }
+    let done =
+        usize::try_from(found).map_err(|_| StoreError::Corrupt("schema version".to_owned()))?;
+    for steps in &MIGRATIONS[done..] {
+        for step in *steps {
+            sqlx::query(*step).execute(&mut **tx).await?;
+        }
+    }
+    if found < CURRENT {
+        sqlx::query("INSERT INTO schema_version (version) VALUES ($1)")
+            .bind(CURRENT)
+            .execute(&mut **tx)
+            .await?;
+    }
+    Ok(())
+}
