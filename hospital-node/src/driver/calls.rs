@@ -1,0 +1,131 @@
+//! What is said to the coordinator in a round. Each call is made once: when the way to the
+//! coordinator breaks, a new session begins and the participant says again what still matters.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aggregation::ids::Digest;
+use aggregation::message::{DeclineReason, Terms};
+use futures_util::{Stream, stream};
+use proto::federation::{
+    DeclineRequest, ReadyRequest, Stage, UpdateHeader, UpdatePart, update_part,
+};
+use proto::limits::CHUNK;
+use tokio::fs::File;
+use tokio::io::AsyncReadExt as _;
+use tonic::Status;
+
+use super::model::permille;
+use super::progress::Progress;
+use crate::journal::Packed;
+use crate::link::Client;
+
+/// A call that did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// The coordinator's answer, or that there was none.
+    #[error("{}", .0.message())]
+    Status(#[from] Status),
+    /// The update could not be read.
+    #[error("the work folder: {0}")]
+    Disk(#[from] io::Error),
+    /// The receipt is for something else.
+    #[error("expected a receipt for {expected}, found another")]
+    Receipt {
+        /// What was sent.
+        expected: Digest,
+    },
+}
+
+pub(super) async fn ready(mut client: Client, terms: Terms) -> Result<(), CallError> {
+    let request = ReadyRequest {
+        study: terms.study.digest().as_bytes().to_vec(),
+        round: terms.round.get(),
+        slot: terms.slot.get(),
+        terms: terms.digest().as_bytes().to_vec(),
+    };
+    client.send_ready(request).await?;
+    Ok(())
+}
+
+pub(super) async fn decline(
+    mut client: Client,
+    terms: Terms,
+    reason: DeclineReason,
+) -> Result<(), CallError> {
+    let request = DeclineRequest {
+        study: terms.study.digest().as_bytes().to_vec(),
+        round: terms.round.get(),
+        slot: terms.slot.get(),
+        terms: terms.digest().as_bytes().to_vec(),
+        reason: proto::encode::decline_reason(reason).into(),
+    };
+    client.send_decline(request).await?;
+    Ok(())
+}
+
+/// Sends the update straight from its file; never more of it than a few chunks is in memory.
+pub(super) async fn upload(
+    mut client: Client,
+    terms: Terms,
+    packed: Packed,
+    file: &Path,
+    progress: Progress,
+) -> Result<(), CallError> {
+    let header = UpdateHeader {
+        study: terms.study.digest().as_bytes().to_vec(),
+        round: terms.round.get(),
+        slot: terms.slot.get(),
+        terms: terms.digest().as_bytes().to_vec(),
+        bytes: packed.bytes,
+        digest: packed.digest.as_bytes().to_vec(),
+    };
+    let file = File::open(file).await?;
+    let broken = Arc::new(Mutex::new(None));
+    let told = {
+        let terms = terms.clone();
+        move |sent| progress.say(&terms, Stage::Uploading, permille(sent, packed.bytes))
+    };
+    let reply = client.send_update(parts(header, file, Arc::clone(&broken), told)).await;
+    if let Some(error) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        return Err(CallError::Disk(error));
+    }
+    if reply?.into_inner().digest == packed.digest.as_bytes() {
+        Ok(())
+    } else {
+        Err(CallError::Receipt { expected: packed.digest })
+    }
+}
+
+/// One header, then the file in chunks. A file that cannot be read ends the stream early, which
+/// the coordinator does not count, and leaves the reason in `broken`.
+fn parts(
+    header: UpdateHeader,
+    file: File,
+    broken: Arc<Mutex<Option<io::Error>>>,
+    told: impl Fn(u64) + Send + 'static,
+) -> impl Stream<Item = UpdatePart> + Send + 'static {
+    let first = UpdatePart { part: Some(update_part::Part::Header(header)) };
+    let rest = stream::unfold(
+        (file, 0_u64, broken, told),
+        move |(mut file, sent, broken, told)| async move {
+            let mut data = Vec::with_capacity(CHUNK);
+            let limit = u64::try_from(CHUNK).unwrap_or(u64::MAX);
+            match (&mut file).take(limit).read_to_end(&mut data).await {
+                Ok(0) => None,
+                Ok(more) => {
+                    let sent = sent.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+                    told(sent);
+                    let part = UpdatePart { part: Some(update_part::Part::Data(data)) };
+                    Some((part, (file, sent, broken, told)))
+                }
+                Err(error) => {
+                    *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    None
+                }
+            }
+        },
+    );
+    futures_util::StreamExt::chain(stream::iter([first]), rest)
+}
