@@ -1,0 +1,326 @@
+//! The records of one hospital: what a data source holds, whether all of it can be used, and the
+//! images as the study wants them.
+//!
+//! One pass serves both the administrator's scan and a study: every file is read, hashed and
+//! decoded in parallel; a bad one is named with one reason and the pass goes on. A study is then
+//! refused unless nothing was bad, so what a model is trained on is exactly what the Merkle root
+//! covers. Patient identifiers become pseudonyms as they are read and are kept nowhere.
+
+pub mod dicom;
+mod fault;
+mod folder;
+pub mod manifest;
+pub mod merkle;
+pub mod npz;
+mod patient;
+pub mod scan;
+mod walk;
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
+use std::path::{Path, PathBuf};
+
+pub use fault::{DatasetError, Fault};
+pub use patient::{PatientKey, SiteSecret};
+
+use crate::preprocess::Preparation;
+
+/// What a record is for. Validation and test records are never trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// Gradients come from these.
+    Train,
+    /// Scored in every evaluated round.
+    Validation,
+    /// Scored when the study's evaluation says so.
+    Test,
+}
+
+impl Part {
+    /// All parts.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
+
+    /// The word that a manifest and a report use.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
+
+    /// The part that a manifest's word means.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        match word.to_ascii_lowercase().as_str() {
+            "train" | "training" => Some(Self::Train),
+            "val" | "valid" | "validation" => Some(Self::Validation),
+            "test" => Some(Self::Test),
+            _ => None,
+        }
+    }
+}
+
+/// Where records come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A folder of DICOM files and the CSV that lists them.
+    Dicom {
+        /// The folder.
+        folder: PathBuf,
+        /// The list; without it, files can be checked but not learnt from.
+        manifest: Option<PathBuf>,
+    },
+    /// A MedMNIST-style NPZ file.
+    Npz {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+impl Source {
+    /// A source from the words of a configuration; an empty manifest is none.
+    ///
+    /// # Errors
+    /// A kind other than `dicom` and `npz`.
+    pub fn new(kind: &str, path: &str, manifest: &str) -> Result<Self, DatasetError> {
+        match kind {
+            "dicom" => Ok(Self::Dicom {
+                folder: path.into(),
+                manifest: (!manifest.is_empty()).then(|| manifest.into()),
+            }),
+            "npz" => Ok(Self::Npz { file: path.into() }),
+            other => Err(DatasetError::Kind { found: other.chars().take(32).collect() }),
+        }
+    }
+}
+
+/// How to look at a source.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// Makes the pseudonyms.
+    pub secret: &'a SiteSecret,
+    /// The study's classes; without them any label that is not empty will do.
+    pub classes: Option<&'a [String]>,
+    /// How images are prepared; without it they are decoded and dropped.
+    pub preparation: Option<&'a Preparation>,
+    /// Bytes of prepared images that may be held in memory.
+    pub memory: u64,
+}
+
+/// One usable record.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Whose it is.
+    pub patient: PatientKey,
+    /// What it is for.
+    pub part: Part,
+    /// The label as written.
+    pub label: String,
+    /// The label's place among the classes; 0 without classes.
+    pub class: usize,
+    /// SHA-256 of the file (of the image's bytes in an NPZ).
+    pub file: [u8; 32],
+    /// The prepared image; empty when none was asked for.
+    pub image: Vec<f32>,
+}
+
+/// One record that cannot be used, for the site's own administrator.
+#[derive(Clone, Debug)]
+pub struct Bad {
+    /// The file as the manifest writes it, or the row.
+    pub name: String,
+    /// The reason.
+    pub fault: Fault,
+}
+
+/// All that was found in a source.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The usable records, in the source's order.
+    pub records: Vec<Record>,
+    /// The others, in the source's order.
+    pub bad: Vec<Bad>,
+    /// Good images of a folder without a manifest: nothing says what they are for.
+    pub unlabelled: usize,
+    /// Files in the folder that the manifest does not name.
+    pub unlisted: usize,
+    /// Repeated images that are left in (NPZ collections contain some by nature).
+    pub repeats: usize,
+}
+
+/// Looks at every record of a source; `progress` is told how many of how many are done.
+///
+/// # Errors
+/// Only for what concerns the source as a whole; a bad record is part of the contents.
+pub fn look(
+    source: &Source,
+    how: Look<'_>,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Contents, DatasetError> {
+    match source {
+        Source::Dicom { folder, manifest: Some(list) } => folder::look(folder, list, how, progress),
+        Source::Dicom { folder, manifest: None } => match how.preparation {
+            None => folder::look_without_manifest(folder, progress),
+            Some(_) => Err(DatasetError::NoManifest),
+        },
+        Source::Npz { file } => npz::look(file, how, progress),
+    }
+}
+
+/// The images of one part, side by side.
+#[derive(Debug, Default)]
+pub struct Examples {
+    /// Channel, row, column of each image, one image after the other.
+    pub images: Vec<f32>,
+    /// The class of each.
+    pub classes: Vec<usize>,
+}
+
+impl Examples {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+
+    /// The values of one image.
+    #[must_use]
+    pub fn image(&self, index: usize) -> &[f32] {
+        let size = self.images.len() / self.len().max(1);
+        &self.images[index * size..(index + 1) * size]
+    }
+}
+
+/// A source that a study can be run on.
+#[derive(Debug)]
+pub struct Dataset {
+    /// For gradients.
+    pub train: Examples,
+    /// For scores.
+    pub validation: Examples,
+    /// For the last word.
+    pub test: Examples,
+    /// How many patients the training images are of.
+    pub training_patients: usize,
+    /// The Merkle root over all records.
+    pub root: [u8; 32],
+}
+
+impl Dataset {
+    /// Reads a whole source as a study wants it.
+    ///
+    /// # Errors
+    /// As [`look`]; and when a single record is bad, or none is for training.
+    pub fn open(source: &Source, how: Look<'_>) -> Result<Self, DatasetError> {
+        let contents = look(source, how, &|_, _| ())?;
+        if !contents.bad.is_empty() {
+            let bad = contents.bad.len();
+            return Err(DatasetError::Bad { bad, all: bad + contents.records.len() });
+        }
+        let root = merkle::root(&contents.records);
+        let mut parts: BTreeMap<Part, Examples> = BTreeMap::new();
+        let mut patients: Vec<PatientKey> = Vec::new();
+        for record in contents.records {
+            if record.part == Part::Train {
+                patients.push(record.patient);
+            }
+            let examples = parts.entry(record.part).or_default();
+            examples.images.extend_from_slice(&record.image);
+            examples.classes.push(record.class);
+        }
+        patients.sort_unstable();
+        patients.dedup();
+        let mut take = |part| parts.remove(&part).unwrap_or_default();
+        let train = take(Part::Train);
+        if train.is_empty() {
+            return Err(DatasetError::Empty("training"));
+        }
+        let (validation, test) = (take(Part::Validation), take(Part::Test));
+        Ok(Self { train, validation, test, training_patients: patients.len(), root })
+    }
+}
+
+/// The place of a label among the classes: a class's name, or else its number from 0.
+fn class_of(label: &str, classes: Option<&[String]>) -> Result<usize, Fault> {
+    let Some(classes) = classes else {
+        return if label.is_empty() { Err(Fault::WrongLabel) } else { Ok(0) };
+    };
+    classes
+        .iter()
+        .position(|class| class == label)
+        .or_else(|| label.parse().ok().filter(|number| *number < classes.len()))
+        .ok_or(Fault::WrongLabel)
+}
+
+/// Refuses a preparation that would not fit before anything is read for it.
+fn check_memory(records: usize, how: Look<'_>) -> Result<(), DatasetError> {
+    let Some(preparation) = how.preparation else { return Ok(()) };
+    let each = 4 * preparation.values() as u64;
+    let needed = each.saturating_mul(records as u64);
+    if needed > how.memory {
+        return Err(DatasetError::TooLarge { needed: needed >> 20, allowed: how.memory >> 20 });
+    }
+    Ok(())
+}
+
+/// Remembers each patient's part; says whether a further record agrees with it.
+#[derive(Default)]
+struct Parts(BTreeMap<PatientKey, Part>);
+
+impl Parts {
+    fn agrees(&mut self, patient: PatientKey, part: Part) -> bool {
+        match self.0.entry(patient) {
+            Slot::Occupied(first) => *first.get() == part,
+            Slot::Vacant(slot) => {
+                slot.insert(part);
+                true
+            }
+        }
+    }
+}
+
+/// Reads a file whole, refusing to take in more than `limit` bytes.
+fn read_at_most(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let file = std::fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, "the file is too large"));
+    }
+    Ok(bytes)
+}
+
+/// SHA-256, as the data set root uses it.
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    digest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_a_class_by_name_or_by_number() {
+        let classes = ["normal".to_owned(), "7".to_owned()];
+        assert_eq!(class_of("normal", Some(&classes)), Ok(0));
+        assert_eq!(class_of("7", Some(&classes)), Ok(1));
+        assert_eq!(class_of("1", Some(&classes)), Ok(1));
+        assert_eq!(class_of("2", Some(&classes)), Err(Fault::WrongLabel));
+        assert_eq!(class_of("", None), Err(Fault::WrongLabel));
+    }
+}

@@ -1,0 +1,195 @@
+//! The CSV that lists the records of a DICOM folder: `path`, `patient_id` or `patient_key`,
+//! `label`, and if the site likes `split` and `issuer`. Other columns are left alone.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::{Bad, DatasetError, Fault, Part, PatientKey, SiteSecret, read_at_most};
+
+/// Bytes of a manifest that are taken in.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// One row that makes sense by itself.
+#[derive(Debug)]
+pub struct Row {
+    /// As written, for the administrator.
+    pub name: String,
+    /// Below the data folder.
+    pub path: PathBuf,
+    /// The pseudonym; the identifier it came from is gone.
+    pub patient: PatientKey,
+    /// What it is for.
+    pub part: Part,
+    /// The label as written.
+    pub label: String,
+}
+
+/// Reads a manifest: each row, or why it cannot be used, in order.
+///
+/// # Errors
+/// When the file cannot be read, or lacks a column that every row needs.
+pub fn read(
+    path: &Path,
+    folder: &Path,
+    secret: &SiteSecret,
+) -> Result<Vec<Result<Row, Bad>>, DatasetError> {
+    let bytes = read_at_most(path, MAX_BYTES)
+        .map_err(|source| DatasetError::Io { what: "the manifest", source })?;
+    // Spreadsheets like to put a byte order mark in front.
+    let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    let mut reader =
+        csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(text);
+    let headers = reader.headers().cloned().map_err(|_| not_csv())?;
+    let columns = Columns::find(&headers)?;
+    let mut rows = Vec::new();
+    for (index, record) in reader.records().enumerate() {
+        // Line 1 is the header.
+        let line = index + 2;
+        rows.push(match record {
+            Ok(record) => columns.row(&record, folder, secret),
+            Err(_) => Err(Bad { name: format!("row {line}"), fault: Fault::BrokenRow }),
+        });
+    }
+    if rows.is_empty() {
+        return Err(DatasetError::Manifest("it lists no records".to_owned()));
+    }
+    Ok(rows)
+}
+
+struct Columns {
+    count: usize,
+    path: usize,
+    patient: Patient,
+    issuer: Option<usize>,
+    split: Option<usize>,
+    label: usize,
+}
+
+enum Patient {
+    Key(usize),
+    Id(usize),
+}
+
+impl Columns {
+    fn find(headers: &csv::StringRecord) -> Result<Self, DatasetError> {
+        let find = |name: &str| headers.iter().position(|h| h.eq_ignore_ascii_case(name));
+        let need = |name: &str| {
+            find(name).ok_or_else(|| {
+                DatasetError::Manifest(format!("expected a column \"{name}\", found none"))
+            })
+        };
+        let patient = find("patient_key")
+            .map(Patient::Key)
+            .or_else(|| find("patient_id").map(Patient::Id))
+            .ok_or_else(|| {
+                let text = "expected a column \"patient_id\" or \"patient_key\", found neither: \
+                            privacy is per patient, so records without patients are refused";
+                DatasetError::Manifest(text.to_owned())
+            })?;
+        Ok(Self {
+            count: headers.len(),
+            path: need("path")?,
+            patient,
+            issuer: find("issuer"),
+            split: find("split"),
+            label: need("label")?,
+        })
+    }
+
+    fn row(
+        &self,
+        record: &csv::StringRecord,
+        folder: &Path,
+        secret: &SiteSecret,
+    ) -> Result<Row, Bad> {
+        let field = |column: usize| record.get(column).unwrap_or_default();
+        let name = field(self.path).to_owned();
+        let bad = |fault| Bad { name: name.clone(), fault };
+        if record.len() != self.count || name.is_empty() {
+            let line = record.position().map_or(0, csv::Position::line);
+            return Err(Bad { name: format!("row {line}"), fault: Fault::BrokenRow });
+        }
+        let relative = Path::new(&name);
+        if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+            return Err(bad(Fault::Outside));
+        }
+        let issuer = self.issuer.map(field).unwrap_or_default();
+        let patient = match self.patient {
+            Patient::Key(column) | Patient::Id(column) if field(column).is_empty() => {
+                return Err(bad(Fault::NoPatient));
+            }
+            // A pseudonym that another system made is blinded like an identifier, in a name space
+            // of its own.
+            Patient::Key(column) => secret.pseudonym(field(column), "\u{0}patient_key"),
+            Patient::Id(column) => secret.pseudonym(field(column), issuer),
+        };
+        let part = match self.split.map(field) {
+            None => patient.part(),
+            Some(word) => Part::parse(word).ok_or_else(|| bad(Fault::WrongSplit))?,
+        };
+        let label = field(self.label).to_owned();
+        Ok(Row { path: folder.join(relative), name, patient, part, label })
+    }
+}
+
+fn not_csv() -> DatasetError {
+    DatasetError::Manifest("expected CSV text with a header line, found something else".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(text: &str) -> Result<Vec<Result<Row, Bad>>, DatasetError> {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let path = folder.path().join("manifest.csv");
+        std::fs::write(&path, text).expect("written");
+        read(&path, folder.path(), &SiteSecret::new([3; 32]))
+    }
+
+    fn fault(row: &Result<Row, Bad>) -> Option<&Fault> {
+        row.as_ref().err().map(|bad| &bad.fault)
+    }
+
+    #[test]
+    fn every_row_is_read_and_each_bad_one_has_one_reason() {
+        let text = "\u{feff}path,patient_id,split,label\n a.dcm , P1, train, x\n../b,P1,train,x\n\
+                    c.dcm,,train,x\nd.dcm,P2,neither,x\ne.dcm,P3\nf.dcm,P2,val,x\n/etc/g,P1,test,x\n";
+        let rows = rows(text).expect("a manifest");
+        let first = rows[0].as_ref().expect("a good row");
+        assert_eq!((first.name.as_str(), first.part), ("a.dcm", Part::Train));
+        let faults: Vec<_> = rows.iter().map(fault).collect();
+        let expected = [
+            None,
+            Some(&Fault::Outside),
+            Some(&Fault::NoPatient),
+            Some(&Fault::WrongSplit),
+            Some(&Fault::BrokenRow),
+            None,
+            Some(&Fault::Outside),
+        ];
+        assert_eq!(faults, expected);
+        assert_eq!(rows[4].as_ref().expect_err("short").name, "row 6");
+    }
+
+    #[test]
+    fn a_manifest_without_patients_or_labels_or_rows_is_refused() {
+        for (text, expected) in [
+            ("path,label\na,x\n", "patient_id"),
+            ("path,patient_id\na,P\n", "label"),
+            ("patient_id,label\nP,x\n", "path"),
+            ("path,patient_id,label\n", "no records"),
+        ] {
+            let error = rows(text).expect_err("refused").to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn without_a_split_column_all_images_of_a_patient_go_the_same_way() {
+        let text = "path,patient_key,label\na,K1,x\nb,K1,x\nc,K1,x\n";
+        let rows = rows(text).expect("a manifest");
+        let parts: Vec<Part> = rows.iter().flatten().map(|row| row.part).collect();
+        assert_eq!(parts.len(), 3);
+        assert!(parts.iter().all(|part| *part == parts[0]));
+    }
+}

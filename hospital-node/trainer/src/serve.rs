@@ -1,0 +1,477 @@
+//! The conversation with the agent: one data set is opened for one study, then worked on round by
+//! round. What comes in is a model; what goes out is packed lanes. Frames go to stdout and nothing
+//! else does.
+//!
+//! A request that cannot be met is answered with `Failed` and the conversation goes on; one that is
+//! out of order ends it, for then the two sides no longer mean the same thing.
+
+use std::io::{self, Read, Write};
+
+use aggregation::architecture::model_from_bytes;
+use aggregation::ids::RoundId;
+use aggregation::message::Work;
+use aggregation::study::{Split, Study};
+use aggregation::vector::{Contribution, VectorFormat, encode};
+use burn::tensor::Device;
+use proto::frames::{read_frame, write_frame};
+use proto::limits::CHUNK;
+use proto::trainer::{
+    Done, Failed, FromTrainer, Open, Opened, Progress, Task, ToTrainer, from_trainer, to_trainer,
+};
+
+use crate::dataset::{Dataset, Examples, Look, SiteSecret, Source};
+use crate::evaluate::evaluate;
+use crate::preprocess::Preparation;
+use crate::step::Trainer;
+use crate::zoo::Network;
+
+/// What the administrator lets a trainer use.
+#[derive(Debug)]
+pub struct Settings {
+    /// Computes the network.
+    pub device: Device,
+    /// Bytes of prepared images that may be held.
+    pub memory: u64,
+}
+
+/// The conversation cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The pipe to the agent broke, or what came over it is no frame.
+    #[error("the conversation with the agent broke off")]
+    Pipe(#[from] io::Error),
+    /// A message that makes no sense here.
+    #[error("expected {expected}, found {found}")]
+    OutOfOrder {
+        /// What should have come.
+        expected: &'static str,
+        /// What came.
+        found: &'static str,
+    },
+}
+
+/// A refusal of one request, for the site's own administrator; it names no patient and no file.
+#[derive(Debug)]
+struct Refused(String);
+
+impl Refused {
+    /// Says what went wrong, with the causes behind it.
+    fn because(error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        Self(text)
+    }
+}
+
+/// Answers the agent until it closes its end. The caller has given up the network before.
+///
+/// # Errors
+/// [`ServeError`] when the conversation cannot go on.
+pub fn serve(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    settings: &Settings,
+) -> Result<(), ServeError> {
+    let mut session = None;
+    while let Some(ToTrainer { message }) = read_frame(from)? {
+        match message {
+            Some(to_trainer::Message::Open(open)) => {
+                session = None;
+                match Session::open(&open, settings) {
+                    Ok(opened) => {
+                        say(to, from_trainer::Message::Opened(opened.facts()))?;
+                        session = Some(opened);
+                    }
+                    Err(refused) => fail(to, refused)?,
+                }
+            }
+            Some(to_trainer::Message::Task(task)) => {
+                let model = receive_model(from, &task, session.as_ref())?;
+                let outcome = match (&session, model) {
+                    (Some(session), Ok(model)) => session.work(&task, &model, to),
+                    (None, _) => Ok(Err(Refused("no data set is open".to_owned()))),
+                    (Some(_), Err(refused)) => Ok(Err(refused)),
+                };
+                match outcome? {
+                    Ok(packed) => {
+                        for part in packed.chunks(CHUNK) {
+                            say(to, from_trainer::Message::Update(part.to_vec()))?;
+                        }
+                        say(to, from_trainer::Message::Done(Done {}))?;
+                    }
+                    Err(refused) => fail(to, refused)?,
+                }
+            }
+            Some(to_trainer::Message::Model(_)) => {
+                let (expected, found) = ("open or task", "a part of a model");
+                return Err(ServeError::OutOfOrder { expected, found });
+            }
+            None => {
+                let (expected, found) = ("open or task", "an empty message");
+                return Err(ServeError::OutOfOrder { expected, found });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn say(to: &mut impl Write, message: from_trainer::Message) -> io::Result<()> {
+    write_frame(to, &FromTrainer { message: Some(message) })
+}
+
+fn fail(to: &mut impl Write, refused: Refused) -> io::Result<()> {
+    tracing::warn!(reason = refused.0, "a request was refused");
+    say(to, from_trainer::Message::Failed(Failed { message: refused.0 }))
+}
+
+/// Takes in the parts that follow a task. Parts are read even when the model will not do, so that
+/// the next frame is understood; no more is kept than this study's model has.
+fn receive_model(
+    from: &mut impl Read,
+    task: &Task,
+    session: Option<&Session>,
+) -> Result<Result<Vec<f32>, Refused>, ServeError> {
+    let wanted = session.map_or(0, |session| 4 * session.network.layout().parameters());
+    let fits = usize::try_from(task.model_bytes) == Ok(wanted);
+    let mut bytes = Vec::new();
+    let mut left = task.model_bytes;
+    while left > 0 {
+        let part = match read_frame::<ToTrainer>(from)?.and_then(|frame| frame.message) {
+            Some(to_trainer::Message::Model(part)) if !part.is_empty() => part,
+            Some(to_trainer::Message::Model(_)) => {
+                let (expected, found) = ("a part of the model", "an empty part");
+                return Err(ServeError::OutOfOrder { expected, found });
+            }
+            Some(to_trainer::Message::Open(_) | to_trainer::Message::Task(_)) | None => {
+                let (expected, found) = ("a part of the model", "something else");
+                return Err(ServeError::OutOfOrder { expected, found });
+            }
+        };
+        left = left.checked_sub(part.len() as u64).ok_or(ServeError::OutOfOrder {
+            expected: "parts that add up to the model",
+            found: "more than that",
+        })?;
+        if fits {
+            bytes.extend_from_slice(&part);
+        }
+    }
+    if !fits {
+        let found = task.model_bytes;
+        let text = format!("the model: expected {wanted} bytes for this study, found {found}");
+        return Ok(Err(Refused(text)));
+    }
+    Ok(model_from_bytes(&bytes).map_err(|error| Refused::because(&error)))
+}
+
+/// A study on an open data set.
+struct Session {
+    study: Study,
+    site: String,
+    sites: usize,
+    network: Network,
+    data: Dataset,
+}
+
+impl Session {
+    fn open(open: &Open, settings: &Settings) -> Result<Self, Refused> {
+        let study = proto::manifest::parse(&open.manifest_toml)
+            .map_err(|faults| Refused(format!("the study's manifest: {faults}")))?;
+        let source = open.data.clone().ok_or_else(|| Refused("no data source".to_owned()))?;
+        let source = Source::new(&source.kind, &source.path, &source.manifest)
+            .map_err(|error| Refused::because(&error))?;
+        let secret = SiteSecret::read(open.pseudonym_key_file.as_ref())
+            .map_err(|error| Refused::because(&error))?;
+        let sites = usize::try_from(open.sites).ok().filter(|sites| *sites > 0);
+        let sites = sites.ok_or_else(|| Refused("the study's roster is empty".to_owned()))?;
+        let preparation = Preparation::new(&study.task);
+        let how = Look {
+            secret: &secret,
+            classes: Some(&study.task.classes),
+            preparation: Some(&preparation),
+            memory: settings.memory,
+        };
+        let data = Dataset::open(&source, how).map_err(|error| Refused::because(&error))?;
+        let network = Network::new(study.model, &study.task, settings.device.clone());
+        tracing::info!("a data set is open");
+        Ok(Self { study, site: open.site.clone(), sites, network, data })
+    }
+
+    /// Images that nobody trains on.
+    fn held_out(&self) -> &Examples {
+        match self.study.evaluation.split {
+            Split::Validation => &self.data.validation,
+            Split::Test => &self.data.test,
+        }
+    }
+
+    fn facts(&self) -> Opened {
+        Opened {
+            training_examples: self.data.train.len() as u64,
+            training_patients: self.data.training_patients as u64,
+            evaluation_examples: self.held_out().len() as u64,
+            dataset_root: self.data.root.to_vec(),
+        }
+    }
+
+    /// One round's work: the packed update, or why there is none. The outer error is the pipe's.
+    fn work(
+        &self,
+        task: &Task,
+        model: &[f32],
+        to: &mut impl Write,
+    ) -> io::Result<Result<Vec<u8>, Refused>> {
+        let (round, work) = match (RoundId::new(task.round), named(task.work)) {
+            (Ok(round), Some(work)) => (round, work),
+            (Err(error), _) => return Ok(Err(Refused::because(&error))),
+            (_, None) => {
+                let text = format!("expected a kind of work, found number {}", task.work);
+                return Ok(Err(Refused(text)));
+            }
+        };
+        let mut told = 0;
+        let mut broken = None;
+        let mut progress = |permille: u32| {
+            // A frame for each hundredth is enough for a bar on a screen.
+            if permille >= told + 10 && broken.is_none() {
+                told = permille;
+                let report = from_trainer::Message::Progress(Progress { permille });
+                broken = say(to, report).err();
+            }
+        };
+        let outcome = self.compute(round, work, model, &mut progress);
+        match broken {
+            Some(error) => Err(error),
+            None => Ok(outcome),
+        }
+    }
+
+    fn compute(
+        &self,
+        round: RoundId,
+        work: Work,
+        model: &[f32],
+        progress: &mut dyn FnMut(u32),
+    ) -> Result<Vec<u8>, Refused> {
+        let classes = self.study.task.classes.len();
+        let metrics = work
+            .evaluates()
+            .then(|| evaluate(&self.network, model, self.held_out(), classes))
+            .transpose()
+            .map_err(|error| Refused::because(&error))?;
+        let (weight, update) = if work.trains() {
+            let trainer = Trainer {
+                study: &self.study,
+                network: &self.network,
+                examples: &self.data.train,
+                site: &self.site,
+            };
+            let trained =
+                trainer.train(round, model, progress).map_err(|error| Refused::because(&error))?;
+            (trained.examples, trained.update)
+        } else {
+            (0, Vec::new())
+        };
+        let format = VectorFormat::for_work(&self.study, self.sites, work)
+            .map_err(|error| Refused::because(&error))?;
+        let encoded = encode(&format, &Contribution { weight, update, metrics })
+            .map_err(|error| Refused::because(&error))?;
+        if encoded.saturated > 0 {
+            tracing::warn!("values beyond the study's update_range were clamped");
+        }
+        Ok(encoded.packed)
+    }
+}
+
+fn named(work: u32) -> Option<Work> {
+    proto::decode::work(i32::try_from(work).ok()?).ok()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::path::Path;
+
+    use aggregation::architecture::model_bytes;
+    use aggregation::vector::Accumulator;
+    use ndarray::{Array2, Array3};
+    use ndarray_npy::NpzWriter;
+    use proto::trainer::DataSource;
+
+    use super::*;
+
+    /// A manifest for two classes and square images; `train` holds the strategy and what it needs.
+    pub(crate) fn manifest(arch: &str, side: u16, train: &str) -> String {
+        format!(
+            "name = \"test\"\n[task]\nkind = \"classification\"\nclasses = [\"a\", \"b\"]\n\
+             input = {{ channels = 1, height = {side}, width = {side} }}\n\
+             preprocess = {{ window = \"full\", mean = 0.5, sd = 0.25 }}\n\
+             [model]\narch = \"{arch}\"\n[train]\nrounds = 3\nseed = 5\n{train}\n\
+             [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 1\n\
+             [evaluate]\nevery = 1\nsplit = \"validation\"\n"
+        )
+    }
+
+    const AVERAGED: &str =
+        "strategy = \"fedavg\"\nlocal = { epochs = 1, batch_size = 4, learning_rate = 0.1 }";
+
+    fn write_data(path: &Path) {
+        let mut npz = NpzWriter::new(std::fs::File::create(path).expect("created"));
+        for (part, count) in [("train", 12), ("val", 6), ("test", 4)] {
+            let pixels = Array3::from_shape_fn((count, 8, 8), |(n, y, x)| {
+                u8::try_from((n * 71 + y * 13 + x * 5 + part.len()) % 256).expect("below 256")
+            });
+            let labels = Array2::from_shape_fn((count, 1), |(n, _)| u8::from(n % 2 == 1));
+            npz.add_array(format!("{part}_images"), &pixels).expect("added");
+            npz.add_array(format!("{part}_labels"), &labels).expect("added");
+        }
+        npz.finish().expect("written");
+    }
+
+    fn open_message(folder: &Path) -> Open {
+        write_data(&folder.join("data.npz"));
+        std::fs::write(folder.join("key"), [9; 32]).expect("written");
+        let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        Open {
+            manifest_toml: manifest("linear", 8, AVERAGED),
+            data: Some(DataSource {
+                kind: "npz".to_owned(),
+                path: text(&folder.join("data.npz")),
+                manifest: String::new(),
+            }),
+            site: "hospital-1".to_owned(),
+            pseudonym_key_file: text(&folder.join("key")),
+            sites: 3,
+        }
+    }
+
+    /// Plays a whole conversation: what the agent says, then what it is answered.
+    fn converse(
+        said: Vec<to_trainer::Message>,
+    ) -> (Vec<from_trainer::Message>, Result<(), ServeError>) {
+        let mut wire = Vec::new();
+        for message in said {
+            write_frame(&mut wire, &ToTrainer { message: Some(message) }).expect("memory");
+        }
+        let mut answers = Vec::new();
+        let settings = Settings { device: Device::flex(), memory: 1 << 20 };
+        let ended = serve(&mut wire.as_slice(), &mut answers, &settings);
+        let mut heard = Vec::new();
+        let mut rest = answers.as_slice();
+        while let Some(FromTrainer { message }) = read_frame(&mut rest).expect("frames alone") {
+            heard.push(message.expect("a message"));
+        }
+        (heard, ended)
+    }
+
+    fn round(work: Work, model: &[f32]) -> Vec<to_trainer::Message> {
+        let bytes = model_bytes(model);
+        let work = match work {
+            Work::Train => 1,
+            Work::TrainAndEvaluate => 2,
+            Work::Evaluate => 3,
+        };
+        let task = Task { round: 1, work, model_bytes: bytes.len() as u64 };
+        let parts = bytes.chunks(100).map(|part| to_trainer::Message::Model(part.to_vec()));
+        std::iter::once(to_trainer::Message::Task(task)).chain(parts).collect()
+    }
+
+    fn update(heard: &[from_trainer::Message]) -> Vec<u8> {
+        let parts = heard.iter().filter_map(|message| match message {
+            from_trainer::Message::Update(part) => Some(part.clone()),
+            from_trainer::Message::Opened(_)
+            | from_trainer::Message::Progress(_)
+            | from_trainer::Message::Done(_)
+            | from_trainer::Message::Failed(_) => None,
+        });
+        parts.collect::<Vec<_>>().concat()
+    }
+
+    fn failure(message: &from_trainer::Message) -> &str {
+        match message {
+            from_trainer::Message::Failed(failed) => &failed.message,
+            from_trainer::Message::Opened(_)
+            | from_trainer::Message::Progress(_)
+            | from_trainer::Message::Update(_)
+            | from_trainer::Message::Done(_) => unreachable!("expected a failure"),
+        }
+    }
+
+    #[test]
+    fn a_round_ends_in_the_bytes_that_the_studys_format_gives() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let open = open_message(folder.path());
+        let study = proto::manifest::parse(&open.manifest_toml).expect("valid");
+        let model = study.layout().initial(study.training.seed);
+        for work in [Work::Train, Work::TrainAndEvaluate, Work::Evaluate] {
+            let mut said = vec![to_trainer::Message::Open(open.clone())];
+            said.extend(round(work, &model));
+            let (heard, ended) = converse(said.clone());
+            ended.expect("a clean end");
+            assert!(matches!(heard.last(), Some(from_trainer::Message::Done(_))));
+            let Some(from_trainer::Message::Opened(opened)) = heard.first() else {
+                unreachable!("opened comes first")
+            };
+            assert_eq!((opened.training_examples, opened.evaluation_examples), (12, 6));
+            assert_eq!(opened.dataset_root.len(), 32);
+            let format = VectorFormat::for_work(&study, 3, work).expect("room for three");
+            let packed = update(&heard);
+            assert_eq!(packed.len(), format.packed_bytes());
+            let mut sum = Accumulator::new(&format);
+            sum.add(&packed).expect("a whole update");
+            let total = sum.finish().expect("one contribution");
+            assert_eq!(total.weight, if work.trains() { 12 } else { 0 });
+            assert_eq!(total.metrics.map(|m| m.examples), work.evaluates().then_some(6));
+            // Again, in another process's place: the same bytes.
+            assert_eq!(update(&converse(said).0), packed);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_answered_and_the_conversation_goes_on() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let open = open_message(folder.path());
+        let model = vec![0.0; 130];
+        let mut said = round(Work::Train, &model);
+        said.push(to_trainer::Message::Open(Open { sites: 0, ..open.clone() }));
+        let manifest_toml = "name = 3".to_owned();
+        said.push(to_trainer::Message::Open(Open { manifest_toml, ..open.clone() }));
+        let data = open
+            .data
+            .clone()
+            .map(|data| DataSource { path: "/nowhere/canary.npz".to_owned(), ..data });
+        said.push(to_trainer::Message::Open(Open { data, ..open.clone() }));
+        said.push(to_trainer::Message::Open(open));
+        said.extend(round(Work::Train, &[0.0; 7]));
+        said.extend(round(Work::Train, &[f32::NAN; 130]));
+        said.push(to_trainer::Message::Task(Task { round: 1, work: 9, model_bytes: 0 }));
+        said.extend(round(Work::Train, &model));
+        let (heard, ended) = converse(said);
+        ended.expect("a clean end");
+        assert_eq!(failure(&heard[0]), "no data set is open");
+        assert!(failure(&heard[1]).contains("roster"));
+        assert!(failure(&heard[2]).contains("manifest"));
+        assert!(!failure(&heard[3]).contains("canary"), "{}", failure(&heard[3]));
+        assert!(matches!(heard[4], from_trainer::Message::Opened(_)));
+        assert!(failure(&heard[5]).contains("expected 520 bytes"), "{}", failure(&heard[5]));
+        assert!(matches!(heard[6], from_trainer::Message::Failed(_)));
+        assert!(matches!(heard[7], from_trainer::Message::Failed(_)));
+        assert!(matches!(heard.last(), Some(from_trainer::Message::Done(_))));
+    }
+
+    #[test]
+    fn a_message_out_of_order_ends_the_conversation() {
+        let (_, ended) = converse(vec![to_trainer::Message::Model(vec![1])]);
+        assert!(matches!(ended, Err(ServeError::OutOfOrder { .. })));
+        let task = Task { round: 1, work: 1, model_bytes: 8 };
+        for parts in [vec![0; 9], Vec::new()] {
+            let said = vec![to_trainer::Message::Task(task), to_trainer::Message::Model(parts)];
+            assert!(matches!(converse(said).1, Err(ServeError::OutOfOrder { .. })));
+        }
+        // A peer that claims a huge model makes nobody set memory aside, and nothing follows it.
+        let task = Task { round: 1, work: 1, model_bytes: u64::MAX };
+        assert!(converse(vec![to_trainer::Message::Task(task)]).1.is_err());
+    }
+}

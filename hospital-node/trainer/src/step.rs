@@ -1,0 +1,363 @@
+//! One round's training at one hospital: from the offered model to how it moved (`fedavg`), or to
+//! one mean gradient (`fedsgd`). The same study, round, site and data give the same bits.
+
+use aggregation::ids::RoundId;
+use aggregation::study::{Local, LocalOptimizer, Strategy, Study};
+
+use crate::dataset::Examples;
+use crate::random::Random;
+use crate::zoo::{BackendFault, Network};
+
+/// Adam's published constants ([KB15] section 2).
+const ADAM: (f32, f32, f32) = (0.9, 0.999, 1e-8);
+/// The most images that one pass through a network holds; larger batches are summed up.
+const PASS: usize = 256;
+/// The furthest that augmentation shifts an image, as a part of its side.
+const SHIFT: f64 = 0.08;
+
+/// What a hospital computed in one round.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// Examples that it rests on.
+    pub examples: u64,
+    /// `local - offered`, or the mean gradient.
+    pub update: Vec<f32>,
+}
+
+/// Everything that a step is made of, besides the model.
+#[derive(Debug)]
+pub struct Trainer<'a> {
+    /// The approved study.
+    pub study: &'a Study,
+    /// Its network.
+    pub network: &'a Network,
+    /// The hospital's training images.
+    pub examples: &'a Examples,
+    /// The hospital's name; it enters the seed.
+    pub site: &'a str,
+}
+
+impl Trainer<'_> {
+    /// Trains in one round; `progress` is told thousandths.
+    ///
+    /// # Errors
+    /// [`BackendFault`] when the backend fails.
+    pub fn train(
+        &self,
+        round: RoundId,
+        offered: &[f32],
+        progress: &mut dyn FnMut(u32),
+    ) -> Result<Trained, BackendFault> {
+        let mut random = self.random(round);
+        match self.study.training.strategy {
+            Strategy::FedAvg => self.many_steps(&mut random, offered, progress),
+            Strategy::FedSgd => self.one_gradient(&mut random, offered, progress),
+        }
+    }
+
+    /// Shuffles and augmentation follow from the study, the round and the site.
+    fn random(&self, round: RoundId) -> Random {
+        let study = self.study.digest().digest();
+        let inputs =
+            [study.as_bytes().as_slice(), &round.get().to_le_bytes(), self.site.as_bytes()];
+        Random::new("consilium/local-training/1", &inputs)
+    }
+
+    fn many_steps(
+        &self,
+        random: &mut Random,
+        offered: &[f32],
+        progress: &mut dyn FnMut(u32),
+    ) -> Result<Trained, BackendFault> {
+        let local = &self.study.training.local;
+        let mut model = offered.to_vec();
+        let mut optimizer = Optimizer::new(local, model.len());
+        let mut order: Vec<usize> = (0..self.examples.len()).collect();
+        let batch = size(local.batch_size).clamp(1, order.len().max(1));
+        let batches = order.len().div_ceil(batch).max(1);
+        let all = batches * size(local.epochs);
+        for epoch in 0..size(local.epochs) {
+            random.shuffle(&mut order);
+            // Batches of nearly one size: the last is not left with a handful.
+            for index in 0..batches {
+                let (from, to) =
+                    (order.len() * index / batches, order.len() * (index + 1) / batches);
+                let gradient = self.mean_gradient(random, &model, &order[from..to])?;
+                optimizer.step(&mut model, &gradient);
+                progress(permille(epoch * batches + index + 1, all));
+            }
+        }
+        let update = model.iter().zip(offered).map(|(local, offered)| local - offered).collect();
+        Ok(Trained { examples: self.examples.len() as u64, update })
+    }
+
+    fn one_gradient(
+        &self,
+        random: &mut Random,
+        offered: &[f32],
+        progress: &mut dyn FnMut(u32),
+    ) -> Result<Trained, BackendFault> {
+        let mut order: Vec<usize> = (0..self.examples.len()).collect();
+        random.shuffle(&mut order);
+        match size(self.study.training.local.batch_size) {
+            0 => {}
+            batch => order.truncate(batch),
+        }
+        let mut update = self.mean_gradient(random, offered, &order)?;
+        let decay = single(self.study.training.local.weight_decay);
+        for (gradient, value) in update.iter_mut().zip(offered) {
+            *gradient += decay * value;
+        }
+        progress(1000);
+        Ok(Trained { examples: order.len() as u64, update })
+    }
+
+    /// The mean gradient over the chosen examples, in passes of bounded size.
+    fn mean_gradient(
+        &self,
+        random: &mut Random,
+        model: &[f32],
+        chosen: &[usize],
+    ) -> Result<Vec<f32>, BackendFault> {
+        let mut mean = vec![0.0_f32; model.len()];
+        for pass in chosen.chunks(PASS) {
+            let mut images = Vec::new();
+            for index in pass {
+                let image = self.examples.image(*index);
+                if self.study.training.local.augment {
+                    images.extend(augmented(image, self.study, random));
+                } else {
+                    images.extend_from_slice(image);
+                }
+            }
+            let classes: Vec<usize> = pass.iter().map(|i| self.examples.classes[*i]).collect();
+            let gradient = self.network.gradient(model, images, &classes)?;
+            let share = ratio(pass.len(), chosen.len());
+            for (sum, value) in mean.iter_mut().zip(&gradient.mean) {
+                *sum += share * value;
+            }
+        }
+        Ok(mean)
+    }
+}
+
+/// The local optimiser over a flat vector; its state lasts for one round.
+struct Optimizer<'a> {
+    local: &'a Local,
+    first: Vec<f32>,
+    second: Vec<f32>,
+    steps: i32,
+}
+
+impl<'a> Optimizer<'a> {
+    fn new(local: &'a Local, parameters: usize) -> Self {
+        let (first, second) = match local.optimizer {
+            LocalOptimizer::Sgd => (0, 0),
+            LocalOptimizer::Momentum { .. } => (parameters, 0),
+            LocalOptimizer::Adam => (parameters, parameters),
+        };
+        Self { local, first: vec![0.0; first], second: vec![0.0; second], steps: 0 }
+    }
+
+    fn step(&mut self, model: &mut [f32], gradient: &[f32]) {
+        let rate = single(self.local.learning_rate);
+        let decay = single(self.local.weight_decay);
+        self.steps = self.steps.saturating_add(1);
+        match self.local.optimizer {
+            LocalOptimizer::Sgd => {
+                for (value, gradient) in model.iter_mut().zip(gradient) {
+                    *value -= rate * (gradient + decay * *value);
+                }
+            }
+            LocalOptimizer::Momentum { momentum } => {
+                let momentum = single(momentum);
+                let along = model.iter_mut().zip(gradient).zip(&mut self.first);
+                for ((value, gradient), velocity) in along {
+                    *velocity = momentum * *velocity + gradient + decay * *value;
+                    *value -= rate * *velocity;
+                }
+            }
+            // Weight decay apart from the moments ([LH19] algorithm 2).
+            LocalOptimizer::Adam => {
+                let (beta1, beta2, epsilon) = ADAM;
+                let bias1 = 1.0 - beta1.powi(self.steps);
+                let bias2 = 1.0 - beta2.powi(self.steps);
+                let moments = self.first.iter_mut().zip(&mut self.second);
+                for ((value, gradient), (first, second)) in
+                    model.iter_mut().zip(gradient).zip(moments)
+                {
+                    *first = beta1 * *first + (1.0 - beta1) * gradient;
+                    *second = beta2 * *second + (1.0 - beta2) * gradient * gradient;
+                    let step = (*first / bias1) / ((*second / bias2).sqrt() + epsilon);
+                    *value -= rate * (step + decay * *value);
+                }
+            }
+        }
+    }
+}
+
+/// The image shifted by up to [`SHIFT`] of its side and flipped left to right half of the time.
+/// What moves in from outside repeats the edge.
+fn augmented(image: &[f32], study: &Study, random: &mut Random) -> Vec<f32> {
+    let input = study.task.input;
+    let (height, width) = (usize::from(input.height), usize::from(input.width));
+    let flip = random.chance(0.5);
+    let (down, right) = (shift(height, random), shift(width, random));
+    let mut moved = Vec::with_capacity(image.len());
+    for plane in image.chunks_exact(height * width) {
+        for y in 0..height {
+            let row = &plane[displaced(y, down, height) * width..][..width];
+            moved.extend((0..width).map(|x| {
+                let from = displaced(x, right, width);
+                row[if flip { width - 1 - from } else { from }]
+            }));
+        }
+    }
+    moved
+}
+
+/// A whole number of pixels within the allowed shift, either way.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "a few pixels of a side of at most 65535"
+)]
+fn shift(side: usize, random: &mut Random) -> isize {
+    let most = (SHIFT * side as f64).floor();
+    random.within(-most - 0.5, most + 0.5).round() as isize
+}
+
+fn displaced(at: usize, by: isize, side: usize) -> usize {
+    at.saturating_add_signed(by).min(side.saturating_sub(1))
+}
+
+fn permille(done: usize, all: usize) -> u32 {
+    u32::try_from(done * 1000 / all.max(1)).unwrap_or(1000)
+}
+
+fn size(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "training runs in single precision")]
+fn single(value: f64) -> f32 {
+    value as f32
+}
+
+#[expect(clippy::cast_precision_loss, reason = "numbers of images in one batch")]
+fn ratio(part: usize, whole: usize) -> f32 {
+    part as f32 / whole.max(1) as f32
+}
+
+// [KB15]: Kingma, Ba: Adam, ICLR 2015, arXiv 1412.6980.
+// [LH19]: Loshchilov, Hutter: Decoupled Weight Decay Regularization, ICLR 2019, arXiv 1711.05101.
+
+#[cfg(test)]
+mod tests {
+    use aggregation::study::Study;
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::serve::tests::manifest;
+
+    fn study(train: &str) -> Study {
+        proto::manifest::parse(&manifest("linear", 8, train)).expect("a valid manifest")
+    }
+
+    /// Images that are bright for class 1 and dark for class 0, with noise.
+    fn examples(count: usize) -> Examples {
+        let mut random = Random::new("examples", &[]);
+        let mut examples = Examples::default();
+        for index in 0..count {
+            let class = index % 2;
+            let centre = if class == 1 { 0.5 } else { -0.5 };
+            examples.images.extend((0..64).map(|_| single(centre + random.normal())));
+            examples.classes.push(class);
+        }
+        examples
+    }
+
+    fn train(study: &Study, examples: &Examples, round: u32, site: &str) -> Trained {
+        let network = Network::new(study.model, &study.task, Device::flex());
+        let model = network.layout().initial(study.training.seed);
+        let round = RoundId::new(round).expect("not zero");
+        let mut told = 0;
+        let trained = Trainer { study, network: &network, examples, site }
+            .train(round, &model, &mut |permille| told = permille)
+            .expect("the CPU computes");
+        assert_eq!(told, 1000);
+        trained
+    }
+
+    const AVERAGED: &str =
+        "strategy = \"fedavg\"\nlocal = { epochs = 3, batch_size = 8, learning_rate = 0.1 }";
+
+    #[test]
+    fn the_same_round_at_the_same_site_gives_the_same_bits_and_another_does_not() {
+        let (study, examples) = (study(AVERAGED), examples(50));
+        let bits = |trained: Trained| -> Vec<u32> {
+            trained.update.iter().map(|value| value.to_bits()).collect()
+        };
+        let first = bits(train(&study, &examples, 1, "a"));
+        assert_eq!(first, bits(train(&study, &examples, 1, "a")));
+        assert_ne!(first, bits(train(&study, &examples, 2, "a")));
+        assert_ne!(first, bits(train(&study, &examples, 1, "b")));
+    }
+
+    #[test]
+    fn each_local_optimiser_learns_what_is_easy() {
+        let examples = examples(60);
+        for optimizer in ["sgd", "momentum", "adam"] {
+            let local = format!(
+                "strategy = \"fedavg\"\nlocal = {{ epochs = 10, batch_size = 16, \
+                 learning_rate = 0.02, optimizer = \"{optimizer}\", augment = true }}"
+            );
+            let study = study(&local);
+            let trained = train(&study, &examples, 1, "a");
+            assert_eq!(trained.examples, 60);
+            let network = Network::new(study.model, &study.task, Device::flex());
+            let initial = network.layout().initial(study.training.seed);
+            let model: Vec<f32> =
+                initial.iter().zip(&trained.update).map(|(model, by)| model + by).collect();
+            let tally = crate::evaluate::evaluate(&network, &model, &examples, 2).expect("scored");
+            assert!(tally.accuracy() > Some(0.95), "{optimizer}: {:?}", tally.accuracy());
+        }
+    }
+
+    #[test]
+    fn a_single_gradient_is_the_mean_over_the_chosen_examples() {
+        let train_all = "strategy = \"fedsgd\"\nlearning_rate = 0.1";
+        let (study, examples) = (study(train_all), examples(PASS + 70));
+        let trained = train(&study, &examples, 1, "a");
+        assert_eq!(trained.examples, (PASS + 70) as u64);
+        let network = Network::new(study.model, &study.task, Device::flex());
+        let model = network.layout().initial(study.training.seed);
+        let direct = network
+            .gradient(&model, examples.images.clone(), &examples.classes)
+            .expect("the CPU computes");
+        for (a, b) in trained.update.iter().zip(&direct.mean) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_batch_size_bounds_the_examples_of_a_single_gradient() {
+        let some = "strategy = \"fedsgd\"\nlearning_rate = 0.1\nlocal = { batch_size = 20 }";
+        assert_eq!(train(&study(some), &examples(50), 1, "a").examples, 20);
+    }
+
+    #[test]
+    fn augmentation_moves_pixels_and_invents_none() {
+        let study = study(AVERAGED);
+        let image: Vec<f32> = (0..64_u8).map(f32::from).collect();
+        let mut random = Random::new("augment", &[]);
+        let mut changed = false;
+        for _ in 0..20 {
+            let moved = augmented(&image, &study, &mut random);
+            assert_eq!(moved.len(), image.len());
+            assert!(moved.iter().all(|value| image.contains(value)));
+            changed |= moved != image;
+        }
+        assert!(changed);
+    }
+}
