@@ -1,0 +1,67 @@
+//! `consilium-bench`: every figure that we claim, measured again.
+
+mod round;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use harness::stand_in;
+use proto::cli::{Exit, Failure, Format, write_failure, write_line};
+
+/// Measures what this project claims.
+#[derive(Debug, Parser)]
+#[command(name = "consilium-bench", version, max_term_width = 100)]
+struct Cli {
+    /// What stdout carries: a table, or one JSON object
+    #[arg(long, global = true, value_name = "text|json", default_value = "text")]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Whole rounds: real processes, mTLS on loopback, and no training
+    Round(round::RoundArgs),
+    /// Answers an agent as a trainer would, without training: how `round` starts this program
+    #[command(hide = true)]
+    Serve,
+}
+
+fn main() -> ExitCode {
+    let Cli { format, command } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            // Nothing is left to be done when stderr is gone.
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    match run(command, format) {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            // As above.
+            let _ = write_failure(format, &mut io::stdout(), &mut io::stderr(), &failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(command: Command, format: Format) -> Result<(), Failure> {
+    match command {
+        Command::Round(arguments) => {
+            let measured = round::measure(&arguments)
+                .map_err(|trouble| Failure::failed("not_measured", trouble.to_string()))?;
+            let mut out = io::stdout().lock();
+            match format {
+                Format::Json => write_line(&mut out, &measured),
+                Format::Text => write!(out, "{measured}"),
+            }
+            .map_err(|error| Failure::failed("stdout", error.to_string()))
+        }
+        Command::Serve => stand_in::speak(io::stdin().lock(), io::stdout().lock())
+            .map_err(|trouble| Failure::failed("conversation", trouble.to_string())),
+    }
+}

@@ -1,0 +1,24 @@
+//! The harness: plays whole federations from the outside.
+//!
+//! The programs that hospitals and operators run are started as they are, each its own process,
+//! over mTLS on loopback, and driven through their command lines. Only [`player`] speaks the wire
+//! itself, to say what an honest program never would. Whatever is started here is ended here:
+//! every process dies with the value that stands for it, every folder with its consortium.
+
+pub mod command;
+pub mod consortium;
+pub mod data;
+pub mod forge;
+pub mod manifests;
+pub mod patience;
+pub mod player;
+pub mod proc;
+pub mod programs;
+pub mod relay;
+pub mod running;
+pub mod site;
+pub mod stand_in;
+pub mod study;
+pub mod trouble;
+
+pub use self::trouble::{Outcome, Trouble};

@@ -1,0 +1,131 @@
+//! Study manifests, as an operator would write them.
+
+use std::fmt::Write as _;
+
+/// What stands in a manifest; a story changes the fields that it is about.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// The study's name.
+    pub name: String,
+    /// The model.
+    pub arch: &'static str,
+    /// Pixels: channels, height, width.
+    pub input: (u32, u32, u32),
+    /// Rounds of training; one more round evaluates.
+    pub rounds: u32,
+    /// Decides the initial model and local training.
+    pub seed: u64,
+    /// Passes over the data in one round.
+    pub epochs: u32,
+    /// The step of local training.
+    pub learning_rate: f64,
+    /// Fewest sites in a released sum.
+    pub quorum: usize,
+    /// How long a round waits for sites to be ready.
+    pub round_deadline: String,
+    /// How long it then waits for their updates.
+    pub upload_deadline: String,
+    /// After how many rounds the model is scored.
+    pub every: u32,
+    /// The roster; empty means every approved site.
+    pub sites: Vec<String>,
+    /// Lines after the last section.
+    pub more: String,
+}
+
+impl Manifest {
+    /// One linear layer on so many pixels, three rounds, quorum 2.
+    #[must_use]
+    pub fn linear(height: u32, width: u32) -> Self {
+        Self {
+            name: "story".to_owned(),
+            arch: "linear",
+            input: (1, height, width),
+            rounds: 3,
+            seed: 1,
+            epochs: 1,
+            learning_rate: 0.01,
+            quorum: 2,
+            round_deadline: "60s".to_owned(),
+            upload_deadline: "60s".to_owned(),
+            every: 1,
+            sites: Vec::new(),
+            more: String::new(),
+        }
+    }
+
+    /// The small convolutional network.
+    #[must_use]
+    pub fn cnn(side: u32) -> Self {
+        Self { arch: "cnn-small", learning_rate: 2e-3, ..Self::linear(side, side) }
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self { name, arch, rounds, seed, epochs, learning_rate, quorum, every, .. } = self;
+        let Self { round_deadline, upload_deadline, more, .. } = self;
+        let (channels, height, width) = self.input;
+        let mut sites = String::new();
+        if !self.sites.is_empty() {
+            // Writing to a string cannot fail.
+            let _ = writeln!(sites, "sites = {:?}", self.sites);
+        }
+        format!(
+            r#"name = "{name}"
+
+[task]
+kind = "classification"
+classes = ["normal", "lesion"]
+input = {{ channels = {channels}, height = {height}, width = {width} }}
+preprocess = {{ window = "full", mean = 0.5, sd = 0.25 }}
+
+[model]
+arch = "{arch}"
+
+[train]
+rounds = {rounds}
+strategy = "fedavg"
+seed = {seed}
+
+[train.local]
+epochs = {epochs}
+batch_size = 16
+optimizer = "adam"
+learning_rate = {learning_rate}
+
+[privacy]
+mode = "danger_no_privacy"
+
+[cohort]
+{sites}quorum = {quorum}
+round_deadline = "{round_deadline}"
+upload_deadline = "{upload_deadline}"
+
+[evaluate]
+every = {every}
+split = "test"
+metrics = ["auroc", "accuracy"]
+{more}"#
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_harness_writes_is_a_good_manifest() {
+        for manifest in [Manifest::linear(3, 5), Manifest::cnn(32)] {
+            let study = proto::manifest::parse(&manifest.text()).expect("no faults");
+            assert_eq!(study.name, "story");
+        }
+        let named = Manifest {
+            sites: vec!["site-1".to_owned(), "site-2".to_owned()],
+            ..Manifest::linear(3, 5)
+        };
+        let study = proto::manifest::parse(&named.text()).expect("no faults");
+        assert_eq!(study.cohort.sites.len(), 2);
+    }
+}

@@ -1,0 +1,13 @@
+//! Stories about whole federations, each told with the real programs.
+
+mod command_line;
+mod data;
+mod determinism;
+mod disk;
+mod house;
+mod identity;
+mod manifests;
+mod one_round;
+mod restart;
+mod secrets;
+mod wire;
