@@ -1,5 +1,5 @@
 //! One NPZ file cut into several hospitals' that differ: label shares from a Dirichlet
-//! distribution, as in [HQB19], so that some hospitals see mostly one class and sizes vary.
+//! distribution, as in \[HQB19\], so that some hospitals see mostly one class and sizes vary.
 
 use std::path::{Path, PathBuf};
 

@@ -88,7 +88,7 @@ pub fn conv3x3(at: &mut Walk<'_>, x: Tensor<4>, stride: usize) -> Tensor<4> {
     conv2d(x, at.take(), None, ConvOptions::new([stride, stride], [1, 1], [1, 1], 1))
 }
 
-/// Group normalisation ([WH18]): mean 0 and variance 1 within each group of channels of each image,
+/// Group normalisation (\[WH18\]): mean 0 and variance 1 within each group of channels of each image,
 /// then a scale and a shift per channel.
 pub fn group_norm(at: &mut Walk<'_>, x: Tensor<4>, groups: usize) -> Tensor<4> {
     let [images, channels, height, width] = x.dims();
