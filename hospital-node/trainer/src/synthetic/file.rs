@@ -8,7 +8,7 @@ use dicom_core::{DataElement, PrimitiveValue, Tag, VR, dicom_value};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 
-use super::radiograph::{Technique, WHITE};
+use super::radiograph::{FULL, Technique, WHITE};
 use crate::random::Random;
 
 /// Which patient, study, series and image this is.
@@ -47,7 +47,7 @@ pub(super) fn write(
     };
     // The window that a viewer should open with, in rescaled values.
     let (centre, width) = (0.44 * WHITE * technique.slope, 0.88 * WHITE * technique.slope);
-    let centre = if technique.inverted { WHITE * technique.slope - centre } else { centre };
+    let centre = if technique.inverted { FULL * technique.slope - centre } else { centre };
     let mut object = InMemDicomObject::from_element_iter([
         text(tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192"),
         text(tags::IMAGE_TYPE, VR::CS, "DERIVED\\PRIMARY"),

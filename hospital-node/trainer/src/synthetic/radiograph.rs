@@ -5,6 +5,8 @@ use crate::random::Random;
 
 /// The greatest value that is stored: 12 bits.
 pub(super) const WHITE: f64 = 4095.0;
+/// What a grey of 1 is stored as: the detector has room above it.
+pub(super) const FULL: f64 = 0.85 * WHITE;
 
 /// How a hospital takes and stores its images.
 pub(super) struct Technique {
@@ -251,5 +253,5 @@ fn within(random: &mut Random, low: f32, high: f32) -> f32 {
     reason = "clamped to twelve bits"
 )]
 fn stored(grey: f64) -> u16 {
-    (grey * 0.85 * WHITE).round().clamp(0.0, WHITE) as u16
+    (grey * FULL).round().clamp(0.0, WHITE) as u16
 }
