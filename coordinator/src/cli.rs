@@ -86,7 +86,10 @@ fn start(cli: Cli) -> Result<(), Failure> {
         .map_err(|fault| {
             Failure::new(Exit::Bug, "no_runtime", format!("the runtime does not start: {fault}"))
         })?;
-    runtime.block_on(run(cli))
+    let ended = runtime.block_on(run(cli));
+    // A read of standard input cannot be called off; everything that must last has been written.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    ended
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {

@@ -1,12 +1,12 @@
 //! Models as safetensors files: in from an operator's file, out with a model card.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use aggregation::architecture::{ModelLayout, model_from_bytes};
 use aggregation::ids::Digest;
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value, json};
 
 /// Why a file cannot be the first model of a study.
 #[derive(Debug, thiserror::Error)]
@@ -87,31 +87,42 @@ pub(crate) fn read(
     model_from_bytes(&flat).map_err(|fault| ModelFileError::Unreadable(fault.to_string()))
 }
 
-/// Writes the flat vector of a layout as safetensors with a card in its metadata.
+/// Writes the flat vector of a layout as safetensors with a card in its metadata. The same model
+/// and card give the same bytes: an auditor can compare files.
 ///
 /// # Errors
 /// A sentence, when the vector is not the layout's.
 pub(crate) fn write(
     layout: &ModelLayout,
     model: &[u8],
-    card: HashMap<String, String>,
+    card: BTreeMap<String, String>,
 ) -> Result<Vec<u8>, String> {
-    let mut rest = model;
-    let mut tensors = Vec::with_capacity(layout.tensors.len());
+    let expected = layout.parameters() * size_of::<f32>();
+    if model.len() != expected {
+        return Err(format!("the model has {} bytes, its layout {expected}", model.len()));
+    }
+    let mut header = Map::new();
+    header.insert("__metadata__".to_owned(), Map::from_iter(card_fields(card)).into());
+    let mut from = 0;
     for spec in &layout.tensors {
-        let bytes = spec.values() * size_of::<f32>();
-        let (data, behind) = rest
-            .split_at_checked(bytes)
-            .ok_or_else(|| format!("the model ends before the tensor {}", spec.name))?;
-        rest = behind;
-        let view = TensorView::new(Dtype::F32, spec.shape.clone(), data)
-            .map_err(|fault| fault.to_string())?;
-        tensors.push((spec.name, view));
+        let to = from + spec.values() * size_of::<f32>();
+        let tensor = json!({ "dtype": "F32", "shape": spec.shape, "data_offsets": [from, to] });
+        header.insert(spec.name.to_owned(), tensor);
+        from = to;
     }
-    if !rest.is_empty() {
-        return Err(format!("the model is {} bytes longer than its layout", rest.len()));
-    }
-    safetensors::serialize(tensors, Some(card)).map_err(|fault| fault.to_string())
+    let mut header = Value::from(header).to_string().into_bytes();
+    // The format wants the numbers to begin at a multiple of 8.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let length = u64::try_from(header.len()).map_err(|fault| fault.to_string())?;
+    let mut file = Vec::with_capacity(size_of::<u64>() + header.len() + model.len());
+    file.extend_from_slice(&length.to_le_bytes());
+    file.extend_from_slice(&header);
+    file.extend_from_slice(model);
+    Ok(file)
+}
+
+fn card_fields(card: BTreeMap<String, String>) -> impl Iterator<Item = (String, Value)> {
+    card.into_iter().map(|(key, value)| (key, Value::from(value)))
 }
 
 #[cfg(test)]
@@ -129,8 +140,16 @@ mod tests {
     fn a_model_that_was_written_reads_back_as_an_initial_model() {
         let folder = tempfile::tempdir().expect("a folder");
         let model = layout().initial(7);
-        let card = HashMap::from([("study".to_owned(), "x".to_owned())]);
-        let file = write(&layout(), &model_bytes(&model), card).expect("written");
+        let card = BTreeMap::from([("study".to_owned(), "x".to_owned())]);
+        let file = write(&layout(), &model_bytes(&model), card.clone()).expect("written");
+        assert_eq!(
+            write(&layout(), &model_bytes(&model), card),
+            Ok(file.clone()),
+            "the same bytes"
+        );
+        let (_, header) = SafeTensors::read_metadata(&file).expect("a header");
+        let told = header.metadata().as_ref().and_then(|card| card.get("study"));
+        assert_eq!(told.map(String::as_str), Some("x"));
         let digest = Digest::sha256(&file);
         std::fs::create_dir(folder.path().join("initial")).expect("made");
         let path = folder.path().join("initial").join(format!("{digest}.safetensors"));
@@ -146,6 +165,6 @@ mod tests {
     #[test]
     fn a_vector_of_another_length_is_no_model() {
         let short = vec![0; 12];
-        assert!(write(&layout(), &short, HashMap::new()).is_err());
+        assert!(write(&layout(), &short, BTreeMap::new()).is_err());
     }
 }

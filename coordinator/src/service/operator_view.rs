@@ -1,6 +1,6 @@
 //! Studies, rounds and sites as operators see them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aggregation::ids::{HospitalId, RoundId};
@@ -103,7 +103,11 @@ pub(super) fn site(board: &Board, site: &Site) -> wire::SiteView {
 }
 
 /// What an exported model says of itself.
-pub(super) fn card(entry: &Entry, row: &RoundRow, history: &[RoundRow]) -> HashMap<String, String> {
+pub(super) fn card(
+    entry: &Entry,
+    row: &RoundRow,
+    history: &[RoundRow],
+) -> BTreeMap<String, String> {
     let contributed: std::collections::BTreeSet<&HospitalId> = history
         .iter()
         .filter(|one| one.released && one.slot <= row.slot)
@@ -111,7 +115,7 @@ pub(super) fn card(entry: &Entry, row: &RoundRow, history: &[RoundRow]) -> HashM
         .collect();
     let names = |sites: Vec<&str>| sites.join(",");
     let trained = row.round.get().min(entry.study.training.rounds);
-    let mut card = HashMap::from([
+    let mut card = BTreeMap::from([
         ("format".to_owned(), "pt".to_owned()),
         ("study".to_owned(), entry.id.to_string()),
         ("study_name".to_owned(), entry.study.name.clone()),

@@ -12,8 +12,9 @@ pub(super) fn text(args: &DemoArgs, source: &Source) -> String {
     };
     let Recipe { name, classes, side, window, mean, sd, rounds, local } = recipe;
     let rounds = args.rounds.unwrap_or(rounds);
-    // All but one hospital must be in the sum: one may fail without stopping the others.
-    let quorum = (hospitals - 1).max(2);
+    // All but one hospital must be in the sum: one may fail without stopping the others. Three are
+    // the least, since a sum of two tells each what the other sent.
+    let quorum = (hospitals - 1).max(3);
     format!(
         r#"name = "{name}"
 
