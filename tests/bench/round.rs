@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn the_input_gives_the_parameters_asked_for_or_the_nearest_above() {
         for (wanted, expected) in
-            [(4, 4), (5, 6), (1_000_000, 1_000_000), (100_000_000, 100_000_000)]
+            [(4, 4), (5, 6), (1_000_000, 1_000_000), (100_000_000, 100_000_002)]
         {
             let (input, parameters) = input_for(wanted).expect("there is one");
             assert_eq!(parameters, expected, "{input:?}");
