@@ -32,6 +32,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             // These carry models, updates and tokens: nothing prints them by accident.
             ".consilium.federation.v1.Chunk",
             ".consilium.federation.v1.UpdatePart",
+            ".consilium.federation.v1.BatchPart",
+            ".consilium.federation.v1.ShareOf",
+            ".consilium.federation.v1.SharesRequest",
             ".consilium.federation.v1.EnrolRequest",
             ".consilium.federation.v1.CreateTokenReply",
             ".consilium.trainer.v1.ToTrainer",

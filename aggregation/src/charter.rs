@@ -3,11 +3,13 @@
 //! Both ends take their parameters from here and from nothing that is said in a round.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::ids::{HospitalId, RoundId, StudyId};
+use crate::keys::thresholds::Thresholds;
 use crate::message::{Terms, Work};
 use crate::refusal::Refusal;
-use crate::round::Plan;
+use crate::round::{Masks, Plan};
 use crate::study::{Study, StudyFault};
 use crate::vector::VectorFormat;
 
@@ -24,7 +26,8 @@ impl Charter {
     ///
     /// # Errors
     /// With every fault of the study, and when the roster is not the study's list, is empty, has
-    /// more sites than an update has room for, or fewer than the quorum (PROTOCOL R-13).
+    /// more sites than an update has room for, or fewer than the quorum (PROTOCOL R-13), or when
+    /// the quorum is too small for that many sites to mask (PROTOCOL M-21 to M-23).
     pub fn new(study: Study, sites: BTreeSet<HospitalId>) -> Result<Self, Vec<StudyFault>> {
         let mut faults = study.faults();
         let listed: BTreeSet<_> = study.cohort.sites.iter().cloned().collect();
@@ -47,6 +50,11 @@ impl Charter {
                 allowed: "at most the number of sites".to_owned(),
             });
         }
+        if faults.is_empty()
+            && let Err(fault) = study.cohort.thresholds(sites.len())
+        {
+            faults.push(fault);
+        }
         if faults.is_empty() { Ok(Self { id: study.digest(), study, sites }) } else { Err(faults) }
     }
 
@@ -68,6 +76,13 @@ impl Charter {
         &self.sites
     }
 
+    /// n, t, m and T; none for a study whose updates travel unmasked.
+    #[must_use]
+    pub fn thresholds(&self) -> Option<Thresholds> {
+        // [`Charter::new`] has seen that they hold together.
+        self.study.cohort.thresholds(self.sites.len()).ok().flatten()
+    }
+
     /// The format of an update of such work (PROTOCOL R-03).
     ///
     /// # Errors
@@ -76,13 +91,25 @@ impl Charter {
         VectorFormat::for_work(&self.study, self.sites.len(), work)
     }
 
-    /// How the coordinator runs a round of such work.
+    /// How the coordinator runs a round of such work, with the masks that it has been given keys
+    /// for.
     ///
     /// # Errors
-    /// As [`Charter::format`].
-    pub fn plan(&self, work: Work) -> Result<Plan, StudyFault> {
+    /// As [`Charter::format`]; and when there are masks for a study that has none, or none for a
+    /// study that has them: a round never runs unmasked by omission (PROTOCOL R-24).
+    pub fn plan(&self, work: Work, masks: Option<Arc<Masks>>) -> Result<Plan, StudyFault> {
         let cohort = &self.study.cohort;
+        // PROTOCOL R-24
+        if masks.is_some() == cohort.danger_unmasked {
+            return Err(StudyFault {
+                key: "cohort.danger_unmasked_updates".to_owned(),
+                found: cohort.danger_unmasked.to_string(),
+                allowed: if masks.is_some() { "false, with masks" } else { "true, without masks" }
+                    .to_owned(),
+            });
+        }
         Ok(Plan {
+            masks,
             format: self.format(work)?,
             quorum: cohort.quorum,
             round_deadline: cohort.round_deadline,

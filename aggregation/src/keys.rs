@@ -11,5 +11,7 @@ pub mod announce;
 pub mod chain;
 pub mod graph;
 pub mod identity;
+pub mod provision;
+pub mod roll;
 pub mod slots;
 pub mod thresholds;

@@ -31,6 +31,7 @@ pub mod participant;
 pub mod refusal;
 pub mod round;
 pub mod secret;
+pub mod setup;
 pub mod strategy;
 pub mod study;
 pub mod transcript;

@@ -2,8 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
+use crate::context::ContextDigest;
 use crate::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
+use crate::keys::identity::{Signature, Statement};
+use crate::masking::sharing::Share;
 use crate::transcript::Transcript;
 use crate::units::Timestamp;
 
@@ -118,6 +122,20 @@ pub enum Said {
         /// The packed lanes.
         packed: Vec<u8>,
     },
+    /// A signature of the final set.
+    Signed {
+        /// The terms of the round.
+        terms: Digest,
+        /// Of the [`FinalSet`] with the round's context.
+        signature: Signature<SetStatement>,
+    },
+    /// The shares that take the masks out of the sum.
+    Unmask {
+        /// The terms of the round.
+        terms: Digest,
+        /// The shares. Secrets: they are not copied about.
+        shares: Arc<Shares>,
+    },
 }
 
 impl Said {
@@ -125,9 +143,11 @@ impl Said {
     #[must_use]
     pub const fn terms(&self) -> Digest {
         match self {
-            Self::Ready { terms } | Self::Declined { terms, .. } | Self::Update { terms, .. } => {
-                *terms
-            }
+            Self::Ready { terms }
+            | Self::Declined { terms, .. }
+            | Self::Update { terms, .. }
+            | Self::Signed { terms, .. }
+            | Self::Unmask { terms, .. } => *terms,
         }
     }
 
@@ -138,6 +158,8 @@ impl Said {
             Self::Ready { .. } => "ready",
             Self::Declined { .. } => "a decline",
             Self::Update { .. } => "an update",
+            Self::Signed { .. } => "a signature",
+            Self::Unmask { .. } => "shares",
         }
     }
 }
@@ -156,6 +178,14 @@ impl fmt::Debug for Said {
                 .field("digest", digest)
                 .field("bytes", &packed.len())
                 .finish(),
+            Self::Signed { terms, signature } => f
+                .debug_struct("Signed")
+                .field("terms", terms)
+                .field("signature", signature)
+                .finish(),
+            Self::Unmask { terms, shares } => {
+                f.debug_struct("Unmask").field("terms", terms).field("shares", shares).finish()
+            }
         }
     }
 }
@@ -173,12 +203,20 @@ pub enum DeclineReason {
     Terms,
     /// Its trainer could not do the work.
     Trainer,
+    /// It has no keys for this slot.
+    NoKeys,
 }
 
 impl DeclineReason {
     /// Every reason.
-    pub const ALL: [Self; 5] =
-        [Self::NotApproved, Self::Policy, Self::OutsideHours, Self::Terms, Self::Trainer];
+    pub const ALL: [Self; 6] = [
+        Self::NotApproved,
+        Self::Policy,
+        Self::OutsideHours,
+        Self::Terms,
+        Self::Trainer,
+        Self::NoKeys,
+    ];
 
     /// What it is called.
     #[must_use]
@@ -189,6 +227,7 @@ impl DeclineReason {
             Self::OutsideHours => "outside its hours",
             Self::Terms => "the terms do not meet the study",
             Self::Trainer => "its trainer failed",
+            Self::NoKeys => "it has no keys for this slot",
         }
     }
 }
@@ -214,6 +253,61 @@ pub struct Roster {
     pub members: BTreeSet<HospitalId>,
     /// Until when their updates should be complete.
     pub upload_by: Timestamp,
+}
+
+/// The members whose updates are complete, fixed once per slot. Whoever is named signs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FinalSet {
+    /// The study.
+    pub study: StudyId,
+    /// The round.
+    pub round: RoundId,
+    /// The attempt.
+    pub slot: SlotId,
+    /// The terms of the round.
+    pub terms: Digest,
+    /// The members whose updates are in the sum.
+    pub members: BTreeSet<HospitalId>,
+}
+
+/// What a signature of a final set says: in this context, these and no others (PROTOCOL R-22).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetStatement {
+    /// What the masks of the round are bound to.
+    pub context: ContextDigest,
+    /// The members whose updates are in the sum.
+    pub members: BTreeSet<HospitalId>,
+}
+
+impl Statement for SetStatement {
+    const LABEL: &'static str = "consilium/final-set/1";
+
+    fn write(&self, transcript: &mut Transcript) {
+        let Self { context, members } = self;
+        transcript.bytes(context.digest().as_bytes()).list(members.len());
+        for hospital in members {
+            transcript.text(hospital.as_str());
+        }
+    }
+}
+
+/// A final set with enough signatures that no other can have as many: asks for shares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedSet {
+    /// The set.
+    pub set: FinalSet,
+    /// Its signatures.
+    pub signatures: BTreeMap<HospitalId, Signature<SetStatement>>,
+}
+
+/// What one hospital gives to take the masks out: for each neighbour on the roster one share, and
+/// for itself if it is in the sum. Never both of one hospital (PROTOCOL M-15).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    /// Of the self secret, for hospitals that are in the sum.
+    pub own: BTreeMap<HospitalId, Share>,
+    /// Of the recovery secret, for members of the roster that are not.
+    pub recovery: BTreeMap<HospitalId, Share>,
 }
 
 /// How a round ended: for the coordinator's own books.
@@ -307,6 +401,32 @@ pub enum Abandoned {
         /// Fewest that are needed.
         quorum: u16,
     },
+    /// Too few members signed the final set.
+    #[error("{signed} sites signed the final set; {needed} have to")]
+    TooFewSignatures {
+        /// Valid signatures.
+        signed: usize,
+        /// Fewest that are needed.
+        needed: u16,
+    },
+    /// Too few members gave their shares.
+    #[error("{answered} sites gave their shares; the masks need more")]
+    TooFewShares {
+        /// Sites that answered.
+        answered: usize,
+    },
+    /// The shares of a hospital's secret do not give what it committed to, in any combination.
+    #[error("the secret of {hospital} cannot be recovered from the shares that were given")]
+    Unrecoverable {
+        /// Whose secret.
+        hospital: HospitalId,
+    },
+    /// What a hospital that dropped out left behind does not open: its own fault.
+    #[error("the escrow that {hospital} left does not open")]
+    Escrow {
+        /// Whose.
+        hospital: HospitalId,
+    },
     /// The sum cannot have come from honest sites.
     #[error("the sum is implausible: {0}")]
     Implausible(crate::vector::Implausible),
@@ -326,6 +446,8 @@ impl Abandoned {
             Self::TooFewInvited { .. } | Self::TooFewReady { .. } | Self::TooFewUpdates { .. } => {
                 "below-quorum"
             }
+            Self::TooFewSignatures { .. } | Self::TooFewShares { .. } => "not-unmasked",
+            Self::Unrecoverable { .. } | Self::Escrow { .. } => "unrecoverable",
             Self::Implausible(_) => "implausible",
             Self::NoExamples => "no-examples",
             Self::Stopped(_) => "stopped",
@@ -344,6 +466,8 @@ pub enum StopReason {
     Interrupted,
     /// The coordinator's storage failed.
     Storage,
+    /// Something happened that was believed impossible.
+    Alarm,
 }
 
 impl fmt::Display for StopReason {
@@ -353,6 +477,7 @@ impl fmt::Display for StopReason {
             Self::Stopped => "the study was stopped",
             Self::Interrupted => "the coordinator was interrupted",
             Self::Storage => "the coordinator's storage failed",
+            Self::Alarm => "something happened that was believed impossible",
         })
     }
 }

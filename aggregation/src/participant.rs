@@ -11,14 +11,25 @@
 mod announce;
 mod mask;
 mod release;
+mod sign;
+mod unmask;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::charter::Charter;
+use crate::context::ContextDigest;
 use crate::ids::{Digest, HospitalId, RoundId, SlotId};
-use crate::message::{ClosedNotice, DeclineReason, Roster, Terms};
+use crate::keys::provision::Provision;
+use crate::message::{
+    ClosedNotice, DeclineReason, FinalSet, Roster, SetStatement, SignedSet, Terms,
+};
 use crate::refusal::Refusal;
 
 use announce::Announce;
 use mask::Mask;
+use sign::Sign;
+use unmask::Unmask;
 
 /// What can happen to a participant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +59,33 @@ pub enum Event {
     },
     /// The coordinator has frozen the roster.
     Frozen(Roster),
+    /// The update is masked as [`Action::Mask`] asked, and the keys of the slot are erased; both
+    /// are durable (PROTOCOL M-16).
+    Masked {
+        /// The slot.
+        slot: SlotId,
+        /// BLAKE3 of the masked update.
+        digest: Digest,
+        /// Its size.
+        bytes: usize,
+    },
     /// The coordinator has confirmed the update of a slot.
     Uploaded {
+        /// The slot.
+        slot: SlotId,
+    },
+    /// The coordinator has fixed the final set. To be made durable before any action is let out.
+    Fixed(FinalSet),
+    /// The coordinator has confirmed the signature of a slot.
+    Signed {
+        /// The slot.
+        slot: SlotId,
+    },
+    /// The coordinator shows the signatures of the final set. To be made durable, like the shares
+    /// that are given, before any action is let out.
+    Unmask(SignedSet),
+    /// The coordinator has confirmed the shares of a slot.
+    Unmasked {
         /// The slot.
         slot: SlotId,
     },
@@ -97,7 +133,43 @@ pub enum Action {
         /// Its size.
         bytes: usize,
     },
-    /// Stop work on this slot and delete what it has left.
+    /// Mask the update for these members, erase the keys of the slot and all before it, make both
+    /// durable in one step; answered by [`Event::Masked`].
+    Mask {
+        /// The slot.
+        slot: SlotId,
+        /// What the masks are bound to.
+        context: ContextDigest,
+        /// The frozen roster.
+        members: BTreeSet<HospitalId>,
+    },
+    /// Sign the final set with this site's identity and send the signature; answered by
+    /// [`Event::Signed`].
+    Sign {
+        /// The round.
+        round: RoundId,
+        /// The slot.
+        slot: SlotId,
+        /// The terms of the round.
+        terms: Digest,
+        /// What is signed.
+        statement: SetStatement,
+    },
+    /// Give shares of these hospitals' secrets, erase the others that are held for the slot, make
+    /// both durable in one step, then send; answered by [`Event::Unmasked`].
+    Unmask {
+        /// The round.
+        round: RoundId,
+        /// The slot.
+        slot: SlotId,
+        /// The terms of the round.
+        terms: Digest,
+        /// Whose self secrets.
+        own: BTreeSet<HospitalId>,
+        /// Whose recovery secrets.
+        recovery: BTreeSet<HospitalId>,
+    },
+    /// Stop work on this slot and delete what it has left, its keys too.
     Forget(SlotId),
 }
 
@@ -106,6 +178,8 @@ pub enum Action {
 pub struct Participant {
     me: HospitalId,
     charter: Charter,
+    /// What this site's masks rest on; none for a study without masks.
+    provision: Option<Arc<Provision>>,
     /// The last slot that was seen.
     used: Option<SlotId>,
     /// The last round that was taken up.
@@ -122,6 +196,8 @@ enum Phase {
     Announce(Announce),
     /// Frozen with this site in the roster, until the round is closed.
     Mask(Mask),
+    Sign(Sign),
+    Unmask(Unmask),
 }
 
 /// A slot whose terms were seen.
@@ -135,13 +211,21 @@ impl Participant {
     /// A participant that has not seen a round.
     #[must_use]
     pub const fn new(me: HospitalId, charter: Charter) -> Self {
-        Self { me, charter, used: None, round: RoundId::FIRST, phase: Phase::Idle }
+        let (provision, used) = (None, None);
+        Self { me, charter, provision, used, round: RoundId::FIRST, phase: Phase::Idle }
     }
 
     /// A participant that had last taken up this slot of this round, and has finished with it.
     #[must_use]
     pub const fn resumed(me: HospitalId, charter: Charter, round: RoundId, slot: SlotId) -> Self {
-        Self { me, charter, used: Some(slot), round, phase: Phase::Idle }
+        Self { me, charter, provision: None, used: Some(slot), round, phase: Phase::Idle }
+    }
+
+    /// The same with the keys of a study that masks. Without them it declines every round of it:
+    /// nothing is ever sent unmasked by omission (PROTOCOL R-24).
+    #[must_use]
+    pub fn with_keys(self, provision: Arc<Provision>) -> Self {
+        Self { provision: Some(provision), ..self }
     }
 
     /// What was approved.
@@ -163,6 +247,8 @@ impl Participant {
             Phase::Idle => "idle",
             Phase::Announce(_) => "announce",
             Phase::Mask(_) => "mask",
+            Phase::Sign(_) => "sign",
+            Phase::Unmask(_) => "unmask",
         }
     }
 
@@ -171,6 +257,8 @@ impl Participant {
             Phase::Idle => None,
             Phase::Announce(phase) => Some(phase.offer()),
             Phase::Mask(phase) => Some(phase.offer()),
+            Phase::Sign(phase) => Some(phase.mask().offer()),
+            Phase::Unmask(phase) => Some(phase.mask().offer()),
         }
     }
 
@@ -186,7 +274,12 @@ impl Participant {
             Event::Trained { slot, digest, bytes } => self.trained(slot, digest, bytes),
             Event::TrainerFailed { slot } => self.trainer_failed(slot),
             Event::Frozen(roster) => self.frozen(&roster),
+            Event::Masked { slot, digest, bytes } => self.masked(slot, digest, bytes),
             Event::Uploaded { slot } => self.uploaded(slot),
+            Event::Fixed(set) => self.fixed(&set),
+            Event::Signed { slot } => self.signed(slot),
+            Event::Unmask(signed) => self.unmask(&signed),
+            Event::Unmasked { slot } => self.unmasked(slot),
             Event::Closed(notice) => self.closed(&notice),
             Event::Reconnected => Ok(self.due()),
         }
@@ -198,6 +291,8 @@ impl Participant {
             Phase::Idle => Vec::new(),
             Phase::Announce(phase) => phase.due().into_iter().collect(),
             Phase::Mask(phase) => phase.due().into_iter().collect(),
+            Phase::Sign(phase) => phase.due().into_iter().collect(),
+            Phase::Unmask(phase) => phase.due().into_iter().collect(),
         }
     }
 }

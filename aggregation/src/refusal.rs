@@ -100,6 +100,34 @@ pub enum Refusal {
         /// Who spoke.
         hospital: HospitalId,
     },
+    /// A final set that cannot be one.
+    #[error("the final set is not a set of this roster: {why}")]
+    BadSet {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Fewer valid signatures than it takes.
+    #[error("the final set has {valid} valid signatures; {needed} are needed")]
+    TooFewSignatures {
+        /// Signatures that hold.
+        valid: usize,
+        /// Fewest that are needed.
+        needed: u16,
+    },
+    /// A signature that does not hold.
+    #[error("the signature of {hospital} is not one of this final set")]
+    BadSignature {
+        /// Whose.
+        hospital: HospitalId,
+    },
+    /// Shares of other hospitals, of the other kind, or under another number than expected.
+    #[error("the shares of {hospital} are not those that were asked for: {why}")]
+    WrongShares {
+        /// Who gave them.
+        hospital: HospitalId,
+        /// What is wrong with them.
+        why: &'static str,
+    },
     /// Something said after its deadline, or after the round.
     #[error("{what} came after its deadline")]
     TooLate {
@@ -122,6 +150,9 @@ impl Refusal {
             Self::OutOfPhase { .. } | Self::NotInRoster { .. } => "R-08",
             Self::WrongLength(_) | Self::WrongDigest { .. } => "R-09",
             Self::BelowQuorum { .. } => "R-13",
+            Self::BadSet { .. } => "R-21",
+            Self::BadSignature { .. } | Self::TooFewSignatures { .. } => "R-22",
+            Self::WrongShares { .. } => "R-23",
             Self::TooLate { .. } => "R-15",
         }
     }

@@ -1,24 +1,40 @@
 //! One attempt at a round, as the coordinator sees it.
 //!
-//! `announce -> mask -> (recover) -> release`. A [`Round`] is a value: it takes one [`Input`] at a
-//! time and gives the [`Output`]s that follow from it. Whoever drives it journals the input first,
-//! then lets the outputs out; after a restart the journal is played again and the round stands
-//! where it stood.
+//! `announce -> mask -> sign -> unmask -> combine -> release`; without masks, from mask straight to
+//! release. A [`Round`] is a value: it takes one [`Input`] at a time and gives the [`Output`]s that
+//! follow from it. Whoever drives it journals the input first, then lets the outputs out; after a
+//! restart the journal is played again and the round stands where it stood. Taking the masks out of
+//! the sum is the one thing that takes long, so it is asked for ([`Round::combine`]), on as many
+//! threads as there are, and not journaled: whatever the journal gives, it gives again.
 
 mod announce;
+mod combine;
 mod mask;
+mod pick;
 mod recover;
 mod release;
+mod sign;
+mod unmask;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use announce::Announce;
+pub use combine::Combine;
 pub use mask::Mask;
 pub use release::Ended;
+pub use sign::Sign;
+pub use unmask::Unmask;
 
 use crate::ids::{Digest, HospitalId};
-use crate::message::{Abandoned, Closed, DeclineReason, Dropped, Roster, Said, StopReason, Terms};
+use crate::keys::provision::Provision;
+use crate::keys::slots::PrekeyBatch;
+use crate::masking::group::Modulus;
+use crate::masking::keystream;
+use crate::message::{
+    Abandoned, Closed, DeclineReason, Dropped, FinalSet, Roster, Said, SignedSet, StopReason, Terms,
+};
 use crate::refusal::Refusal;
 use crate::units::Timestamp;
 use crate::vector::{Total, VectorFormat};
@@ -33,8 +49,20 @@ pub struct Plan {
     /// From the offer until every site should be ready. Counted anew after a restart; the first
     /// time it is the terms that say until when.
     pub round_deadline: Duration,
-    /// From the frozen roster until every update should be complete.
+    /// From the frozen roster until every update should be complete; as long again for the
+    /// signatures, and for the shares.
     pub upload_deadline: Duration,
+    /// What it takes to take the masks out; none for a study whose updates travel unmasked.
+    pub masks: Option<Arc<Masks>>,
+}
+
+/// What the coordinator knows of the masks of some slots: nothing that is secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Masks {
+    /// Who holds what, and whose signature counts.
+    pub provision: Provision,
+    /// The batch of each hospital that covers the slots.
+    pub batches: BTreeMap<HospitalId, PrekeyBatch>,
 }
 
 /// What can happen to a round.
@@ -70,6 +98,10 @@ pub enum Output {
     Offer(Terms),
     /// Tell every invited hospital.
     Freeze(Roster),
+    /// Tell every member of the roster: the set to sign.
+    Fix(FinalSet),
+    /// Tell every member of the roster: the signed set, which asks for shares.
+    Unmask(SignedSet),
     /// Feed [`Input::Deadline`] at this moment. Replaces an earlier wish.
     WakeAt(Timestamp),
     /// Something worth recording.
@@ -127,6 +159,34 @@ pub enum Fact {
         /// Its size.
         bytes: usize,
     },
+    /// The final set is fixed.
+    Fixed {
+        /// Its members.
+        members: BTreeSet<HospitalId>,
+    },
+    /// A hospital signed the final set.
+    Signed {
+        /// Which.
+        hospital: HospitalId,
+    },
+    /// A hospital gave its shares.
+    Unmasked {
+        /// Which.
+        hospital: HospitalId,
+    },
+    /// A hospital gave a share that is not the one it was given.
+    WrongShare {
+        /// Who gave it.
+        hospital: HospitalId,
+        /// Of whose secret.
+        of: HospitalId,
+    },
+    /// All secrets are recovered: the masks of these come out, and the pair masks of those who
+    /// dropped out.
+    Recovered {
+        /// Members that dropped out after the roster was frozen.
+        dropped: BTreeSet<HospitalId>,
+    },
     /// A hospital that was invited is not in the sum.
     DroppedOut {
         /// Which.
@@ -161,6 +221,11 @@ impl Fact {
             Self::Declined { .. } => "declined",
             Self::Frozen { .. } => "frozen",
             Self::Contributed { .. } => "contributed",
+            Self::Fixed { .. } => "fixed",
+            Self::Signed { .. } => "signed",
+            Self::Unmasked { .. } => "unmasked",
+            Self::WrongShare { .. } => "wrong-share",
+            Self::Recovered { .. } => "recovered",
             Self::DroppedOut { .. } => "dropped-out",
             Self::Released { .. } => "released",
             Self::Abandoned { .. } => "abandoned",
@@ -175,12 +240,45 @@ impl Fact {
             Self::Ready { hospital }
             | Self::Declined { hospital, .. }
             | Self::Contributed { hospital, .. }
+            | Self::Signed { hospital }
+            | Self::Unmasked { hospital }
+            | Self::WrongShare { hospital, .. }
             | Self::DroppedOut { hospital, .. } => Some(hospital),
             Self::Announced { .. }
             | Self::Frozen { .. }
+            | Self::Fixed { .. }
+            | Self::Recovered { .. }
             | Self::Released { .. }
             | Self::Abandoned { .. }
             | Self::Alarm { .. } => None,
+        }
+    }
+}
+
+impl Round {
+    /// The final set, from when it is fixed until it is signed.
+    #[must_use]
+    pub fn final_set(&self) -> Option<FinalSet> {
+        match self {
+            Self::Sign(phase) => Some(phase.set().clone()),
+            Self::Announce(_)
+            | Self::Mask(_)
+            | Self::Unmask(_)
+            | Self::Combine(_)
+            | Self::Closed(_) => None,
+        }
+    }
+
+    /// The signed set, while shares are awaited.
+    #[must_use]
+    pub fn signed_set(&self) -> Option<SignedSet> {
+        match self {
+            Self::Unmask(phase) => Some(phase.signed().clone()),
+            Self::Announce(_)
+            | Self::Mask(_)
+            | Self::Sign(_)
+            | Self::Combine(_)
+            | Self::Closed(_) => None,
         }
     }
 }
@@ -247,6 +345,12 @@ pub enum Round {
     Announce(Announce),
     /// The roster is frozen; updates arrive and are summed.
     Mask(Mask),
+    /// The final set is fixed; its members sign it.
+    Sign(Sign),
+    /// The final set is signed; shares arrive.
+    Unmask(Unmask),
+    /// The secrets are recovered; [`Round::combine`] takes the masks out.
+    Combine(Combine),
     /// It has ended.
     Closed(Box<Ended>),
 }
@@ -271,6 +375,9 @@ impl Round {
         let step = match self {
             Self::Announce(phase) => phase.handle(now, input)?,
             Self::Mask(phase) => phase.handle(now, input)?,
+            Self::Sign(phase) => phase.handle(now, input)?,
+            Self::Unmask(phase) => phase.handle(now, input)?,
+            Self::Combine(phase) => phase.handle(input)?,
             Self::Closed(ended) => ended.handle(input)?,
         };
         if let Some(next) = step.next {
@@ -279,12 +386,35 @@ impl Round {
         Ok(step.outputs)
     }
 
+    /// Takes the masks out of the sum and closes the round; nothing in any other phase. `how` is
+    /// given the masks, the width of the lanes, and all lanes, the first being that of tile 0; it
+    /// may cut the lanes at any multiple of [`keystream::TILE_LANES`] and see to the parts at once.
+    pub fn combine(
+        &mut self,
+        how: impl FnOnce(&[keystream::Mask], Modulus, &mut [u32]),
+    ) -> Vec<Output> {
+        let Self::Combine(phase) = self else { return Vec::new() };
+        let step = phase.combine(how);
+        if let Some(next) = step.next {
+            *self = next;
+        }
+        step.outputs
+    }
+
+    /// [`Round::combine`] on this thread.
+    pub fn combine_here(&mut self) -> Vec<Output> {
+        self.combine(|masks, modulus, lanes| keystream::apply(masks, modulus, 0, lanes))
+    }
+
     /// The phase's name.
     #[must_use]
     pub const fn phase(&self) -> &'static str {
         match self {
             Self::Announce(_) => Announce::NAME,
             Self::Mask(_) => Mask::NAME,
+            Self::Sign(_) => Sign::NAME,
+            Self::Unmask(_) => Unmask::NAME,
+            Self::Combine(_) => Combine::NAME,
             Self::Closed(_) => Ended::NAME,
         }
     }
@@ -295,15 +425,21 @@ impl Round {
         match self {
             Self::Announce(phase) => phase.terms(),
             Self::Mask(phase) => phase.terms(),
+            Self::Sign(phase) => phase.terms(),
+            Self::Unmask(phase) => phase.terms(),
+            Self::Combine(phase) => phase.terms(),
             Self::Closed(ended) => ended.terms(),
         }
     }
 
-    /// The frozen roster, while updates are awaited.
+    /// The frozen roster, until the round closes.
     #[must_use]
     pub fn roster(&self) -> Option<Roster> {
         match self {
             Self::Mask(phase) => Some(phase.roster()),
+            Self::Sign(phase) => Some(phase.roster()),
+            Self::Unmask(phase) => Some(phase.roster()),
+            Self::Combine(phase) => Some(phase.roster()),
             Self::Announce(_) | Self::Closed(_) => None,
         }
     }
@@ -312,7 +448,11 @@ impl Round {
     #[must_use]
     pub const fn closed(&self) -> Option<&Closed> {
         match self {
-            Self::Announce(_) | Self::Mask(_) => None,
+            Self::Announce(_)
+            | Self::Mask(_)
+            | Self::Sign(_)
+            | Self::Unmask(_)
+            | Self::Combine(_) => None,
             Self::Closed(ended) => Some(ended.closed()),
         }
     }
@@ -326,6 +466,9 @@ impl Round {
         match self {
             Self::Announce(phase) => phase.expects_update(from),
             Self::Mask(phase) => phase.expects_update(from),
+            Self::Sign(phase) => phase.expects_update(from),
+            Self::Unmask(phase) => phase.expects_update(from),
+            Self::Combine(phase) => phase.expects_update(from),
             Self::Closed(ended) => ended.expects_update(from),
         }
     }

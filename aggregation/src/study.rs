@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use crate::architecture::{Architecture, ModelLayout};
 use crate::ids::{Digest, HospitalId, RoundId, StudyId};
+use crate::keys::thresholds::{BadThresholds, Thresholds};
 use crate::message::Work;
-use crate::vector::VectorFormat;
+use crate::vector::{MAX_SITES, VectorFormat};
 
 /// A study.
 #[derive(Debug, Clone, PartialEq)]
@@ -196,6 +197,11 @@ pub struct CohortRules {
     pub sites: Vec<HospitalId>,
     /// The fewest contributions that may be released.
     pub quorum: u16,
+    /// Hospitals that may collude with the coordinator and still learn no other's update.
+    pub colluding: u16,
+    /// Updates travel unmasked: the coordinator sees each. For measuring what masks cost, and for
+    /// nothing that has to do with patients.
+    pub danger_unmasked: bool,
     /// From the offer of a round until every site should have trained.
     pub round_deadline: Duration,
     /// From the frozen roster until every member should have uploaded.
@@ -218,6 +224,45 @@ pub enum Split {
     Validation,
     /// For the figure that is reported.
     Test,
+}
+
+impl CohortRules {
+    /// How many of so many provisioned hospitals it takes to mask, sign and release (PROTOCOL M-21
+    /// to M-23). None for a study whose updates travel unmasked.
+    ///
+    /// # Errors
+    /// When the quorum or the tolerated collusion does not go with that many hospitals.
+    pub fn thresholds(&self, provisioned: usize) -> Result<Option<Thresholds>, StudyFault> {
+        if self.danger_unmasked {
+            return Ok(None);
+        }
+        let fault = |key: &str, found: String, allowed: String| StudyFault {
+            key: key.to_owned(),
+            found,
+            allowed,
+        };
+        let Ok(n) = u16::try_from(provisioned) else {
+            let allowed = format!("at most {MAX_SITES} sites");
+            return Err(fault("cohort.sites", format!("{provisioned} sites"), allowed));
+        };
+        Thresholds::new(n, self.colluding, self.quorum).map(Some).map_err(|bad| match bad {
+            BadThresholds::TooFew { .. } => fault(
+                "cohort.sites",
+                format!("{n} sites"),
+                "at least 3 sites, for a sum of two tells each the other's update".to_owned(),
+            ),
+            BadThresholds::TooManyColluding { colluding, .. } => fault(
+                "cohort.tolerate_colluding",
+                format!("{colluding} of {n} sites"),
+                format!("at most {}", n - 2),
+            ),
+            BadThresholds::FinalSet { shares, least_allowed, least, .. } => fault(
+                "cohort.quorum",
+                format!("{least} of {n} sites, of which {} may collude", self.colluding),
+                format!("{least_allowed} to {n}: {shares} have to sign and to unmask"),
+            ),
+        })
+    }
 }
 
 impl Study {
@@ -323,6 +368,8 @@ pub(crate) mod tests {
             cohort: CohortRules {
                 sites: Vec::new(),
                 quorum: 3,
+                colluding: 1,
+                danger_unmasked: false,
                 round_deadline: Duration::from_secs(120),
                 upload_deadline: Duration::from_secs(30),
             },

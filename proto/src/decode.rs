@@ -52,7 +52,11 @@ pub enum DecodeError {
     },
 }
 
-fn range(field: &'static str, expected: &'static str, found: impl ToString) -> DecodeError {
+pub(crate) fn range(
+    field: &'static str,
+    expected: &'static str,
+    found: impl ToString,
+) -> DecodeError {
     let found = found.to_string().chars().take(80).collect();
     DecodeError::Range { field, expected, found }
 }
@@ -198,6 +202,7 @@ pub fn decline_reason(number: i32) -> Result<DeclineReason, DecodeError> {
         Ok(wire::DeclineReason::OutsideHours) => Ok(DeclineReason::OutsideHours),
         Ok(wire::DeclineReason::Terms) => Ok(DeclineReason::Terms),
         Ok(wire::DeclineReason::Trainer) => Ok(DeclineReason::Trainer),
+        Ok(wire::DeclineReason::NoKeys) => Ok(DeclineReason::NoKeys),
         Ok(wire::DeclineReason::Unspecified) => Err(DecodeError::Missing { field: "reason" }),
         Err(_) => Err(range("reason", "a reason that this version knows", number)),
     }

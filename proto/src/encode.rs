@@ -8,7 +8,7 @@ use aggregation::message::{ClosedNotice, DeclineReason, Roster, Terms, Work};
 
 use crate::federation as wire;
 
-fn names(hospitals: &BTreeSet<HospitalId>) -> Vec<String> {
+pub(crate) fn names(hospitals: &BTreeSet<HospitalId>) -> Vec<String> {
     hospitals.iter().map(|hospital| hospital.as_str().to_owned()).collect()
 }
 
@@ -72,6 +72,7 @@ pub fn decline_reason(reason: DeclineReason) -> wire::DeclineReason {
         DeclineReason::OutsideHours => wire::DeclineReason::OutsideHours,
         DeclineReason::Terms => wire::DeclineReason::Terms,
         DeclineReason::Trainer => wire::DeclineReason::Trainer,
+        DeclineReason::NoKeys => wire::DeclineReason::NoKeys,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod federation;
 pub mod frames;
 pub mod limits;
 pub mod manifest;
+pub mod masks;
 pub mod trainer;
 
 #[cfg(feature = "grpc")]

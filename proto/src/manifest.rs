@@ -272,6 +272,8 @@ fn cohort(root: &mut Section<'_>, faults: &mut Faults) -> Option<CohortRules> {
     let mut cohort = root.table("cohort", "cohort", faults);
     let names = cohort.texts("sites", Some(Vec::new()), faults);
     let quorum = cohort.whole("quorum", None, faults);
+    let colluding = cohort.whole("tolerate_colluding", Some(1), faults);
+    let unmasked = cohort.flag("danger_unmasked_updates", Some(false), faults);
     let round = cohort.duration("round_deadline", Some(Duration::from_mins(30)), faults);
     let upload = cohort.duration("upload_deadline", Some(Duration::from_mins(5)), faults);
     let key = cohort.name("sites");
@@ -285,7 +287,14 @@ fn cohort(root: &mut Section<'_>, faults: &mut Faults) -> Option<CohortRules> {
     }
     // The digest must not depend on the order in which someone wrote them down.
     sites.sort();
-    Some(CohortRules { sites, quorum: quorum?, round_deadline: round?, upload_deadline: upload? })
+    Some(CohortRules {
+        sites,
+        quorum: quorum?,
+        colluding: colluding?,
+        danger_unmasked: unmasked?,
+        round_deadline: round?,
+        upload_deadline: upload?,
+    })
 }
 
 fn evaluation(root: &mut Section<'_>, faults: &mut Faults) -> Option<EvaluationRules> {

@@ -171,6 +171,24 @@ impl OwnSlot {
         Self { secret, share }
     }
 
+    /// Takes back what [`OwnSlot::secrets`] gave, if it is that, for this holder's share.
+    #[must_use]
+    pub fn resume(holder: Holder, secrets: &Secret<64>) -> Option<Self> {
+        let (secret, share) = secrets.expose().split_at(32);
+        let scalar = |bytes| SecretScalar::from_canonical(Secret::from_slice(bytes)?);
+        Some(Self { secret: scalar(secret)?, share: Share::new(holder, scalar(share)?) })
+    }
+
+    /// For the node's own journal.
+    #[must_use]
+    pub fn secrets(&self) -> Secret<64> {
+        Secret::filled(|bytes| {
+            let (secret, share) = bytes.split_at_mut(32);
+            secret.copy_from_slice(self.secret.secret().expose());
+            share.copy_from_slice(self.share.value().secret().expose());
+        })
+    }
+
     /// b.
     #[must_use]
     pub const fn secret(&self) -> &SecretScalar {
@@ -201,6 +219,11 @@ impl OwnSlots {
     /// Adds a slot, from a batch or from the node's journal. A slot that is there already stays.
     pub fn insert(&mut self, slot: SlotId, own: OwnSlot) {
         self.0.entry(slot).or_insert(own);
+    }
+
+    /// Takes them apart, for the node's own journal.
+    pub fn into_slots(self) -> impl Iterator<Item = (SlotId, OwnSlot)> {
+        self.0.into_iter()
     }
 
     /// The slots that are left, in their order.

@@ -78,6 +78,7 @@ impl Participant {
         let progress = match (self.judge(&terms), barred) {
             (Err(_), _) => Progress::Declined(DeclineReason::Terms),
             (Ok(()), Some(reason)) => Progress::Declined(reason),
+            (Ok(()), None) if !self.has_its_keys() => Progress::Declined(DeclineReason::NoKeys),
             (Ok(()), None) => Progress::Training,
         };
         // An earlier slot that never closed here is over: the coordinator has moved on.
@@ -92,6 +93,19 @@ impl Participant {
         actions.extend(phase.due());
         self.phase = Phase::Announce(phase);
         Ok(actions)
+    }
+
+    /// PROTOCOL R-24: masks where the study masks, and only there.
+    fn has_its_keys(&self) -> bool {
+        match (self.charter.thresholds(), &self.provision) {
+            (Some(_), Some(provision)) => {
+                let roll = provision.roll();
+                roll.study() == self.charter.id()
+                    && roll.identities().keys().eq(self.charter.sites())
+            }
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
     }
 
     /// Whether the charter bears these terms out, and the study is not turned back.
@@ -161,7 +175,10 @@ impl Participant {
 
     /// Work that comes back when its slot is over is thrown away; for the slot at hand it can only
     /// be a repetition.
-    fn stale_work(current: Option<SlotId>, slot: SlotId) -> Result<Vec<Action>, Refusal> {
+    pub(super) fn stale_work(
+        current: Option<SlotId>,
+        slot: SlotId,
+    ) -> Result<Vec<Action>, Refusal> {
         if current == Some(slot) { Ok(Vec::new()) } else { Ok(vec![Action::Forget(slot)]) }
     }
 }

@@ -1,19 +1,30 @@
-//! The roster is frozen. A site that is in it, under the terms it trained on, sends its update.
+//! The roster is frozen with this site in it: the update is masked for exactly this roster, then
+//! sent, once.
 
+use crate::context::ContextDigest;
 use crate::ids::{Digest, SlotId};
 use crate::message::{Roster, Terms};
 use crate::participant::announce::Progress;
 use crate::participant::{Action, Offer, Participant, Phase};
 use crate::refusal::Refusal;
 
-/// A frozen roster with this site in it, until the round is closed.
+/// A frozen roster with this site in it, until the final set is fixed.
 #[derive(Debug, Clone)]
 pub(super) struct Mask {
     offer: Offer,
     roster: Roster,
-    digest: Digest,
-    bytes: usize,
-    confirmed: bool,
+    /// What the masks are bound to; none for a study without masks.
+    context: Option<ContextDigest>,
+    upload: Upload,
+}
+
+/// Where this site's update is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upload {
+    /// It is being masked.
+    Masking,
+    /// It is to be sent, or has been.
+    Ready { digest: Digest, bytes: usize, confirmed: bool },
 }
 
 impl Mask {
@@ -21,14 +32,33 @@ impl Mask {
         &self.offer
     }
 
-    /// The upload, until the coordinator has confirmed it.
-    pub(super) const fn due(&self) -> Option<Action> {
-        if self.confirmed {
-            return None;
-        }
+    pub(super) const fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    pub(super) const fn context(&self) -> Option<ContextDigest> {
+        self.context
+    }
+
+    /// Whether bytes may have left this house.
+    pub(super) const fn may_have_sent(&self) -> bool {
+        matches!(self.upload, Upload::Ready { .. })
+    }
+
+    /// What is still to be done: masking, or the upload until the coordinator has confirmed it.
+    pub(super) fn due(&self) -> Option<Action> {
         let Terms { round, slot, .. } = self.offer.terms;
-        let (digest, bytes) = (self.digest, self.bytes);
-        Some(Action::Upload { round, slot, terms: self.offer.digest, digest, bytes })
+        let terms = self.offer.digest;
+        match self.upload {
+            Upload::Masking => {
+                let members = self.roster.members.clone();
+                self.context.map(|context| Action::Mask { slot, context, members })
+            }
+            Upload::Ready { confirmed: true, .. } => None,
+            Upload::Ready { digest, bytes, confirmed: false } => {
+                Some(Action::Upload { round, slot, terms, digest, bytes })
+            }
+        }
     }
 }
 
@@ -41,25 +71,35 @@ impl Participant {
                 let mine = roster.members.contains(&self.me);
                 match phase.progress() {
                     Progress::Trained { digest, bytes } if mine => {
-                        let mask = Mask {
-                            offer: phase.offer().clone(),
-                            roster: roster.clone(),
-                            digest,
-                            bytes,
-                            confirmed: false,
+                        let offer = phase.offer().clone();
+                        let context = match &self.provision {
+                            None => None,
+                            Some(provision) => {
+                                let format = self.charter.format(offer.terms.work);
+                                let context = format.ok().and_then(|format| {
+                                    provision.context(&offer.terms, &roster.members, &format)
+                                });
+                                // A member that is not on the roll has no keys either.
+                                Some(context.ok_or(Refusal::BadSet {
+                                    why: "a member of the roster is not on the roll",
+                                })?)
+                            }
                         };
+                        let upload = match context {
+                            Some(_) => Upload::Masking,
+                            None => Upload::Ready { digest, bytes, confirmed: false },
+                        };
+                        let mask = Mask { offer, roster: roster.clone(), context, upload };
                         let due = mask.due();
                         self.phase = Phase::Mask(mask);
                         Ok(due.into_iter().collect())
                     }
-                    // PROTOCOL R-08: only who said that it was ready can be in the roster.
                     Progress::Training | Progress::Declined(_) | Progress::LeftOut if mine => {
                         Err(Refusal::OutOfPhase {
                             what: "a roster with this site",
                             phase: "announce",
                         })
                     }
-                    // Too slow this time. The work is of no more use.
                     Progress::Training | Progress::Trained { .. } => {
                         phase.leave_out();
                         Ok(vec![Action::Forget(roster.slot)])
@@ -68,48 +108,90 @@ impl Participant {
                 }
             }
             Phase::Mask(phase) if phase.offer.terms.slot == roster.slot => {
-                // PROTOCOL R-07; only the deadline may have been put off, by a restart.
-                if (&phase.roster.terms, &phase.roster.members) != (&roster.terms, &roster.members)
-                {
-                    return Err(Refusal::Changed { what: "the roster" });
-                }
+                same(&phase.roster, roster)?;
                 phase.roster.upload_by = roster.upload_by;
                 Ok(phase.due().into_iter().collect())
             }
-            // Of a slot that this site has no part in.
-            Phase::Idle | Phase::Announce(_) | Phase::Mask(_) => Ok(Vec::new()),
+            Phase::Sign(phase) if phase.mask().offer.terms.slot == roster.slot => {
+                same(&phase.mask().roster, roster).map(|()| Vec::new())
+            }
+            Phase::Unmask(phase) if phase.mask().offer.terms.slot == roster.slot => {
+                same(&phase.mask().roster, roster).map(|()| Vec::new())
+            }
+            Phase::Idle
+            | Phase::Announce(_)
+            | Phase::Mask(_)
+            | Phase::Sign(_)
+            | Phase::Unmask(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// The update is masked, and its keys are gone: these bytes or none.
+    pub(super) fn masked(
+        &mut self,
+        slot: SlotId,
+        digest: Digest,
+        bytes: usize,
+    ) -> Result<Vec<Action>, Refusal> {
+        let expected = |terms: &Terms| self.charter.format(terms.work).map(|f| f.packed_bytes());
+        match &mut self.phase {
+            Phase::Mask(phase) if phase.offer.terms.slot == slot => {
+                // PROTOCOL R-09
+                if expected(&phase.offer.terms).ok() != Some(bytes) {
+                    return Err(Refusal::Changed { what: "the length of the update" });
+                }
+                match phase.upload {
+                    Upload::Masking => {
+                        phase.upload = Upload::Ready { digest, bytes, confirmed: false };
+                        Ok(phase.due().into_iter().collect())
+                    }
+                    Upload::Ready { digest: first, .. } if first == digest => Ok(Vec::new()),
+                    // PROTOCOL R-06: one slot, one masked update.
+                    Upload::Ready { .. } => Err(Refusal::Changed { what: "the work of a slot" }),
+                }
+            }
+            Phase::Idle
+            | Phase::Announce(_)
+            | Phase::Mask(_)
+            | Phase::Sign(_)
+            | Phase::Unmask(_) => Self::stale_work(self.slot(), slot),
         }
     }
 
     /// The coordinator has confirmed an update.
     pub(super) fn uploaded(&mut self, slot: SlotId) -> Result<Vec<Action>, Refusal> {
-        match &mut self.phase {
-            Phase::Mask(phase) if phase.offer.terms.slot == slot => {
-                phase.confirmed = true;
-                Ok(Vec::new())
-            }
-            // A confirmation that comes after the end.
-            Phase::Idle | Phase::Announce(_) | Phase::Mask(_) => Ok(Vec::new()),
+        if let Phase::Mask(phase) = &mut self.phase
+            && phase.offer.terms.slot == slot
+            && let Upload::Ready { confirmed, .. } = &mut phase.upload
+        {
+            *confirmed = true;
         }
+        Ok(Vec::new())
     }
 }
 
 /// Whether a roster can have come of this offer.
 fn check(offer: &Offer, roster: &Roster, quorum: u16) -> Result<(), Refusal> {
-    // PROTOCOL R-02
     if roster.terms != offer.digest {
         return Err(Refusal::OtherTerms { expected: offer.digest, found: roster.terms });
     }
-    // PROTOCOL R-05
     if let Some(stranger) = roster.members.difference(&offer.terms.invited).next() {
         return Err(Refusal::Stranger { hospital: stranger.clone() });
     }
-    // PROTOCOL R-13: an update is never sent into a sum of too few.
     let found = roster.members.len();
     if found < usize::from(quorum) {
         return Err(Refusal::BelowQuorum { found, quorum });
     }
     Ok(())
+}
+
+/// Whether a roster is the one that was told before: only its deadline may change.
+fn same(first: &Roster, again: &Roster) -> Result<(), Refusal> {
+    if (&first.terms, &first.members) == (&again.terms, &again.members) {
+        Ok(())
+    } else {
+        Err(Refusal::Changed { what: "the roster" })
+    }
 }
 
 #[cfg(test)]

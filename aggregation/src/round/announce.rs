@@ -87,7 +87,9 @@ impl Announce {
             Said::Ready { .. } => Answer::Ready,
             Said::Declined { reason, .. } => Answer::Declined(*reason),
             // PROTOCOL R-08: no update before the roster is frozen.
-            Said::Update { .. } => return Err(Refusal::OutOfPhase { what, phase: Self::NAME }),
+            Said::Update { .. } | Said::Signed { .. } | Said::Unmask { .. } => {
+                return Err(Refusal::OutOfPhase { what, phase: Self::NAME });
+            }
         };
         match self.answers.get(&from) {
             // PROTOCOL R-07

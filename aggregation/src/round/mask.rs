@@ -2,12 +2,14 @@
 //! what stays of it is its digest, so that the same update twice is known for what it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::ids::{Digest, HospitalId};
-use crate::message::{Abandoned, Dropped, Outcome, Roster, Said, Terms};
+use crate::message::{Abandoned, Dropped, Outcome, Roster, Said, StopReason, Terms};
 use crate::refusal::Refusal;
 use crate::round::recover;
 use crate::round::release::{self, Standing};
+use crate::round::sign::Sign;
 use crate::round::{Attempt, Fact, Input, Output, Round, Step};
 use crate::units::Timestamp;
 use crate::vector::Accumulator;
@@ -20,7 +22,8 @@ pub struct Mask {
     members: BTreeMap<HospitalId, Upload>,
     /// Everyone who was invited and is not a member.
     dropped: BTreeMap<HospitalId, Dropped>,
-    sum: Accumulator,
+    /// Shared with the phase that follows, so that moving on copies no lane.
+    sum: Arc<Accumulator>,
 }
 
 /// Where a member's update is.
@@ -43,7 +46,7 @@ impl Mask {
     ) -> (Round, Vec<Output>) {
         let phase = Self {
             until: now.saturating_add(attempt.plan.upload_deadline),
-            sum: Accumulator::new(&attempt.plan.format),
+            sum: Arc::new(Accumulator::new(&attempt.plan.format)),
             members: members.iter().map(|hospital| (hospital.clone(), Upload::Awaited)).collect(),
             dropped,
             attempt,
@@ -79,11 +82,11 @@ impl Mask {
                 if let Some(upload @ Upload::Awaited) = self.members.get_mut(&hospital) {
                     *upload = Upload::Removed;
                 }
-                Ok(self.go_on(Step::stay(Vec::new())))
+                Ok(self.go_on(now, Step::stay(Vec::new())))
             }
             // PROTOCOL R-15. An early alarm clock is one of an earlier deadline.
             Input::Deadline if now < self.until => Ok(Step::stay(Vec::new())),
-            Input::Deadline => Ok(self.close()),
+            Input::Deadline => Ok(self.close(now)),
             Input::Resumed => {
                 self.until = now.saturating_add(self.attempt.plan.upload_deadline);
                 Ok(Step::stay(self.call().to_vec()))
@@ -113,6 +116,9 @@ impl Mask {
                     }
                 };
             }
+            Said::Signed { .. } | Said::Unmask { .. } => {
+                return Err(Refusal::OutOfPhase { what, phase: Self::NAME });
+            }
         };
         // PROTOCOL R-08
         let first = match member {
@@ -137,24 +143,24 @@ impl Mask {
         if now > self.until {
             return Err(Refusal::TooLate { what });
         }
-        self.sum.add(&packed)?;
+        Arc::make_mut(&mut self.sum).add(&packed)?;
         let fact =
             Fact::Contributed { hospital: from.clone(), digest: declared, bytes: packed.len() };
         self.members.insert(from, Upload::Complete(declared));
-        Ok(self.go_on(Step::fact(fact)))
+        Ok(self.go_on(now, Step::fact(fact)))
     }
 
     /// Closes when no update is outstanding.
-    fn go_on(&self, step: Step) -> Step {
+    fn go_on(&self, now: Timestamp, step: Step) -> Step {
         if self.members.values().any(|upload| *upload == Upload::Awaited) {
             step
         } else {
-            self.close().after(step.outputs)
+            self.close(now).after(step.outputs)
         }
     }
 
     /// Fixes the final set and, if it is large enough (PROTOCOL R-13), lets the sum out.
-    fn close(&self) -> Step {
+    fn close(&self, now: Timestamp) -> Step {
         let contributed =
             self.members.values().filter(|upload| matches!(upload, Upload::Complete(_))).count();
         if contributed < self.attempt.quorum() {
@@ -164,9 +170,18 @@ impl Mask {
                 Vec::new(),
             );
         }
-        match recover::recover(&self.attempt, &self.sum, contributed) {
+        match &self.attempt.plan.masks {
+            Some(masks) => Sign::open(now, self.clone(), masks),
+            None => self.release(),
+        }
+    }
+
+    /// Reads the sum off and ends the round: there are no masks in it, or none any more.
+    pub(super) fn release(&self) -> Step {
+        let contributed = self.contributed();
+        match recover::recover(&self.attempt, &self.sum, contributed.len()) {
             Ok(total) => {
-                let released = release::of(&self.attempt, self.contributed(), total);
+                let released = release::of(&self.attempt, contributed, total);
                 self.end(Outcome::Released, released)
             }
             Err(recover::Failed { why, alarm }) => {
@@ -175,7 +190,61 @@ impl Mask {
         }
     }
 
-    fn contributed(&self) -> BTreeSet<HospitalId> {
+    /// Gives up.
+    pub(super) fn abandon(&self, why: Abandoned) -> Step {
+        self.end(Outcome::Abandoned(why), Vec::new())
+    }
+
+    /// Gives up on what was believed impossible.
+    pub(super) fn alarm(&self, reason: &str) -> Step {
+        let alarm = Output::Fact(Fact::Alarm { reason: reason.to_owned() });
+        self.end(Outcome::Abandoned(Abandoned::Stopped(StopReason::Alarm)), vec![alarm])
+    }
+
+    /// Answers what belongs to this phase or one before, now that it is over: a repetition, or too
+    /// late (PROTOCOL ).
+    pub(super) fn answer(&self, from: &HospitalId, said: &Said) -> Result<(), Refusal> {
+        let what = said.name();
+        let member = self.members.get(from);
+        match said {
+            Said::Ready { .. } => release::repeated(member.is_some(), what).map(drop),
+            Said::Declined { reason, .. } => match member {
+                Some(_) => Err(Refusal::Changed { what }),
+                None => {
+                    release::repeated_decline(*reason, self.dropped.get(from).copied()).map(drop)
+                }
+            },
+            Said::Update { digest, .. } => match member {
+                None => Err(Refusal::NotInRoster { hospital: from.clone() }),
+                Some(Upload::Removed) => Err(Refusal::Removed { hospital: from.clone() }),
+                Some(Upload::Awaited) => Err(Refusal::TooLate { what }),
+                Some(Upload::Complete(first)) if first == digest => Ok(()),
+                Some(Upload::Complete(_)) => Err(Refusal::Changed { what }),
+            },
+            Said::Signed { .. } | Said::Unmask { .. } => {
+                Err(Refusal::OutOfPhase { what, phase: Self::NAME })
+            }
+        }
+    }
+
+    pub(super) const fn attempt(&self) -> &Attempt {
+        &self.attempt
+    }
+
+    /// The lanes of the sum.
+    pub(super) fn lanes_mut(&mut self) -> &mut [u32] {
+        Arc::make_mut(&mut self.sum).lanes_mut()
+    }
+
+    /// The size of an update that may still be sent: one that was counted, once more.
+    pub(super) fn expects_late_update(&self, from: &HospitalId) -> Result<usize, Refusal> {
+        match self.members.get(from) {
+            Some(Upload::Awaited) => Err(Refusal::TooLate { what: "an update" }),
+            Some(Upload::Complete(_) | Upload::Removed) | None => self.expects_update(from),
+        }
+    }
+
+    pub(super) fn contributed(&self) -> BTreeSet<HospitalId> {
         self.members
             .iter()
             .filter(|(_, upload)| matches!(upload, Upload::Complete(_)))

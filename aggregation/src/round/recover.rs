@@ -1,6 +1,6 @@
-//! The final set is fixed, and the sum is read off the accumulator. Nothing is waited for here
-//! until there are masks to be taken out; what is checked is that the sum is one of exactly this
-//! set, and one that honest sites can have sent.
+//! The final set is fixed and no mask is in the sum, or none any more: the sum is read off the
+//! accumulator. What is checked is that it is one of exactly this set, and one that honest sites can
+//! have sent.
 
 use crate::message::Abandoned;
 use crate::round::{Attempt, Fact};

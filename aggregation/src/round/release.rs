@@ -134,6 +134,14 @@ impl Ended {
                 Ok(Vec::new())
             }
             (Said::Update { .. }, Standing::Contributed(_)) => Err(Refusal::Changed { what }),
+            // Enough had signed and answered; what comes after that is not needed.
+            (
+                Said::Signed { .. } | Said::Unmask { .. },
+                Standing::Contributed(_) | Standing::Dropped(Dropped::ReadyButNoUpdate),
+            ) => Ok(Vec::new()),
+            (Said::Signed { .. } | Said::Unmask { .. }, Standing::Dropped(_)) => {
+                Err(Refusal::TooLate { what })
+            }
             // PROTOCOL R-15: a late update is never added.
             (Said::Update { .. }, Standing::Dropped(_)) => Err(Refusal::TooLate { what }),
         }

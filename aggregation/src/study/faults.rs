@@ -208,6 +208,13 @@ fn cohort(faults: &mut Faults, cohort: &CohortRules) {
     );
     let quorum = cohort.quorum;
     faults.need(quorum >= 1, "cohort.quorum", quorum, "at least 1");
+    let least = cohort.colluding.saturating_add(2).max(3);
+    faults.need(
+        quorum == 0 || sites > 0 || cohort.danger_unmasked || quorum >= least,
+        "cohort.quorum",
+        quorum,
+        &format!("at least {least}, with {} that may collude", cohort.colluding),
+    );
     // Without a list the sites are known at the proposal; the charter checks the quorum against them.
     faults.need(
         sites == 0 || usize::from(quorum) <= sites,
@@ -215,6 +222,11 @@ fn cohort(faults: &mut Faults, cohort: &CohortRules) {
         format_args!("{quorum} of {sites} sites"),
         "at most the number of sites",
     );
+    if (1..=sites).contains(&usize::from(quorum))
+        && let Err(fault) = cohort.thresholds(sites)
+    {
+        faults.0.push(fault);
+    }
     for (key, wait) in [
         ("cohort.round_deadline", cohort.round_deadline),
         ("cohort.upload_deadline", cohort.upload_deadline),

@@ -95,6 +95,11 @@ impl Accumulator {
         Ok(())
     }
 
+    /// The lanes of the sum, for the masks to be taken out of them.
+    pub(crate) fn lanes_mut(&mut self) -> &mut [u32] {
+        &mut self.sums
+    }
+
     /// What the updates add up to (PROTOCOL R-11), unless honest sites cannot have sent them
     /// (PROTOCOL R-12).
     ///

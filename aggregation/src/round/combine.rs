@@ -1,0 +1,76 @@
+//! The secrets are recovered. What is left is arithmetic: the masks are taken out of the sum, and
+//! the sum is looked at before it leaves.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::ids::HospitalId;
+use crate::masking::group::Modulus;
+use crate::masking::keystream;
+use crate::message::{Abandoned, Roster, Said, Terms};
+use crate::refusal::Refusal;
+use crate::round::mask::Mask;
+use crate::round::{Input, Output, Round, Step};
+
+/// The masks are known.
+#[derive(Clone)]
+pub struct Combine {
+    mask: Mask,
+    masks: Arc<Vec<keystream::Mask>>,
+}
+
+/// The masks stay out of sight.
+impl fmt::Debug for Combine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mask, masks } = self;
+        f.debug_struct("Combine").field("mask", mask).field("masks", &masks.len()).finish()
+    }
+}
+
+impl Combine {
+    pub(super) const NAME: &'static str = "combine";
+
+    pub(super) fn open(mask: Mask, masks: Vec<keystream::Mask>, outputs: Vec<Output>) -> Step {
+        let next = Round::Combine(Self { mask, masks: Arc::new(masks) });
+        Step { outputs, next: Some(next) }
+    }
+
+    pub(super) fn handle(&mut self, input: Input) -> Result<Step, Refusal> {
+        match input {
+            Input::Said { from, said } => {
+                self.mask.attempt().admit(&from, &said)?;
+                match said {
+                    // Enough have signed and answered; what comes now is not needed.
+                    Said::Signed { .. } | Said::Unmask { .. } => Ok(Step::stay(Vec::new())),
+                    Said::Ready { .. } | Said::Declined { .. } | Said::Update { .. } => {
+                        self.mask.answer(&from, &said).map(|()| Step::stay(Vec::new()))
+                    }
+                }
+            }
+            Input::Stop { reason } => Ok(self.mask.abandon(Abandoned::Stopped(reason))),
+            Input::Deadline | Input::Resumed | Input::Removed { .. } => Ok(Step::stay(Vec::new())),
+        }
+    }
+
+    /// Takes the masks out and ends the round.
+    pub(super) fn combine(
+        &mut self,
+        how: impl FnOnce(&[keystream::Mask], Modulus, &mut [u32]),
+    ) -> Step {
+        let modulus = self.mask.attempt().plan.format.modulus();
+        how(&self.masks, modulus, self.mask.lanes_mut());
+        self.mask.release()
+    }
+
+    pub(super) fn roster(&self) -> Roster {
+        self.mask.roster()
+    }
+
+    pub(super) const fn terms(&self) -> &Terms {
+        self.mask.terms()
+    }
+
+    pub(super) fn expects_update(&self, from: &HospitalId) -> Result<usize, Refusal> {
+        self.mask.expects_late_update(from)
+    }
+}
