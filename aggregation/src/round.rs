@@ -536,7 +536,7 @@ mod tests {
                 None => abandoned += 1,
             }
 
-            let plan = play.charter.plan(play.terms.work).expect("valid");
+            let plan = play.charter.plan(play.terms.work, None).expect("valid");
             let (mut again, mut told) = Round::open(at(0), play.terms.clone(), plan);
             for (now, input) in journal {
                 told.extend(again.handle(now, input).unwrap_or_default());
@@ -565,7 +565,7 @@ mod tests {
             for (step, input) in script(&play).into_iter().enumerate() {
                 play.feed(input).expect("an ordinary course");
                 if step == restart {
-                    let plan = play.charter.plan(play.terms.work).expect("valid");
+                    let plan = play.charter.plan(play.terms.work, None).expect("valid");
                     let (mut again, _) = Round::open(at(0), play.terms.clone(), plan);
                     for input in script(&play).into_iter().take(step + 1) {
                         again.handle(at(0), input).expect("it was accepted the first time");

@@ -256,6 +256,11 @@ impl CohortRules {
                 format!("{colluding} of {n} sites"),
                 format!("at most {}", n - 2),
             ),
+            BadThresholds::FinalSet { colluding, least_allowed, .. } if least_allowed > n => fault(
+                "cohort.tolerate_colluding",
+                format!("{colluding} of {n} sites"),
+                format!("at most {}", n - 2),
+            ),
             BadThresholds::FinalSet { shares, least_allowed, least, .. } => fault(
                 "cohort.quorum",
                 format!("{least} of {n} sites, of which {} may collude", self.colluding),

@@ -277,7 +277,8 @@ mod tests {
     fn a_sum_over_nobody_is_never_released_whatever_the_quorum_says() {
         let charter = charter(3, 3);
         let terms = Terms { invited: BTreeSet::new(), ..terms(&charter, 1, 1) };
-        let plan = crate::round::Plan { quorum: 0, ..charter.plan(terms.work).expect("valid") };
+        let plan =
+            crate::round::Plan { quorum: 0, ..charter.plan(terms.work, None).expect("valid") };
         let (round, _) = Round::open(at(0), terms, plan);
         assert_eq!(round.phase(), "closed");
     }

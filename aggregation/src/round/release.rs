@@ -249,6 +249,8 @@ mod tests {
                 Output::Fact(_)
                 | Output::Offer(_)
                 | Output::Freeze(_)
+                | Output::Fix(_)
+                | Output::Unmask(_)
                 | Output::WakeAt(_)
                 | Output::Release(_)
                 | Output::Close(_) => None,
