@@ -28,6 +28,7 @@ pub mod life;
 pub mod masking;
 pub mod message;
 pub mod participant;
+pub mod privacy;
 pub mod refusal;
 pub mod round;
 pub mod secret;
