@@ -13,7 +13,8 @@
 //! 3. The Fourier transform is raised to the number of steps, one mechanism after the other.
 //!    A window of finite length wraps around. Losses that wrap into it only add to delta, since
 //!    every term is positive; losses that leave it at the top are bounded by Chernoff and added.
-//! 4. From the top of the window down, delta is summed until it is reached.
+//! 4. From the top of the window down, delta is summed until it is reached, every point's chance
+//!    raised by the most that rounding of doubles can have taken from it.
 //!
 //! The grid's step follows from the error that is wanted, `h^2 = 12 e / (steps (t + 1))`: epsilon
 //! comes out a few parts in 10^5 too large at most, for one step as for a million.
@@ -46,6 +47,29 @@ const LOG_WRAPPED: f64 = -18.0;
 /// Epsilons past this are not computed: they promise nothing, and the Renyi bound says so too.
 const GREATEST_EPSILON: f64 = 2_000.0;
 
+/// What rounding can move one value of a transform by. Its 22 stages at most are an addition and a
+/// multiplication by a root each, together off by 6 units of 2^-53: 132 units of the sum of all
+/// weights, which is 1. 2^-43 is 1,024 units.
+///
+/// A value z to the power s is then off by `s / |z|` times as much, relative to itself, and the way
+/// back adds up what all values are off by. Few are large, so this is little.
+const ROUNDED_OFF: f64 = 1.0 / 8_796_093_022_208.0;
+
+/// Powers below this are not computed but count as nothing, and are off by as much.
+const NEGLIGIBLE: f64 = 1e-39;
+
+/// What rounding can take from the weights before the transform, as a part of themselves, for each
+/// step: exponents of at most 2,000 in size are off by two units of 2^-53 of themselves, which is
+/// below 2^-40 ...
+const INEXACT: f64 = 1.0 / 1_099_511_627_776.0;
+
+/// ... and chances by two units of the tail that they end, which over the grid's step h moves as
+/// much weight to a neighbour: 8 units over h.
+const MISPLACED: f64 = 1.0 / 1_125_899_906_842_624.0;
+
+/// More steps than this are not composed: rounding would count for more than the answer.
+const MOST_STEPS: f64 = 4_294_967_296.0;
+
 /// The longest transform: 2^22 points, 64 MiB for each of two buffers.
 const LONGEST: u32 = 22;
 
@@ -73,6 +97,7 @@ pub fn epsilon(composition: &Composition, delta: Delta) -> Option<Spent> {
 /// One composition seen from one direction, with tilt, grid and window chosen.
 struct Study {
     parts: Vec<(Loss, f64, u64)>,
+    all_steps: f64,
     delta: f64,
     /// Losses are multiplied by the exponential of this.
     tilt: f64,
@@ -98,6 +123,9 @@ impl Study {
             .map(|(mechanism, steps)| (Loss::new(mechanism, direction), real(steps), steps))
             .collect();
         let all_steps: f64 = parts.iter().map(|(_, steps, _)| steps).sum();
+        if all_steps > MOST_STEPS {
+            return None;
+        }
         let delta = delta.get();
         let log_moment = |tilt: f64| -> f64 {
             parts.iter().map(|(loss, steps, _)| steps * loss.log_moment(tilt)).sum()
@@ -153,13 +181,14 @@ impl Study {
         }
         let log_length =
             (SHORTEST..LONGEST).find(|log| real(1 << log) * h >= window).unwrap_or(LONGEST);
-        Some(Self { parts, delta, tilt, upper_tilt, h, log_length, tail })
+        Some(Self { parts, all_steps, delta, tilt, upper_tilt, h, log_length, tail })
     }
 
     fn epsilon(&self) -> Option<f64> {
         let length = 1_usize << self.log_length;
         let fourier = Fourier::new(self.log_length);
         let mut composed = vec![Complex::ONE; length];
+        let mut slopes = vec![1.0; length];
         let mut lost = self.delta * CUT_OFF;
         let (mut log_moment, mut upper_log_moment) = (0.0, 0.0);
         for (loss, real_steps, steps) in &self.parts {
@@ -169,14 +198,17 @@ impl Study {
             let (mut tilted, scale) = self.tilted(&grid, length);
             log_moment += real_steps * scale;
             fourier.forward(&mut tilted);
-            for (all, one) in composed.iter_mut().zip(&tilted) {
+            for ((all, slope), one) in composed.iter_mut().zip(&mut slopes).zip(&tilted) {
+                *slope += real_steps / (one.modulus() + ROUNDED_OFF);
                 *all = all.times(one.power(*steps));
             }
         }
+        let off = |(all, slope): (&Complex, &f64)| (all.modulus() + NEGLIGIBLE) * slope;
+        let rounded_off = ROUNDED_OFF * composed.iter().zip(&slopes).map(off).sum::<f64>();
         fourier.inverse(&mut composed);
         let top = real(1 << self.log_length) * self.h;
         lost += libm::exp((upper_log_moment - self.upper_tilt * top).min(0.0));
-        self.reached(&composed, log_moment, lost)
+        self.reached(&composed, rounded_off, log_moment, lost)
     }
 
     /// The tilted losses of one step, wrapped into the window and scaled to add up to 1, and the
@@ -194,12 +226,20 @@ impl Study {
     }
 
     /// Goes down from the top of the window until delta is reached, and says at which epsilon.
-    fn reached(&self, composed: &[Complex], log_moment: f64, lost: f64) -> Option<f64> {
+    /// No point's weight is off by more than `rounded_off`.
+    fn reached(
+        &self,
+        composed: &[Complex],
+        rounded_off: f64,
+        log_moment: f64,
+        lost: f64,
+    ) -> Option<f64> {
         if lost >= self.delta {
             return None;
         }
         let length = real(crate::units::count(composed.len()));
         let log_scale = log_moment - libm::log(length);
+        let inexact = 1.0 + (self.all_steps + 1.0) * (INEXACT + MISPLACED / self.h);
         let (down, kept) = (libm::exp(-self.h), -libm::expm1(-self.h));
         // Of all losses at or above the point k + 1: their chance, and delta at that point.
         let (mut chance, mut beyond) = (0.0, 0.0);
@@ -212,8 +252,8 @@ impl Study {
                 return Some(loss + self.h + past);
             }
             beyond = below;
-            // Rounding may leave a little less than nothing.
-            chance += weight.re.max(0.0) * libm::exp(log_scale - self.tilt * loss);
+            let most = (weight.re.max(0.0) + rounded_off) * inexact;
+            chance += most * libm::exp(log_scale - self.tilt * loss);
         }
         Some(0.0)
     }

@@ -37,9 +37,13 @@ impl Complex {
         Self { re: self.re, im: -self.im }
     }
 
+    pub(super) fn modulus(self) -> f64 {
+        libm::sqrt(self.re * self.re + self.im * self.im)
+    }
+
     /// The power, by squaring. A number of the unit disc stays there.
     pub(super) fn power(self, exponent: u64) -> Self {
-        // Below e^-90 it does not count beside 1, and would only slow down as it underflows.
+        // Below e^-90, which is 8e-40, it does not count beside 1, and would only slow down as it underflows.
         let log_square = libm::log(self.re * self.re + self.im * self.im);
         if exponent > 0 && 0.5 * log_square * real(exponent) < -90.0 {
             return Self::ZERO;
