@@ -20,7 +20,9 @@
 
 mod table;
 
-use crate::privacy::stream::{Stream, TILE_WORDS};
+use std::num::NonZeroUsize;
+
+use crate::privacy::stream::Stream;
 use crate::secret::Secret;
 
 /// Fine units in a wire unit, as a power of two.
@@ -32,9 +34,6 @@ const SHIFTS: [u32; 3] = [0, 6, 12];
 /// The greatest magnitude of one coordinate's noise, in fine units: all three draws at the
 /// table's end. 219.4 wire units.
 pub const GREATEST: i32 = table::LAST as i32 * (1 + (1 << SHIFTS[1]) + (1 << SHIFTS[2]));
-
-/// Draws that are made from one tile.
-const BATCH: usize = TILE_WORDS / SHIFTS.len();
 
 /// Draws from the table behind one coordinate's noise; each is off by less than 2^-116.
 pub const DRAWS_PER_COORDINATE: u64 = SHIFTS.len() as u64;
@@ -104,19 +103,23 @@ impl Noise {
         }
     }
 
-    /// Fills `noise` with independent draws, in fine units.
-    pub fn fill(&mut self, noise: &mut [i32]) {
-        for batch in noise.chunks_mut(BATCH) {
-            let words = self.words.take(SHIFTS.len() * batch.len()).as_chunks().0;
+    /// Fills `noise` with independent draws, in fine units. It does not matter in how many calls.
+    pub fn fill(&mut self, mut noise: &mut [i32]) {
+        while let Some(wanted) = NonZeroUsize::new(noise.len()) {
+            let words = self.words.groups(wanted);
+            let (batch, rest) = noise.split_at_mut(words.len());
             for (out, triple) in batch.iter_mut().zip(words) {
                 *out = coordinate(triple, &mut self.ties);
             }
+            noise = rest;
         }
     }
 
     /// Clamps each coordinate of a sum, adds its noise and rounds it to the wire:
     /// `(clamp(S) + N + 2^15) >> 16`, as a lane of 32 bits of which a modulus takes the low ones.
-    /// Says how many coordinates were clamped. A sum of nothing gets its noise like any other.
+    /// Says how many coordinates were clamped: a secret of the site, which leaves it only noised. A
+    /// sum of nothing gets its noise like any other, and it does not matter in how many calls a sum
+    /// is worked through.
     ///
     /// Clamping comes before the noise, where it cannot raise any patient's influence
     /// (PROTOCOL D-09); dropping the low bits comes after it (PROTOCOL D-10).
@@ -127,13 +130,17 @@ impl Noise {
         assert_eq!(sums.len(), lanes.len(), "one lane for each coordinate");
         let limit = clamp.fine_units();
         let mut clamped = 0;
-        for (sums, lanes) in sums.chunks(BATCH).zip(lanes.chunks_mut(BATCH)) {
-            let words = self.words.take(SHIFTS.len() * sums.len()).as_chunks().0;
-            for ((sum, lane), triple) in sums.iter().zip(lanes).zip(words) {
+        let (mut sums, mut lanes) = (sums, lanes);
+        while let Some(wanted) = NonZeroUsize::new(sums.len()) {
+            let words = self.words.groups(wanted);
+            let (these, rest) = sums.split_at(words.len());
+            let (out, room) = lanes.split_at_mut(words.len());
+            for ((sum, lane), triple) in these.iter().zip(out).zip(words) {
                 let held = (*sum).clamp(-limit, limit);
                 clamped += u64::from(held != *sum);
                 *lane = round(held + i64::from(coordinate(triple, &mut self.ties)));
             }
+            (sums, lanes) = (rest, room);
         }
         clamped
     }

@@ -8,6 +8,8 @@
 
 #![deny(clippy::float_arithmetic)]
 
+use std::num::NonZeroUsize;
+
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
@@ -43,19 +45,22 @@ impl Stream {
 
     /// The next word.
     pub(crate) fn word(&mut self) -> u64 {
-        u64::from_le_bytes(self.take(1)[0])
+        u64::from_le_bytes(self.groups::<1>(NonZeroUsize::MIN)[0][0])
     }
 
-    /// The next words, little-endian, at most [`TILE_WORDS`] of them. They come from one tile:
-    /// what is too little at the end of the last one is thrown away.
-    pub(crate) fn take(&mut self, words: usize) -> &[[u8; 8]] {
-        assert!(words <= TILE_WORDS, "a tile has {TILE_WORDS} words; {words} were asked for");
-        if self.used + words > TILE_WORDS {
+    /// The next words in groups of N, little-endian: as many groups as are wanted or as the tile
+    /// still holds, and at least one. Words at a tile's end that make no group are thrown away, so
+    /// what is drawn does not depend on how much is taken at a time.
+    pub(crate) fn groups<const N: usize>(&mut self, wanted: NonZeroUsize) -> &[[[u8; 8]; N]] {
+        const { assert!(0 < N && N <= TILE_WORDS, "a group fits into a tile") };
+        if self.used + N > TILE_WORDS {
             self.refill();
         }
+        let groups = wanted.get().min((TILE_WORDS - self.used) / N);
         let from = self.used;
-        self.used += words;
-        &self.tile.as_chunks().0[from..self.used]
+        self.used += N * groups;
+        let words: &[[u8; 8]] = &self.tile.as_chunks().0[from..self.used];
+        words.as_chunks().0
     }
 
     fn refill(&mut self) {
@@ -113,11 +118,19 @@ mod tests {
 
     #[test]
     fn words_taken_together_are_the_words_taken_one_by_one() {
-        let mut stream = Stream::new(&Secret::new([3; 32]), "a/1");
-        let together: Vec<u64> = stream.take(100).iter().map(|w| u64::from_le_bytes(*w)).collect();
-        assert_eq!(together, words(3, "a/1", 100));
-        // A batch that does not fit the rest of a tile starts the next one.
-        let next = u64::from_le_bytes(stream.take(TILE_WORDS)[0]);
-        assert_eq!(next, words(3, "a/1", TILE_WORDS + 1)[TILE_WORDS]);
+        let one_by_one = words(3, "a/1", 3 * TILE_WORDS);
+        for at_a_time in [1, 7, 100, 682, 683, usize::MAX] {
+            let mut stream = Stream::new(&Secret::new([3; 32]), "a/1");
+            let mut taken = Vec::new();
+            while taken.len() < 1_000 {
+                let wanted = NonZeroUsize::new(at_a_time).expect("not 0");
+                let groups = stream.groups::<3>(wanted);
+                assert!((1..=at_a_time.min(682)).contains(&groups.len()));
+                taken.extend(groups.iter().map(|group| group.map(u64::from_le_bytes)));
+            }
+            // 682 groups of three, two words thrown away, then the next tile.
+            assert_eq!(taken[681], one_by_one[3 * 681..3 * 682]);
+            assert_eq!(taken[682], one_by_one[TILE_WORDS..TILE_WORDS + 3]);
+        }
     }
 }

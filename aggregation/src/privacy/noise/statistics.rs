@@ -17,6 +17,12 @@ fn a_seed_gives_one_noise_whatever_the_batches() {
     let mut again = vec![0; 3_000];
     noise(1).fill(&mut again);
     assert_eq!(whole, again);
+    for size in [1, 100, 681, 682, 683, 2_047] {
+        let mut pieces = vec![0; 3_000];
+        let mut noise = noise(1);
+        pieces.chunks_mut(size).for_each(|piece| noise.fill(piece));
+        assert_eq!(whole, pieces, "in pieces of {size}");
+    }
     let mut other = vec![0; 3_000];
     noise(2).fill(&mut other);
     assert_ne!(whole, other);
