@@ -7,10 +7,16 @@
 //! the last hash is also told to the log, so a ledger that was restored from an old copy shows
 //! too (PROTOCOL D-23).
 //!
-//! This is the ledger as a value. The shell appends [`Record::encode`]'s bytes to a file, syncs
-//! the file and its folder, and only then calls [`Ledger::append`]; a write that failed half way
-//! leaves a torn end, which [`Ledger::read`] reports and the shell cuts off: what was not durable
-//! was not uploaded.
+//! This is the ledger as a value; the file is the shell's, in this order:
+//!
+//! 1. At the start it reads the file ([`Ledger::read`]), cuts off the torn end that a write which
+//!    did not finish has left, and **syncs file and folder**: what it has read may be in memory only,
+//!    left there by a process that was killed before it synced. Then [`Ledger::check`] against the
+//!    [`Head`] that the log has seen last; on an error nothing is ever spent from this file.
+//! 2. Slots that are [`waiting`](Ledger::waiting) were charged: they are closed, or their upload is
+//!    sent again byte for byte.
+//! 3. For each upload: [`Ledger::charge`] before training, [`Record::encode`] to the file's end, sync
+//!    file and folder, [`Ledger::append`], and only then the first byte, with [`Ledger::head`].
 
 mod record;
 

@@ -15,8 +15,12 @@
 //! | 8 | draws from the noise table: its distance from ideal noise in units of 2^-116 |
 //! | 1 | state: 1 charged, 2 released |
 //! | 32 | SHA-256 over a transcript of all of the above |
+//! | 108 | zeros |
 //!
-//! Numbers are little-endian. There is one way to write a record, and no other is read.
+//! Numbers are little-endian. There is one way to write a record, and no other is read. The zeros
+//! make a record half of the least sector that disks write at once, so that a record is on the disk
+//! or is not: without them a crash could leave its first half, and an honest crash would look like
+//! a record that somebody changed.
 
 use super::{Broken, Entry};
 use crate::ids::{Digest, RoundId, SlotId, StudyId};
@@ -24,7 +28,7 @@ use crate::privacy::charge::{BadCharge, Charge, ChargeParts, Mode};
 use crate::transcript::Transcript;
 
 /// Bytes of a record.
-pub const RECORD_BYTES: usize = 148;
+pub const RECORD_BYTES: usize = 256;
 
 /// How far the upload of a charge has come. Both states cost the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +147,9 @@ impl Record {
         let draws = fields.u64();
         let [state] = fields.array();
         let hash = Digest::new(fields.array());
+        if fields.0.iter().any(|byte| *byte != 0) {
+            return Err(value("bytes past its end"));
+        }
 
         let mode = match mode {
             1 => Mode::Distributed,
@@ -181,13 +188,13 @@ const fn state_byte(state: State) -> u8 {
     }
 }
 
-/// Fields of a record, one after the other. The lengths add up to a record's.
+/// Fields of a record, one after the other. The lengths add up to less than a record's.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn array<const N: usize>(&mut self) -> [u8; N] {
         let (field, rest) =
-            self.0.split_first_chunk().expect("the fields are as long as a record together");
+            self.0.split_first_chunk().expect("the fields together are shorter than a record");
         self.0 = rest;
         *field
     }
