@@ -100,7 +100,7 @@ impl Charge {
     ///
     /// # Errors
     /// When the noise is below the least unit, there are no steps, or the shares do not fit.
-    pub fn new(
+    pub(in crate::privacy) fn new(
         mode: Mode,
         noise: NoiseMultiplier,
         rate: SamplingRate,

@@ -2,7 +2,10 @@
 //!
 //! A plan is computed once, from what every site signed, and by every site for itself: the share
 //! of the noise, the step of the grid, the clamp, the modulus, what the accountant is told, and
-//! the epsilon at the end, planned and solo. Nothing of it is ever read from a message.
+//! the epsilon at the end, planned and solo. Nothing of it is ever read from a message. Who is
+//! there, and how many of the noise shares always are, is told by
+//! [`Thresholds`], whose [`honest`](Thresholds::honest) is m - t and nothing else: nobody divides by
+//! the number of sites, or of those who came (PROTOCOL D-13).
 //!
 //! With z the noise multiplier, C the clipping norm, h the honest shares and s the step, one
 //! share has standard deviation `z C / sqrt(h)` (`z C` in `silo` mode, h being 1), which is
@@ -21,6 +24,7 @@ use super::accountant::{Accountant, Mechanism};
 use super::charge::{BadCharge, Charge, Figures, Mode, Spending};
 use super::grid::{FineGrid, SIGMA_FINE};
 use super::noise::{Clamp, DRAWS_PER_COORDINATE};
+use crate::keys::thresholds::Thresholds;
 use crate::masking::group::Modulus;
 use crate::units::{ClipNorm, Delta, Epsilon, NoiseMultiplier, SamplingRate, real};
 
@@ -40,26 +44,6 @@ const NOISE_GRID: f64 = 1_048_576.0;
 /// Why there is no plan.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum BadPlan {
-    /// A sum over two tells each the other's update.
-    #[error("a study takes 3 or more sites; found {found}")]
-    TooFewSites {
-        /// How many there are.
-        found: u16,
-    },
-    /// The smallest sum that may be released is too small, or too large.
-    #[error(
-        "with {sites} sites, {colluding} of them colluding, a release takes {least} to {sites} sites; found {found}"
-    )]
-    SmallestSum {
-        /// The sites of the study.
-        sites: u16,
-        /// How many may collude.
-        colluding: u16,
-        /// The least that would do.
-        least: u32,
-        /// What was asked for.
-        found: u16,
-    },
     /// A model without parameters.
     #[error("a model has at least one parameter; found none")]
     NoParameters,
@@ -98,85 +82,26 @@ pub enum BadPlan {
         /// What is needed.
         needed: NoiseMultiplier,
     },
+    /// The sampler's distance from ideal noise does not fit into its part of delta (PROTOCOL D-20).
+    #[error(
+        "{rounds} rounds of {draws} draws from the noise table are too far from ideal noise for epsilon {target} at delta {delta}"
+    )]
+    Sampler {
+        /// The draws of a round.
+        draws: u64,
+        /// The rounds.
+        rounds: u32,
+        /// The epsilon that was asked for.
+        target: Epsilon,
+        /// The delta that was asked for.
+        delta: Delta,
+    },
     /// No noise meets the target.
     #[error(transparent)]
     Unsolvable(#[from] Unsolvable),
     /// Numbers that no ledger could hold.
     #[error(transparent)]
     Charge(#[from] BadCharge),
-}
-
-/// Noise shares that are always present: the smallest released sum less those who collude, and
-/// subtract what they added. Made from these two and from nothing else, so that nobody divides by
-/// the number of sites instead (PROTOCOL D-13).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HonestShares(u16);
-
-impl HonestShares {
-    /// m - t; none unless two or more are left.
-    #[must_use]
-    pub const fn new(smallest_sum: u16, colluding: u16) -> Option<Self> {
-        match smallest_sum.checked_sub(colluding) {
-            Some(shares) if shares >= 2 => Some(Self(shares)),
-            Some(_) | None => None,
-        }
-    }
-
-    /// How many.
-    #[must_use]
-    pub const fn get(self) -> u16 {
-        self.0
-    }
-}
-
-/// Who is there, at least and at worst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cohort {
-    sites: u16,
-    smallest_sum: u16,
-    honest: HonestShares,
-}
-
-impl Cohort {
-    /// n sites, of which at least m are in every released sum and at most t collude.
-    ///
-    /// # Errors
-    /// When n is below 3, or m is not within `max(3, t + 2, floor((n + t) / 2) + 1)..=n`
-    /// (PROTOCOL-NOTES section 1.5).
-    pub fn new(sites: u16, smallest_sum: u16, colluding: u16) -> Result<Self, BadPlan> {
-        if sites < 3 {
-            return Err(BadPlan::TooFewSites { found: sites });
-        }
-        let (n, t) = (u32::from(sites), u32::from(colluding));
-        let least = 3.max(t + 2).max((n + t) / 2 + 1);
-        let honest = HonestShares::new(smallest_sum, colluding);
-        match honest {
-            Some(honest) if u32::from(smallest_sum) >= least && smallest_sum <= sites => {
-                Ok(Self { sites, smallest_sum, honest })
-            }
-            Some(_) | None => {
-                Err(BadPlan::SmallestSum { sites, colluding, least, found: smallest_sum })
-            }
-        }
-    }
-
-    /// n.
-    #[must_use]
-    pub const fn sites(&self) -> u16 {
-        self.sites
-    }
-
-    /// m.
-    #[must_use]
-    pub const fn smallest_sum(&self) -> u16 {
-        self.smallest_sum
-    }
-
-    /// m - t.
-    #[must_use]
-    pub const fn honest(&self) -> HonestShares {
-        self.honest
-    }
 }
 
 /// How much noise.
@@ -193,8 +118,8 @@ pub enum Calibration {
 pub struct Wanted {
     /// Who adds how much of the noise.
     pub mode: Mode,
-    /// Who is there.
-    pub cohort: Cohort,
+    /// How many sites there are, how many are in the smallest sum, and how many may collude.
+    pub thresholds: Thresholds,
     /// How much noise.
     pub calibration: Calibration,
     /// The probability with which a patient takes part in a step: q.
@@ -232,7 +157,8 @@ impl Plan {
     /// When the study asks for what cannot be had; the reason names what was found and what would
     /// do.
     pub fn new(wanted: &Wanted) -> Result<Self, BadPlan> {
-        let Wanted { mode, cohort, rounds, steps_per_round, parameters, patients, .. } = *wanted;
+        let Wanted { mode, thresholds, rounds, steps_per_round, parameters, patients, .. } =
+            *wanted;
         if parameters == 0 {
             return Err(BadPlan::NoParameters);
         }
@@ -246,7 +172,7 @@ impl Plan {
             Mode::Distributed if steps_per_round > 1 => {
                 return Err(BadPlan::UnnoisedSteps { found: steps_per_round });
             }
-            Mode::Distributed => cohort.honest.get(),
+            Mode::Distributed => thresholds.honest(),
             Mode::Silo => 1,
         };
         let geometry = Geometry { mode, shares: f64::from(shares), parameters };
@@ -259,7 +185,8 @@ impl Plan {
         let sigma_share = noise.get() * wanted.clip.get() / libm::sqrt(geometry.shares);
         let grid =
             FineGrid::for_noise(sigma_share).ok_or(BadPlan::NoGrid { found: sigma_share })?;
-        let (clamp, modulus) = lanes(cohort.sites, geometry.per_patient(noise), patients);
+        let (clamp, modulus) =
+            lanes(thresholds.provisioned(), geometry.per_patient(noise), patients);
         let charge = geometry.charge(wanted, geometry.accounted(noise), shares)?;
         Ok(Self { wanted: *wanted, noise, grid, clamp, modulus, charge })
     }
@@ -363,15 +290,19 @@ impl Geometry {
 
     fn charge(&self, wanted: &Wanted, accounted: f64, shares: u16) -> Result<Charge, BadPlan> {
         let accounted = NoiseMultiplier::new(accounted).map_err(|_| BadCharge::Noise)?;
-        // Every site's noise is in the sum, and every step draws it anew.
-        let draws = [
+        let (steps, draws) = (wanted.steps_per_round, self.draws(wanted));
+        Ok(Charge::new(self.mode, accounted, wanted.rate, shares, steps, draws)?)
+    }
+
+    /// Draws from the noise table in one round's sum: every site's noise is in it, and every step
+    /// draws it anew.
+    fn draws(&self, wanted: &Wanted) -> u64 {
+        let factors = [
             DRAWS_PER_COORDINATE,
-            u64::from(wanted.cohort.sites),
+            u64::from(wanted.thresholds.provisioned()),
             u64::from(wanted.steps_per_round),
         ];
-        let draws = draws.into_iter().fold(self.parameters, u64::saturating_mul);
-        let steps = wanted.steps_per_round;
-        Ok(Charge::new(self.mode, accounted, wanted.rate, shares, steps, draws)?)
+        factors.into_iter().fold(self.parameters, u64::saturating_mul)
     }
 
     /// The least multiplier whose planned epsilon keeps the target.
@@ -386,10 +317,10 @@ impl Geometry {
         let needed = solve::noise_multiplier(accountant, target, wanted.delta, wanted.rate, steps)?;
         let most = self.effective_noise() / libm::sqrt(real(self.parameters));
         let too_many = BadPlan::TooManyParameters { parameters: self.parameters, most, needed };
-        let mut goal = needed.get();
+        let (mut goal, mut more) = (needed.get(), 1e-6);
         // Integers in the ledger and the sampler's part of delta cost a few parts in a million
         // that the solver does not know of; the figure that counts is the ledger's.
-        for _ in 0..40 {
+        for _ in 0..20 {
             let inverse = self.effective_noise() / goal - libm::sqrt(real(self.parameters));
             let noise = SIGMA_FINE * libm::sqrt(self.shares) * (1.0 + FLOAT_SLACK) / inverse;
             let noise = NoiseMultiplier::new(libm::ceil(noise * NOISE_GRID) / NOISE_GRID);
@@ -401,9 +332,11 @@ impl Geometry {
             if reached.within(target) {
                 return Ok(noise);
             }
-            goal *= 1.0 + 1e-6;
+            goal *= 1.0 + more;
+            more *= 2.0;
         }
-        Err(too_many)
+        let (rounds, draws) = (wanted.rounds, self.draws(wanted));
+        Err(BadPlan::Sampler { draws, rounds, target, delta: wanted.delta })
     }
 }
 

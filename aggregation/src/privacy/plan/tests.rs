@@ -8,14 +8,14 @@ fn multiplier(z: f64) -> NoiseMultiplier {
     NoiseMultiplier::new(z).expect("a multiplier")
 }
 
-fn cohort(sites: u16, smallest_sum: u16, colluding: u16) -> Cohort {
-    Cohort::new(sites, smallest_sum, colluding).expect("a cohort")
+fn thresholds(sites: u16, smallest_sum: u16, colluding: u16) -> Thresholds {
+    Thresholds::new(sites, colluding, smallest_sum).expect("thresholds that hold together")
 }
 
 fn wanted() -> Wanted {
     Wanted {
         mode: Mode::Distributed,
-        cohort: cohort(10, 8, 2),
+        thresholds: thresholds(10, 8, 2),
         calibration: Calibration::Multiplier(multiplier(1.0)),
         rate: SamplingRate::new(0.05).expect("a rate"),
         delta: Delta::new(1e-5).expect("a delta"),
@@ -41,7 +41,7 @@ fn clamps_and_lanes_are_those_of_the_table() {
         (300, 240, 60, 13_741, Modulus::Bits24),
         (38_000, 30_400, 7_600, 56_291, Modulus::Bits32),
     ] {
-        let wanted = Wanted { cohort: cohort(sites, smallest, colluding), ..wanted() };
+        let wanted = Wanted { thresholds: thresholds(sites, smallest, colluding), ..wanted() };
         let plan = Plan::new(&wanted).expect("a plan");
         assert_eq!((plan.clamp().wire_units(), plan.modulus()), (clamp, modulus), "{sites}");
     }
@@ -54,7 +54,7 @@ fn no_sum_can_wrap() {
         for patients in [1, 64, 1_000, u32::MAX] {
             for z in [1e-3, 1.0, 50.0] {
                 let wanted = Wanted {
-                    cohort: cohort(sites, sites, 1),
+                    thresholds: thresholds(sites, sites, 1),
                     calibration: Calibration::Multiplier(multiplier(z)),
                     patients,
                     ..wanted()
@@ -79,7 +79,7 @@ fn what_the_accountant_is_told_is_the_formula() {
     ] {
         let wanted = Wanted {
             mode,
-            cohort: cohort(honest.0, honest.1, honest.2),
+            thresholds: thresholds(honest.0, honest.1, honest.2),
             calibration: Calibration::Multiplier(multiplier(z)),
             parameters,
             ..wanted()
@@ -143,37 +143,6 @@ fn a_target_is_met_and_not_by_much() {
         assert!(spent(1) < spent(300));
         assert_eq!(spent(300), figures.planned);
     }
-}
-
-#[test]
-fn honest_shares_are_what_is_left_of_the_smallest_sum() {
-    assert_eq!(HonestShares::new(8, 2).map(HonestShares::get), Some(6));
-    assert_eq!(HonestShares::new(3, 1).map(HonestShares::get), Some(2));
-    for (smallest, colluding) in [(3, 2), (3, 3), (2, 5), (0, 0), (1, 0)] {
-        assert_eq!(HonestShares::new(smallest, colluding), None);
-    }
-}
-
-/// The table of `PROTOCOL-NOTES` section 1.5, and one site fewer than it allows.
-#[test]
-fn cohorts_keep_the_rule_for_the_smallest_sum() {
-    for (sites, colluding, smallest) in
-        [(3, 1, 3), (4, 1, 3), (5, 1, 4), (7, 2, 5), (10, 2, 7), (30, 6, 19), (100, 20, 61)]
-    {
-        let good = Cohort::new(sites, smallest, colluding).expect("a cohort");
-        assert_eq!((good.sites(), good.smallest_sum()), (sites, smallest));
-        let bad = Cohort::new(sites, smallest - 1, colluding);
-        assert!(matches!(bad, Err(BadPlan::SmallestSum { .. })), "{sites}: {bad:?}");
-        assert!(Cohort::new(sites, sites + 1, colluding).is_err());
-    }
-    assert_eq!(Cohort::new(2, 2, 0), Err(BadPlan::TooFewSites { found: 2 }));
-    assert!(Cohort::new(10, 10, 9).is_err());
-    assert!(Cohort::new(10, 10, u16::MAX).is_err());
-    let text = Cohort::new(10, 5, 2).map_err(|e| e.to_string());
-    assert_eq!(
-        text,
-        Err("with 10 sites, 2 of them colluding, a release takes 7 to 10 sites; found 5".to_owned())
-    );
 }
 
 /// Every wish that cannot be granted says why.
