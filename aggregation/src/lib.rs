@@ -16,7 +16,7 @@
 //! **Reading order**: [`study`] and [`message`] say what is agreed and what is said; [`round`] and
 //! [`participant`] are one round seen from either end, phase by phase under the same names;
 //! [`vector`], [`evaluation`] and [`masking`] are what an update consists of; [`strategy`] is what
-//! a sum becomes.
+//! a sum becomes; [`privacy`] is the noise, and the account of it, that studies will ask for.
 
 pub mod architecture;
 pub mod charter;

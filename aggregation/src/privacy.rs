@@ -9,7 +9,8 @@
 //! - [`charge`] is what that costs, [`accountant`] adds costs up to an epsilon, and [`ledger`]
 //!   remembers them and says when it is enough.
 //!
-//! Rules `D-..` are in `PROTOCOL.md`. Seeds are arguments; nothing here asks for randomness.
+//! Rules `D-..` are in `PROTOCOL-PRIVACY.md`. Seeds are arguments; nothing here asks for
+//! randomness. Clipping, and a study that asks for all this, are not here.
 
 pub mod accountant;
 pub mod charge;

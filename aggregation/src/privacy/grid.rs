@@ -23,7 +23,9 @@ const GREATEST: f64 = 1_125_899_906_842_624.0;
 /// turns this into plain vector instructions.
 const ROUNDER: f64 = 6_755_399_441_055_744.0;
 
-/// A coordinate that is not a finite number, in a sum that should have been clipped.
+/// A coordinate that is not a finite number, in a sum that should have been clipped. A patient's
+/// gradient that is not finite is to be dropped before: a round that fails because of one patient
+/// tells that the patient was there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the sum of clipped gradients must be finite; found a coordinate that is not")]
 pub struct NotFinite;

@@ -1,6 +1,6 @@
-//! What was spent of a cohort's privacy, for ever; and whether the next round may be.
+//! What was spent of some patients' privacy, for ever; and whether the next round may be.
 //!
-//! One ledger per hospital and set of patients, over all studies. A record is made before the
+//! A purse is a set of patients of one hospital; it has one ledger over all studies. A record is made before the
 //! upload that it pays for, made durable, and only then does a byte leave (PROTOCOL D-21). Nothing
 //! is given back: a charge is spent though its round fails, and what was released costs no more
 //! than what was charged (PROTOCOL D-22). Records are chained by hash, so a changed one shows;
@@ -146,7 +146,7 @@ pub enum Broken {
 pub struct Head {
     /// How many records there are.
     pub seq: u64,
-    /// The hash of the last one; of the cohort when there is none.
+    /// The hash of the last one; of the purse when there is none.
     pub hash: Digest,
 }
 
@@ -184,7 +184,7 @@ pub struct Entry {
     pub charge: Charge,
 }
 
-/// All records of a cohort.
+/// All records of a purse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ledger {
     genesis: Digest,
@@ -206,9 +206,9 @@ pub struct Reading {
 impl Ledger {
     /// An empty ledger for a set of patients, named by a digest of the site's own.
     #[must_use]
-    pub fn new(cohort: Digest) -> Self {
+    pub fn new(purse: Digest) -> Self {
         Self {
-            genesis: Transcript::new("consilium/ledger/cohort/1").bytes(cohort.as_bytes()).finish(),
+            genesis: Transcript::new("consilium/ledger/purse/1").bytes(purse.as_bytes()).finish(),
             records: Vec::new(),
             last: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -219,9 +219,9 @@ impl Ledger {
     /// system left for it, are a write that was cut off.
     ///
     /// # Errors
-    /// When a record is not what a ledger of this cohort would have written there.
-    pub fn read(cohort: Digest, bytes: &[u8]) -> Result<Reading, Broken> {
-        let mut ledger = Self::new(cohort);
+    /// When a record is not what a ledger of this purse would have written there.
+    pub fn read(purse: Digest, bytes: &[u8]) -> Result<Reading, Broken> {
+        let mut ledger = Self::new(purse);
         let (whole, rest) = bytes.as_chunks::<RECORD_BYTES>();
         for (place, bytes) in whole.iter().enumerate() {
             let after = &whole[place..];

@@ -40,7 +40,14 @@ pub const DRAWS_PER_COORDINATE: u64 = SHIFTS.len() as u64;
 
 /// What one upload's noise grows from: 32 bytes of the machine's randomness, fresh for every
 /// attempt. Two uploads with one seed would give each other's sums away (PROTOCOL D-08), so it is
-/// used up by the first.
+/// used up by the first:
+///
+/// ```compile_fail
+/// # use aggregation::{privacy::noise::{Noise, NoiseSeed}, secret::Secret};
+/// let seed = NoiseSeed::new(Secret::new([7; 32]));
+/// let first = Noise::new(seed);
+/// let second = Noise::new(seed);
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct NoiseSeed(Secret<32>);
 

@@ -18,6 +18,10 @@
 //! `sqrt(d)` pays for rounding sums to the grid, 2^-7 for clipping in 32-bit floats, and
 //! `6.25 / (256 h)` for releasing a sum of shares of which each lost its low bits; in `silo` mode
 //! dropping bits is post-processing and costs nothing (PROTOCOL-NOTES section 4.2).
+//!
+//! A `silo` round of several steps noises each of them; the trainer takes every noised sum back to
+//! reals ([`FineGrid::real`]) and goes on with it, and what it uploads in the end is post-processing,
+//! in the format of a study without noise. Grid, clamp and modulus are then those of the steps.
 
 use super::accountant::solve::{self, Unsolvable};
 use super::accountant::{Accountant, Mechanism};

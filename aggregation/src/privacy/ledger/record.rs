@@ -3,7 +3,7 @@
 //! | bytes | field |
 //! |---|---|
 //! | 8 | number, from 1 |
-//! | 32 | hash of the record before, or of the cohort |
+//! | 32 | hash of the record before, or of the purse |
 //! | 32 | study |
 //! | 4 | round, from 1 |
 //! | 8 | slot |

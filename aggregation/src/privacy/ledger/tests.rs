@@ -6,7 +6,7 @@ use super::*;
 use crate::privacy::charge::{ChargeParts, Mode};
 use crate::units::{NoiseMultiplier, SamplingRate};
 
-fn cohort() -> Digest {
+fn purse() -> Digest {
     Digest::new([8; 32])
 }
 
@@ -59,7 +59,7 @@ impl Numbers {
 /// A history of up to so many charges and releases over three studies, and the file it leaves.
 fn history(seed: u32, length: u32) -> (Ledger, Vec<u8>) {
     let mut numbers = Numbers::new(seed);
-    let mut ledger = Ledger::new(cohort());
+    let mut ledger = Ledger::new(purse());
     let mut file = Vec::new();
     let generous = caps(1e6, 1e6);
     let charges = [charge(1.5, 0.05), charge(4.0, 1.0), charge(2.25, 0.125)];
@@ -83,7 +83,7 @@ fn history(seed: u32, length: u32) -> (Ledger, Vec<u8>) {
 }
 
 fn read(bytes: &[u8]) -> Result<Reading, Broken> {
-    Ledger::read(cohort(), bytes)
+    Ledger::read(purse(), bytes)
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn what_is_written_is_what_is_read() {
         assert_eq!(read(&file), Ok(Reading { ledger: ledger.clone(), torn: 0 }), "seed {seed}");
         assert_eq!(ledger.head().seq, u64::from(seed));
         let other = Ledger::read(Digest::new([9; 32]), &file);
-        assert_eq!(other.is_err(), seed > 0, "another cohort's ledger was accepted");
+        assert_eq!(other.is_err(), seed > 0, "another purse's ledger was accepted");
     }
 }
 
@@ -152,8 +152,8 @@ fn a_torn_end_is_told_and_loses_only_itself() {
 #[test]
 fn a_ledger_that_went_back_is_found() {
     let (ledger, file) = history(4, 9);
-    let mut heads = vec![Ledger::new(cohort()).head()];
-    let mut rebuilt = Ledger::new(cohort());
+    let mut heads = vec![Ledger::new(purse()).head()];
+    let mut rebuilt = Ledger::new(purse());
     for record in ledger.records() {
         rebuilt.append(*record).expect("made by this ledger");
         heads.push(rebuilt.head());
@@ -174,9 +174,9 @@ fn a_ledger_that_went_back_is_found() {
     assert_eq!(other.check(&ledger.head()), Err(RolledBack::Forked { seq: 9 }));
     let elsewhere = Ledger::new(Digest::new([9; 32]));
     assert_eq!(elsewhere.check(&heads[0]), Err(RolledBack::Forked { seq: 0 }));
-    let far = Head { seq: u64::MAX, hash: cohort() };
+    let far = Head { seq: u64::MAX, hash: purse() };
     assert!(ledger.check(&far).is_err());
-    let text = Ledger::new(cohort()).check(&heads[2]).map_err(|e| e.to_string());
+    let text = Ledger::new(purse()).check(&heads[2]).map_err(|e| e.to_string());
     assert!(
         text.is_err_and(|text| text.starts_with("the log has seen 2 ledger records; here are 0"))
     );
@@ -189,7 +189,7 @@ fn charges_count_and_releases_do_not() {
     for seed in 10..16 {
         let (ledger, _) = history(seed, 30);
         let mut expected = Spending::new();
-        let mut so_far = Ledger::new(cohort());
+        let mut so_far = Ledger::new(purse());
         for record in ledger.records() {
             let before = so_far.epsilon(Scope::Lifetime, study(0), &caps);
             so_far.append(*record).expect("made by this ledger");
@@ -217,7 +217,7 @@ fn no_cap_is_ever_crossed() {
     for seed in 0..6 {
         let mut numbers = Numbers::new(1_000 + seed);
         let caps = caps(1.5, 2.5);
-        let mut ledger = Ledger::new(cohort());
+        let mut ledger = Ledger::new(purse());
         let mut declined = [0; 2];
         for slot in 1..40 {
             let number = u8::try_from(numbers.below(3)).expect("small");
@@ -246,7 +246,7 @@ fn no_cap_is_ever_crossed() {
 
 #[test]
 fn a_cap_that_would_be_crossed_is_named() {
-    let ledger = Ledger::new(cohort());
+    let ledger = Ledger::new(purse());
     let dear = entry(1, 1, charge(0.6, 0.5));
     let names = |caps: &Caps| match ledger.charge(&dear, caps) {
         Err(Declined::Cap { figure, scope, .. }) => Some((figure, scope)),
@@ -272,7 +272,7 @@ fn a_cap_that_would_be_crossed_is_named() {
 #[test]
 fn slots_ascend_and_are_released_once() {
     let caps = caps(100.0, 100.0);
-    let mut ledger = Ledger::new(cohort());
+    let mut ledger = Ledger::new(purse());
     let first = entry(1, 5, charge(2.0, 0.1));
     let record = ledger.charge(&first, &caps).expect("allowed");
     ledger.append(record).expect("made by this ledger");
@@ -304,7 +304,7 @@ fn rounds_left_are_rounds_that_are_allowed() {
     let price = charge(3.0, 0.05);
     for (own, lifetime) in [(1.0, 5.0), (5.0, 1.0), (0.4, 0.4)] {
         let caps = caps(own, lifetime);
-        let mut ledger = Ledger::new(cohort());
+        let mut ledger = Ledger::new(purse());
         let left = ledger.rounds_left(study(1), &price, &caps);
         assert!(left > 3, "{left}");
         let already = left.saturating_sub(3);
@@ -321,7 +321,7 @@ fn rounds_left_are_rounds_that_are_allowed() {
         assert_eq!(ledger.rounds_left(study(1), &price, &caps), 0);
         assert!(ledger.charge(&entry(1, 5, price), &caps).is_err());
     }
-    let ledger = Ledger::new(cohort());
+    let ledger = Ledger::new(purse());
     let hopeless = charge(0.1, 1.0);
     assert_eq!(ledger.rounds_left(study(1), &hopeless, &caps(1.0, 1.0)), 0);
 }

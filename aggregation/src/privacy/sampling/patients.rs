@@ -48,7 +48,7 @@ impl Patients {
         self.0.len()
     }
 
-    /// The patient's key. The place is one of a [`Batch`] that was drawn from these patients.
+    /// The patient's key. The place is one of a [`Batch`](super::Batch) that was drawn from these patients.
     #[must_use]
     pub fn key(&self, place: usize) -> Option<&[u8]> {
         self.0.get(place).map(|(key, _)| key.as_slice())

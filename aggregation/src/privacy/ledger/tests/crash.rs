@@ -83,7 +83,7 @@ fn price() -> Charge {
     charge(20.0, 1.0)
 }
 
-fn purse() -> Caps {
+fn budget() -> Caps {
     let epsilon_of = |times| {
         let mut spending = Spending::new();
         spending.add(&price(), times);
@@ -99,7 +99,7 @@ impl World {
             calls: u32::MAX,
             last_is_done: false,
             uploads: BTreeSet::new(),
-            seen: Ledger::new(cohort()).head(),
+            seen: Ledger::new(purse()).head(),
             next_slot: 1,
             dice: Numbers::new(seed),
             hasty: false,
@@ -159,7 +159,7 @@ impl World {
             let slot = SlotId::new(self.next_slot);
             self.next_slot += 1;
             let entry = entry(1, slot.get(), price());
-            let record = match ledger.charge(&entry, &purse()) {
+            let record = match ledger.charge(&entry, &budget()) {
                 Ok(record) => record,
                 Err(Declined::Cap { .. }) => continue,
                 Err(why) => unreachable!("slots ascend: {why}"),
@@ -188,8 +188,8 @@ impl World {
             .filter(|record| record.state() == State::Charged)
             .map(|record| record.entry().slot)
             .collect();
-        let spent = ledger.epsilon(Scope::Lifetime, study(1), &purse());
-        assert!(spent.planned.within(purse().lifetime.planned), "{}", spent.planned);
+        let spent = ledger.epsilon(Scope::Lifetime, study(1), &budget());
+        assert!(spent.planned.within(budget().lifetime.planned), "{}", spent.planned);
         assert!(charged.len() <= 12);
         self.uploads.difference(&charged).count()
     }
@@ -227,12 +227,12 @@ fn uploads_seen_never_exceed_charges_on_disk() {
         world.calls = u32::MAX;
         let ledger = world.live(20).expect("nobody kills it");
         assert_eq!(world.unpaid(), 0, "seed {seed}");
-        assert_eq!(ledger.rounds_left(study(1), &price(), &purse()), 0, "seed {seed}");
+        assert_eq!(ledger.rounds_left(study(1), &price(), &budget()), 0, "seed {seed}");
         uploads += world.uploads.len();
         full += u32::from(world.uploads.len() == 12);
     }
     // Some charges are lost to crashes, and are not given back.
-    assert!(uploads > 9_000 && full < 900, "{uploads} uploads, {full} purses used in full");
+    assert!(uploads > 9_000 && full < 900, "{uploads} uploads, {full} budgets used in full");
 }
 
 /// The same, one crash at a time and none left out: each call, done or not, with each fate of what
@@ -274,8 +274,8 @@ fn a_hasty_node_is_caught() {
 #[test]
 fn what_is_read_is_synced_before_it_counts() {
     let mut world = World::new(0);
-    let ledger = Ledger::new(cohort());
-    let record = ledger.charge(&entry(1, 1, price()), &purse()).expect("allowed");
+    let ledger = Ledger::new(purse());
+    let record = ledger.charge(&entry(1, 1, price()), &budget()).expect("allowed");
     world.disk.written.extend(record.encode());
     world.disk.crash(Fate::Cached);
     assert_eq!(world.disk.surely(), []);
