@@ -81,33 +81,63 @@ fn step(plan: &Plan, site: u8, round: u8) -> (Vec<u32>, Vec<f64>) {
     (lanes, exact)
 }
 
+/// What leaves when these sites take part, less what was hidden in it: the noise, a coordinate each.
+fn noise_of(plan: &Plan, sites: std::ops::Range<u8>, attempt: u8) -> Vec<f64> {
+    let (modulus, length) = (plan.modulus(), usize::try_from(PARAMETERS).expect("small"));
+    let mut sums = vec![0_u32; length];
+    let mut exact = vec![0.0; length];
+    for site in sites {
+        let (lanes, hidden) = step(plan, site, attempt);
+        let mut packed = Vec::new();
+        modulus.pack(&lanes, &mut packed);
+        modulus.add_packed(&mut sums, &packed).expect("one lane a parameter");
+        exact.iter_mut().zip(&hidden).for_each(|(exact, x)| *exact += x);
+    }
+    let released = sums.iter().map(|sum| plan.grid().real(modulus.signed(*sum)));
+    released.zip(&exact).map(|(released, exact)| released - exact).collect()
+}
+
+fn deviation(noise: &[f64]) -> f64 {
+    let square = noise.iter().map(|x| x * x).sum::<f64>();
+    (square / noise.iter().map(|_| 1.0).sum::<f64>()).sqrt()
+}
+
 /// The sum that leaves is the sum of the clipped gradients and as much noise as the plan says.
 #[test]
 fn the_released_sum_is_the_clipped_gradients_and_the_planned_noise() {
     let plan = Plan::new(&wanted()).expect("a plan");
-    let modulus = plan.modulus();
-    let length = usize::try_from(PARAMETERS).expect("small");
-    let mut residuals = Vec::new();
-    for round in 1..=20 {
-        let mut sums = vec![0_u32; length];
-        let mut exact = vec![0.0; length];
-        for site in 0..5 {
-            let (lanes, hidden) = step(&plan, site, round);
-            let mut packed = Vec::new();
-            modulus.pack(&lanes, &mut packed);
-            modulus.add_packed(&mut sums, &packed).expect("one lane a parameter");
-            exact.iter_mut().zip(&hidden).for_each(|(exact, x)| *exact += x);
-        }
-        let released = sums.iter().map(|sum| plan.grid().real(modulus.signed(*sum)));
-        residuals.extend(released.zip(&exact).map(|(released, exact)| released - exact));
-    }
+    let residuals: Vec<f64> = (1..=20).flat_map(|round| noise_of(&plan, 0..5, round)).collect();
     let sigma = plan.sigma_share() * f64::from(SITES).sqrt();
-    let square = residuals.iter().map(|x| x * x).sum::<f64>();
-    let sd = (square / f64::from(PARAMETERS * 20)).sqrt();
+    let sd = deviation(&residuals);
     assert!((sd / sigma - 1.0).abs() < 0.02, "{sd}, {sigma}");
-    // All sites are there, so there is more noise than the four that are promised would bring.
+    // All sites are there, so there is more noise than those that are promised would bring.
     assert!(sd > plan.noise().get() * plan.wanted().clip.get());
     assert!(plan.epsilon(Accountant::Pld).planned.get() <= 3.0);
+}
+
+/// D-08, D-22, PROTOCOL-NOTES section 8, test 3: an attempt that failed late and its repetition
+/// without one site differ by all the noise of both, and are two charges.
+#[test]
+fn a_retry_has_noise_of_its_own_and_is_charged_again() {
+    let plan = Plan::new(&wanted()).expect("a plan");
+    let (first, second) = (noise_of(&plan, 0..5, 1), noise_of(&plan, 0..4, 2));
+    let difference: Vec<f64> = first.iter().zip(&second).map(|(a, b)| a - b).collect();
+    let sd = deviation(&difference);
+    assert!((sd / (plan.sigma_share() * 3.0) - 1.0).abs() < 0.06, "{sd}: nine shares");
+    assert!(sd > plan.noise().get() * plan.wanted().clip.get());
+
+    let big = Epsilon::new(1e6).expect("finite");
+    let cap = Cap { planned: big, solo: big };
+    let (delta, accountant) = (plan.wanted().delta, Accountant::Rdp);
+    let caps = Caps { study: cap, lifetime: cap, delta, accountant };
+    let study = StudyId::new(Digest::new([1; 32]));
+    let mut ledger = Ledger::new(Digest::new([2; 32]));
+    for slot in [1, 2] {
+        let (round, slot) = (RoundId::FIRST, SlotId::new(slot));
+        let entry = Entry { study, round, slot, charge: *plan.charge() };
+        ledger.append(ledger.charge(&entry, &caps).expect("allowed")).expect("its own");
+    }
+    assert_eq!(ledger.spending(Scope::Study, study), plan.spending(2));
 }
 
 /// What a site pays with its caps: as many rounds as the plan has, and not one more.

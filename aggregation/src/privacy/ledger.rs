@@ -1,10 +1,10 @@
 //! What was spent of some patients' privacy, for ever; and whether the next round may be.
 //!
-//! A purse is a set of patients of one hospital; it has one ledger over all studies. A record is made before the
-//! upload that it pays for, made durable, and only then does a byte leave (PROTOCOL D-21). Nothing
-//! is given back: a charge is spent though its round fails, and what was released costs no more
-//! than what was charged (PROTOCOL D-22). Records are chained by hash, so a changed one shows;
-//! the last hash is also told to the log, so a ledger that was restored from an old copy shows
+//! A purse is a set of patients of one hospital; it has one ledger over all studies. A record is
+//! made before the upload that it pays for, made durable, and only then does a byte leave (PROTOCOL
+//! D-21). Nothing is given back: a charge is spent though its round fails, and what was released
+//! costs no more than what was charged (PROTOCOL D-22). Records are chained by hash, so a changed one
+//! shows; the last hash is also told to the log, so a ledger that was restored from an old copy shows
 //! too (PROTOCOL D-23).
 //!
 //! This is the ledger as a value; the file is the shell's, in this order:

@@ -4,7 +4,7 @@
 //! gaps between its values ([Mironov 2012]); here both noise and release are integers, so every
 //! value can occur, whatever the data (PROTOCOL D-07).
 //!
-//! A draw is `N = x0 + 2^6 x1 + 2^12 x2` with each x from N_Z(0, 256^2) by the [`table`]: a
+//! A draw is `N = x0 + 2^6 x1 + 2^12 x2` with each x from N_Z(0, 256^2) by the table: a
 //! discrete Gaussian of standard deviation `256 sqrt(1 + 2^12 + 2^24) = 1,048,704` fine units,
 //! up to a relative error of 10^-136, because 256 is 4 standard deviations of 64
 //! (PROTOCOL-NOTES section 4.2; [MW17] for the convolution). A wire unit is 2^16 fine units, so

@@ -5,7 +5,7 @@
 //! epsilon ([SMM19]). Each direction, a patient removed and a patient added, is counted by
 //! itself; the greater epsilon is the answer (PROTOCOL D-03). How it is computed:
 //!
-//! 1. Losses go onto a grid as [`loss`] describes, never to the patient's disadvantage.
+//! 1. Losses go onto a grid so that no epsilon gets better, never to the patient's disadvantage.
 //! 2. The distribution is tilted: multiplied by `exp(t loss)`, with t where Chernoff's bound is
 //!    best. Its weight then lies around the epsilon that is looked for, so that rounding errors
 //!    of the transform are small beside delta however small delta is, and the window need not
