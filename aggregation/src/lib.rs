@@ -16,7 +16,8 @@
 //! **Reading order**: [`study`] and [`message`] say what is agreed and what is said; [`round`] and
 //! [`participant`] are one round seen from either end, phase by phase under the same names;
 //! [`setup`] is what comes before the first, and [`keys`] and [`masking`] what it makes;
-//! [`vector`] and [`evaluation`] are what an update consists of; [`strategy`] is what a sum becomes.
+//! [`vector`] and [`evaluation`] are what an update consists of; [`strategy`] is what a sum
+//! becomes; [`privacy`] is the noise, and the account of it, that studies will ask for.
 
 pub mod architecture;
 pub mod charter;
@@ -28,6 +29,7 @@ pub mod life;
 pub mod masking;
 pub mod message;
 pub mod participant;
+pub mod privacy;
 pub mod refusal;
 pub mod round;
 pub mod secret;

@@ -170,7 +170,8 @@ impl Reading {
     }
 }
 
-fn median(sorted: &[f64]) -> f64 {
+/// The middle of sorted numbers, or between the two in the middle.
+pub(crate) fn median(sorted: &[f64]) -> f64 {
     let upper = sorted.len() / 2;
     let lower = sorted.len().saturating_sub(1) / 2;
     match (sorted.get(lower), sorted.get(upper)) {

@@ -2,6 +2,7 @@
 //! the auditor's program, and verifiers that we did not write.
 
 mod crash;
+mod epsilon;
 mod fixture;
 mod foreign;
 mod memory;

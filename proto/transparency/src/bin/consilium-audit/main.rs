@@ -4,6 +4,7 @@
 //! all that it trusts.
 
 mod entries;
+mod epsilon;
 mod export;
 mod output;
 mod prove;
@@ -43,6 +44,8 @@ enum Command {
     VerifyProof(verify_proof::Arguments),
     /// Write all entries in another format.
     Export(export::Arguments),
+    /// Compute what noised steps cost, or the noise that a target takes.
+    Epsilon(epsilon::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Prove(arguments) => prove::run(arguments, &mut output),
         Command::VerifyProof(arguments) => verify_proof::run(arguments, &mut output),
         Command::Export(arguments) => export::run(arguments, &mut output),
+        Command::Epsilon(arguments) => epsilon::run(arguments, &mut output),
     };
     match done {
         Ok(()) => Exit::Ok.into(),
