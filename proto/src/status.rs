@@ -16,9 +16,10 @@ pub fn from_decode(error: &DecodeError) -> Status {
 #[must_use]
 pub fn from_refusal(refusal: &Refusal) -> Status {
     let code = match refusal {
-        Refusal::Stranger { .. } | Refusal::Removed { .. } | Refusal::NotInRoster { .. } => {
-            Code::PermissionDenied
-        }
+        Refusal::Stranger { .. }
+        | Refusal::Removed { .. }
+        | Refusal::NotInRoster { .. }
+        | Refusal::BadSignature { .. } => Code::PermissionDenied,
         Refusal::OtherStudy { .. } => Code::NotFound,
         Refusal::OtherTerms { .. }
         | Refusal::WrongRound { .. }
@@ -26,9 +27,13 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::UsedSlot { .. }
         | Refusal::BelowQuorum { .. }
         | Refusal::OutOfPhase { .. }
+        | Refusal::BadSet { .. }
+        | Refusal::TooFewSignatures { .. }
         | Refusal::TooLate { .. } => Code::FailedPrecondition,
         Refusal::Changed { .. } => Code::AlreadyExists,
-        Refusal::WrongLength(_) | Refusal::WrongDigest { .. } => Code::InvalidArgument,
+        Refusal::WrongLength(_) | Refusal::WrongDigest { .. } | Refusal::WrongShares { .. } => {
+            Code::InvalidArgument
+        }
     };
     Status::new(code, format!("{refusal} ({})", refusal.rule()))
 }
