@@ -163,6 +163,9 @@ impl Driver {
                     tracing::warn!(%error, "an end of a round that does not hold together")
                 }
             },
+            notice::Notice::FinalSet(_)
+            | notice::Notice::SignedSet(_)
+            | notice::Notice::Keys(_) => {}
         }
     }
 

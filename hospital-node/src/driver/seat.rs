@@ -268,7 +268,12 @@ impl Seat {
                         journal.decline(terms, *reason, clock::now()).await?;
                     }
                 }
-                Action::Ready { .. } | Action::Upload { .. } | Action::Forget(_) => {}
+                Action::Ready { .. }
+                | Action::Upload { .. }
+                | Action::Mask { .. }
+                | Action::Sign { .. }
+                | Action::Unmask { .. }
+                | Action::Forget(_) => {}
             }
         }
         Ok(())
@@ -281,6 +286,7 @@ impl Seat {
             Action::Ready { .. } | Action::Decline { .. } | Action::Upload { .. } => {
                 self.call(session, action)
             }
+            Action::Mask { .. } | Action::Sign { .. } | Action::Unmask { .. } => {}
         }
     }
 
@@ -416,7 +422,11 @@ impl Seat {
                         None => Err(CallError::Disk(io::Error::from(io::ErrorKind::NotFound))),
                     }
                 }
-                Action::Train(_) | Action::Forget(_) => Ok(()),
+                Action::Train(_)
+                | Action::Mask { .. }
+                | Action::Sign { .. }
+                | Action::Unmask { .. }
+                | Action::Forget(_) => Ok(()),
             };
             // Nobody hears it when we are stopping.
             let _ = done.send(Done::Called { study, session, action: said, result }).await;
@@ -451,7 +461,11 @@ impl Seat {
                     "ready"
                 );
             }
-            Action::Train(_) | Action::Forget(_) => {}
+            Action::Train(_)
+            | Action::Mask { .. }
+            | Action::Sign { .. }
+            | Action::Unmask { .. }
+            | Action::Forget(_) => {}
         }
     }
 
