@@ -8,6 +8,7 @@ use crate::ids::{Digest, HospitalId, SlotId};
 use crate::keys::announce::KeyAnnounce;
 use crate::keys::graph::{Graph, GraphNonce, GraphRefused, GraphSeed, Neighbourhood};
 use crate::keys::roll::Roll;
+use crate::keys::slots::PrekeyBatch;
 use crate::message::Terms;
 use crate::transcript::Transcript;
 use crate::vector::VectorFormat;
@@ -82,6 +83,13 @@ impl Provision {
         let members = self.graph.members();
         let degree = members.first().and_then(|member| self.neighbourhood(&member.hospital));
         slots_per_batch(degree.map_or(0, |neighbourhood| neighbourhood.neighbours().len()))
+    }
+
+    /// The exact size of a hospital's batch (PROTOCOL M-17); none for a stranger.
+    #[must_use]
+    pub fn batch_bytes(&self, owner: &HospitalId) -> Option<usize> {
+        let neighbours = self.neighbourhood(owner)?.neighbours().len();
+        PrekeyBatch::size(owner, self.batch_slots(), neighbours)
     }
 
     /// The number of the batch that covers a slot, counted from 0. Slot 0 is in none, and nobody

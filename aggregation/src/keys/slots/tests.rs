@@ -231,6 +231,7 @@ fn a_batch_has_exactly_the_bytes_of_its_slots() {
         let size = |slots| made(&owner, slots).0.encoded().len();
         assert_eq!(size(2) - size(1), 112 * k + 80);
         assert_eq!(size(9) - size(1), 8 * (112 * k + 80));
+        assert_eq!(PrekeyBatch::size(&owner.owner().hospital, 9, k), Some(size(9)));
     }
 }
 
