@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use aggregation::ids::{Digest, HospitalId};
+use aggregation::keys::identity::Identity;
 use aggregation::transcript::Transcript;
 use aggregation::units::Timestamp;
 use proto::channel::{ClientIdentity, Proxy, Target, Trust};
@@ -333,6 +334,17 @@ pub(crate) fn refuse_elsewhere(state: &State, pinned: Digest) -> Result<(), Iden
         Ok(_) | Err(IdentityError::NotEnrolled(_)) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// The identity that the other hospitals know this site by, to sign with.
+///
+/// # Errors
+/// When its key is missing, damaged or readable by others.
+pub(crate) fn signing(state: &State) -> Result<Identity, IdentityError> {
+    refuse_exposed(state, IDENTITY_KEY)?;
+    let document = Zeroizing::new(required(state, IDENTITY_KEY)?);
+    Identity::from_pkcs8(&document)
+        .map_err(|_| damaged(state, IDENTITY_KEY, "an Ed25519 key, PKCS #8"))
 }
 
 /// Where the trainer reads the key of its pseudonyms.

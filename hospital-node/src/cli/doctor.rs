@@ -302,7 +302,10 @@ async fn hello(client: &mut Client) -> Option<aggregation::units::Timestamp> {
         notice::Notice::Study(_)
         | notice::Notice::Offer(_)
         | notice::Notice::Roster(_)
-        | notice::Notice::Closed(_) => None,
+        | notice::Notice::Closed(_)
+        | notice::Notice::FinalSet(_)
+        | notice::Notice::SignedSet(_)
+        | notice::Notice::Keys(_) => None,
     }
 }
 

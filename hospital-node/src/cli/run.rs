@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use super::Context;
 use crate::clock;
 use crate::driver::{self, Driver};
-use crate::identity::Enrolled;
+use crate::identity::{self, Enrolled};
 use crate::journal::Journal;
 use crate::link::Link;
 use crate::state::State;
@@ -46,6 +46,7 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
     let state = State::open(&config.state)?;
     let _held = state.lock()?;
     let enrolled = Enrolled::load(&state)?;
+    let identity = Arc::new(identity::signing(&state)?);
     let journal = Journal::open(&state.journal()).await?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| no_signals(&error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| no_signals(&error))?;
@@ -65,6 +66,7 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
             config: Arc::new(config),
             state,
             me: enrolled.me,
+            identity,
             journal: journal.clone(),
         },
         again,

@@ -18,7 +18,7 @@ use tonic::Status;
 
 use super::model::permille;
 use super::progress::Progress;
-use crate::journal::Packed;
+use crate::journal::{JournalError, Packed};
 use crate::link::Client;
 
 /// A call that did not do what it should.
@@ -30,6 +30,9 @@ pub(super) enum CallError {
     /// The update could not be read.
     #[error("the work folder: {0}")]
     Disk(#[from] io::Error),
+    /// The journal does not give what is to be sent.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The receipt is for something else.
     #[error("expected a receipt for {expected}, found another")]
     Receipt {
