@@ -23,7 +23,7 @@ fn leaf(number: u64) -> Result<Vec<u8>, Box<dyn Error>> {
     });
     let time = UtcTime::from_millis(1_795_000_000_000 + number).ok_or("a late time")?;
     let data = data.as_object().cloned().unwrap_or_default();
-    Ok(Leaf::new("contribution.received", time, data)?.bytes().to_vec())
+    Ok(Leaf::new("round_contribution", time, data)?.bytes().to_vec())
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement is of this machine's time")]

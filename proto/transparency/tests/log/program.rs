@@ -136,14 +136,15 @@ fn entries_are_shown_and_found() {
     let desk = Desk::new();
     let shown = desk.run(&format!("show {OPEN} --index 0 --index 599 --format json")).json();
     assert_eq!(shown["data"]["entries"][1]["index"], 599);
-    assert_eq!(shown["data"]["entries"][0]["type"], "round.announced");
+    assert_eq!(shown["data"]["entries"][0]["kind"], "round_announced");
     assert_eq!(desk.run(&format!("show {OPEN} --last 3")).out.lines().count(), 4);
-    let found = desk.run(&format!("search {OPEN} --type round --where round=7 --format json"));
+    let found = desk.run(&format!("search {OPEN} --kind round_announced --where round=7 --format json"));
     assert_eq!(found.out.lines().count(), 1, "{}", found.out);
     assert!(found.out.contains("\"index\":28"), "{}", found.out);
     for (filter, count) in [
-        ("--type contribution.received", 450),
-        ("--type round.ann", 0),
+        ("--kind round_contribution", 450),
+        ("--kind round_ann", 0),
+        ("--kind round --where round=7", 4),
         ("--where site=hospital-2 --where round=3", 1),
         ("--where epsilon=0.125 --limit 5", 5),
         ("--from 2026-11-19 --until 9999-01-01", 0),
@@ -160,7 +161,7 @@ fn entries_are_shown_and_found() {
     desk.flip("log/tile/entries/001");
     for line in [
         format!("show {OPEN} --index 300"),
-        format!("search {OPEN} --type nothing"),
+        format!("search {OPEN} --kind nothing"),
         format!("export {OPEN} --to csv"),
     ] {
         let refused = desk.run(&line);
@@ -206,7 +207,7 @@ fn all_entries_are_exported() {
     assert_eq!(done.json()["data"]["entries"], 600);
     let table = fs::read_to_string(desk.at("table.csv")).expect("written");
     assert_eq!(table.split("\r\n").count(), 602);
-    assert!(table.starts_with("index,time,type,data,leaf_hash\r\n0,2026-"), "{}", &table[..200]);
+    assert!(table.starts_with("index,time,kind,data,leaf_hash\r\n0,2026-"), "{}", &table[..200]);
     // Entries that are no leaves are exported as bytes.
     let opaque = Desk { scratch: tempfile::tempdir().expect("a scratch folder") };
     build(Folder::create(&opaque.at("log")).expect("made"), &[3], small);

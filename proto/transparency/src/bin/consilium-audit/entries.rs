@@ -95,7 +95,7 @@ pub(crate) struct Item {
     pub(crate) leaf_hash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) time: Option<String>,
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kind: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) data: Option<Map<String, Value>>,

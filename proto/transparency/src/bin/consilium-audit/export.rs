@@ -16,7 +16,7 @@ use crate::output::{Failure, Output};
 enum To {
     /// One JSON object a line.
     Jsonl,
-    /// A table: index, time, type, data as JSON, leaf hash.
+    /// A table: index, time, kind, data as JSON, leaf hash.
     Csv,
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
 
 fn write_all(reader: &Reader<Folder>, to: To, out: &mut impl Write) -> Result<(), Failure> {
     if matches!(to, To::Csv) {
-        out.write_all(b"index,time,type,data,leaf_hash\r\n")?;
+        out.write_all(b"index,time,kind,data,leaf_hash\r\n")?;
     }
     for bundle in 0..reader.size().div_ceil(TILE_WIDTH) {
         let entries = reader.entries(bundle).map_err(|error| unreadable(&error))?;
