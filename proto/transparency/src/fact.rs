@@ -7,6 +7,8 @@
 //! Texts are what the writer put there. Whoever shows them makes them safe for the place where they
 //! are shown.
 
+mod words;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,8 @@ use serde_json::Value;
 
 use crate::leaf::Leaf;
 use crate::time::UtcTime;
+
+pub use self::words::Outcome;
 
 /// Why a leaf of a known kind does not say what its kind says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

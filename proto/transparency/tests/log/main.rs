@@ -2,8 +2,10 @@
 //! the auditor's program, and verifiers that we did not write.
 
 mod crash;
+mod exports;
 mod fixture;
 mod foreign;
 mod memory;
 mod program;
+mod story;
 mod tamper;

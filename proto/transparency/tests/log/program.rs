@@ -9,27 +9,34 @@ use transparency::folder::Folder;
 
 use crate::fixture::{build, leaf, policy, small};
 
-struct Desk {
+/// A folder in which the program is run.
+pub(crate) struct Desk {
     scratch: tempfile::TempDir,
 }
 
-struct Answer {
-    code: Option<i32>,
-    out: String,
-    err: String,
+/// What the program answered.
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.out.lines().count(), 1, "{}", self.out);
         serde_json::from_str(&self.out).expect("one envelope")
     }
 }
 
 impl Desk {
+    /// An empty one.
+    pub(crate) fn bare() -> Self {
+        Self { scratch: tempfile::tempdir().expect("a scratch folder") }
+    }
+
     /// A desk with a log of 600 leaves, published at 300 and 600, and a policy.
     fn new() -> Self {
-        let desk = Self { scratch: tempfile::tempdir().expect("a scratch folder") };
+        let desk = Self::bare();
         let folder = Folder::create(&desk.at("log")).expect("made");
         let kept = build(folder, &[300, 600], |at| leaf(at, ""));
         fs::write(desk.at("kept"), kept[0].to_string()).expect("written");
@@ -37,11 +44,11 @@ impl Desk {
         desk
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
 
-    fn run(&self, line: &str) -> Answer {
+    pub(crate) fn run(&self, line: &str) -> Answer {
         let output = Command::new(env!("CARGO_BIN_EXE_consilium-audit"))
             .args(line.split_whitespace())
             .current_dir(self.scratch.path())
@@ -138,7 +145,8 @@ fn entries_are_shown_and_found() {
     assert_eq!(shown["data"]["entries"][1]["index"], 599);
     assert_eq!(shown["data"]["entries"][0]["kind"], "round_announced");
     assert_eq!(desk.run(&format!("show {OPEN} --last 3")).out.lines().count(), 4);
-    let found = desk.run(&format!("search {OPEN} --kind round_announced --where round=7 --format json"));
+    let found =
+        desk.run(&format!("search {OPEN} --kind round_announced --where round=7 --format json"));
     assert_eq!(found.out.lines().count(), 1, "{}", found.out);
     assert!(found.out.contains("\"index\":28"), "{}", found.out);
     for (filter, count) in [
@@ -209,7 +217,7 @@ fn all_entries_are_exported() {
     assert_eq!(table.split("\r\n").count(), 602);
     assert!(table.starts_with("index,time,kind,data,leaf_hash\r\n0,2026-"), "{}", &table[..200]);
     // Entries that are no leaves are exported as bytes.
-    let opaque = Desk { scratch: tempfile::tempdir().expect("a scratch folder") };
+    let opaque = Desk::bare();
     build(Folder::create(&opaque.at("log")).expect("made"), &[3], small);
     fs::write(opaque.at("policy"), policy(2).to_string()).expect("written");
     let lines = opaque.run(&format!("export {OPEN} --to jsonl")).out;
