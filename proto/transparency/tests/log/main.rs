@@ -7,5 +7,6 @@ mod fixture;
 mod foreign;
 mod memory;
 mod program;
+mod report;
 mod story;
 mod tamper;

@@ -58,7 +58,7 @@ impl Desk {
         Answer { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    fn flip(&self, path: impl AsRef<Path>) {
+    pub(crate) fn flip(&self, path: impl AsRef<Path>) {
         let path = self.scratch.path().join(path);
         let mut bytes = fs::read(&path).expect("it is there");
         let middle = bytes.len() / 2;

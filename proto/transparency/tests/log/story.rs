@@ -164,7 +164,7 @@ impl Story {
     fn private_round(&mut self, sites: &[&str]) {
         let round = self.round;
         let absent: &[&str] = if (9..=12).contains(&round) { &sites[1..2] } else { &[] };
-        let evaluates = round % 4 == 0 || round == 1;
+        let evaluates = round.is_multiple_of(4) || round == 1;
         let work = if evaluates { "train-and-evaluate" } else { "train" };
         let invited = self.announce(sites, absent, work);
         let mut members = Vec::new();

@@ -12,7 +12,7 @@ use transparency::checkpoint::SignedCheckpoint;
 use transparency::folder::{Folder, ReadError, Reader};
 use transparency::leaf::Leaf;
 use transparency::note::MAX_NOTE_BYTES;
-use transparency::policy::{MAX_POLICY_BYTES, Policy};
+use transparency::policy::{MAX_POLICY_BYTES, Policy, PolicyError};
 use transparency::tree::leaf_hash;
 
 use crate::output::{Failure, chain, visible};
@@ -58,10 +58,13 @@ pub(crate) fn unreadable(error: &ReadError) -> Failure {
 
 pub(crate) fn read_policy(path: &Path) -> Result<Policy, Failure> {
     let bytes = read_file(path, MAX_POLICY_BYTES)?;
-    Policy::parse(&bytes).map_err(|error| {
-        let message = format!("expected a policy file at {}: {}", path.display(), chain(&error));
-        Failure::usage("bad_policy", message)
-    })
+    Policy::parse(&bytes).map_err(|error| bad_policy(path, &error))
+}
+
+/// A file that is no policy.
+pub(crate) fn bad_policy(path: &Path, error: &PolicyError) -> Failure {
+    let message = format!("expected a policy file at {}: {}", path.display(), chain(error));
+    Failure::usage("bad_policy", message)
 }
 
 pub(crate) fn read_checkpoint(path: &Path) -> Result<SignedCheckpoint, Failure> {

@@ -7,6 +7,7 @@ mod entries;
 mod export;
 mod output;
 mod prove;
+mod report;
 mod search;
 mod show;
 mod verify;
@@ -43,6 +44,8 @@ enum Command {
     VerifyProof(verify_proof::Arguments),
     /// Write all entries in another format.
     Export(export::Arguments),
+    /// Write one study as a page that a person reads and prints.
+    Report(report::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Prove(arguments) => prove::run(arguments, &mut output),
         Command::VerifyProof(arguments) => verify_proof::run(arguments, &mut output),
         Command::Export(arguments) => export::run(arguments, &mut output),
+        Command::Report(arguments) => report::run(arguments, &mut output),
     };
     match done {
         Ok(()) => Exit::Ok.into(),
