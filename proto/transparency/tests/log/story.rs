@@ -1,6 +1,8 @@
 //! Two studies as a coordinator tells them: one with privacy, charges, dropouts, a pause, an
 //! abandoned attempt, a refusal and an alarm; one short and without privacy.
 
+use std::collections::BTreeMap;
+
 use data_encoding::HEXLOWER;
 use serde_json::{Map, Value, json};
 use transparency::leaf::Leaf;
@@ -29,6 +31,8 @@ pub(crate) struct Story {
     study: String,
     slot: u64,
     round: u64,
+    /// Charges so far, by site.
+    charged: BTreeMap<String, u32>,
 }
 
 impl Story {
@@ -64,6 +68,7 @@ impl Story {
             study: String::new(),
             slot: 0,
             round: 0,
+            charged: BTreeMap::new(),
         };
         let sites = [SITES[0], SITES[1], SITES[2], SITES[3], last];
         for site in sites {
@@ -185,12 +190,14 @@ impl Story {
         self.of_round("round_frozen", json!({"members": members}));
         let lost = (round % 13 == 7).then(|| members[members.len() - 1].clone());
         for site in &members {
-            let spent = f64::from(u32::try_from(round).expect("few"));
+            let seq = self.charged.entry(site.clone()).or_default();
+            *seq += 1;
+            let (seq, spent) = (*seq, f64::from(*seq));
             let cap = if site == sites[3] { 2.5 } else { 3.0 };
             let fields = json!({
                 "site": site, "mode": "distributed", "z": 1.125, "q": 0.05, "delta": 0.00001,
                 "epsilon_planned": 0.3 + 0.33 * spent.sqrt(), "epsilon_solo": 1.5 + 1.75 * spent.sqrt(),
-                "cap_planned": cap, "cap_solo": 20, "seq": round, "head": digest(&format!("{site} {round}")),
+                "cap_planned": cap, "cap_solo": 20, "seq": seq, "head": digest(&format!("{site} {round}")),
             });
             self.of_round("ledger_charge", fields);
             if lost.as_ref() != Some(site) {

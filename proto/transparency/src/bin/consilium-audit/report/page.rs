@@ -60,7 +60,10 @@ fn head(html: &mut Html, evidence: &Evidence, checks: &[Check]) {
     if let Some(until) = evidence.until {
         html.raw(" up to ").time(until);
     }
-    html.raw("</p></div><div class=\"seal\"><b><svg viewBox=\"0 0 24 24\"><circle cx=\"12\" cy=\"12\" r=\"12\"/><path d=\"M6.5 12.5l3.6 3.6 7.4-7.8\"/></svg>Verified</b>");
+    html.raw("</p></div><div class=\"");
+    // Without a witness nobody vouches that others were shown the same log.
+    html.raw(if report.cosigned_by.is_empty() { "seal thin" } else { "seal" });
+    html.raw("\"><b><svg viewBox=\"0 0 24 24\"><circle cx=\"12\" cy=\"12\" r=\"12\"/><path d=\"M6.5 12.5l3.6 3.6 7.4-7.8\"/></svg>Verified</b>");
     html.count(report.size).raw(" entries, every hash derived again.<br>Cosigned by ");
     html.count(report.cosigned_by.len() as u64);
     html.raw(if report.cosigned_by.len() == 1 { " witness" } else { " witnesses" });
@@ -99,7 +102,11 @@ fn verification(evidence: &Evidence, checks: &[Check]) -> Html {
     html.raw("</dd><dt>Cosigned by</dt><dd>");
     for (at, cosigned) in report.cosigned_by.iter().enumerate() {
         html.raw(if at > 0 { "<br>" } else { "" });
-        html.text(&cosigned.witness).raw(" <span class=\"soft\">at ").text(&cosigned.time);
+        html.text(&cosigned.witness).raw(" <span class=\"soft\">at ");
+        match cosigned.time.parse() {
+            Ok(time) => html.time(time),
+            Err(_) => html.text(&cosigned.time),
+        };
         html.raw("</span>");
     }
     if report.cosigned_by.is_empty() {

@@ -98,14 +98,14 @@ pub(super) fn clipped(name: &str, most: usize) -> String {
 }
 
 /// One curve: its name, its points by round, and a line that it should not cross.
-pub(super) struct Curve<'a> {
-    pub(super) name: &'a str,
+pub(super) struct Curve {
+    pub(super) name: String,
     pub(super) points: Vec<(u64, f64)>,
     pub(super) cap: Option<f64>,
 }
 
 /// Values over rounds, with the names of the curves below when there are several.
-pub(super) fn curves(label: &str, curves: &[Curve<'_>], rounds: u64, from_zero: bool) -> Html {
+pub(super) fn curves(label: &str, curves: &[Curve], rounds: u64, from_zero: bool) -> Html {
     let mut html = Html::default();
     let values = || curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1));
     let caps = || curves.iter().filter_map(|curve| curve.cap);
@@ -121,7 +121,7 @@ pub(super) fn curves(label: &str, curves: &[Curve<'_>], rounds: u64, from_zero: 
     let last = round_at(rounds.max(2));
     let x = |round: u64| left + (right - left) * (round_at(round) - 1.0) / (last - 1.0);
     let y = |value: f64| bottom - (bottom - top) * (value - low) / (high - low);
-    let rows = curves.len().div_ceil(4);
+    let rows = curves.len().div_ceil(2);
     let height = if curves.len() > 1 { 196.0 + 15.0 * real(rows) } else { 200.0 };
     html.raw("<svg class=\"plot half\" role=\"img\" aria-label=\"").text(label);
     html.raw("\" viewBox=\"0 0 376 ").at(height).raw("\">");
@@ -161,11 +161,11 @@ pub(super) fn curves(label: &str, curves: &[Curve<'_>], rounds: u64, from_zero: 
     }
     if curves.len() > 1 {
         for (at, curve) in curves.iter().enumerate() {
-            let (x, y) = (left + 82.0 * real(at % 4), 202.0 + 15.0 * real(at / 4));
+            let (x, y) = (left + 164.0 * real(at % 2), 202.0 + 15.0 * real(at / 2));
             html.raw("<line class=\"curve ").raw(CLASSES[at % CLASSES.len()]).raw("\" x1=\"");
             html.at(x).raw("\" x2=\"").at(x + 14.0).raw("\" y1=\"").at(y - 3.5).raw("\" y2=\"");
             html.at(y - 3.5).raw("\"/><text class=\"tick\" x=\"").at(x + 19.0).raw("\" y=\"");
-            html.at(y).raw("\">").text(&clipped(curve.name, 11)).raw("</text>");
+            html.at(y).raw("\">").text(&clipped(&curve.name, 24)).raw("</text>");
         }
     }
     html.raw("</svg>");
@@ -217,11 +217,11 @@ mod tests {
 
     #[test]
     fn a_curve_of_one_point_and_of_none_can_be_drawn() {
-        let one = Curve { name: "a", points: vec![(1, 0.5)], cap: None };
+        let one = Curve { name: "a".to_owned(), points: vec![(1, 0.5)], cap: None };
         let drawn = curves("x", &[one], 1, false).into_string();
         assert!(drawn.contains("points=\"44.0,"), "{drawn}");
         assert!(!drawn.contains("NaN") && !drawn.contains("inf"), "{drawn}");
-        let none = Curve { name: "a", points: vec![], cap: None };
+        let none = Curve { name: "a".to_owned(), points: vec![], cap: None };
         assert_eq!(curves("x", &[none], 5, false).into_string(), "");
     }
 

@@ -35,7 +35,7 @@ pub(super) fn section(history: &History) -> Html {
     } else {
         "The unit is the patient.</p>"
     });
-    html.raw("<table><thead><tr><th>Site</th><th class=\"num\">Charges</th><th>Planned epsilon</th><th>Solo epsilon</th><th class=\"num\">Delta</th><th class=\"num\">Noise <i>z</i></th><th class=\"num\">Rate <i>q</i></th><th>Last ledger record</th></tr></thead><tbody>");
+    html.raw("<table><thead><tr><th class=\"site\">Site</th><th class=\"num\">Charges</th><th>Planned epsilon</th><th>Solo epsilon</th><th class=\"num\">Delta</th><th class=\"num\">Noise <i>z</i></th><th class=\"num\">Rate <i>q</i></th><th>Last ledger record</th></tr></thead><tbody>");
     for (site, charges) in &history.charges {
         let Some(Charged { charge, .. }) = charges.last() else { continue };
         html.raw("<tr><td>").text(site).raw("</td><td class=\"num\">").count(charges.len() as u64);
@@ -84,20 +84,23 @@ fn spent(html: &mut Html, spent: f64, cap: Option<f64>) {
     html.part(&gauge(spent, cap));
 }
 
+/// A curve for each site; sites with the same curve share one.
 fn all_curves(
     history: &History,
     value: impl Fn(&Charged) -> f64,
     cap: impl Fn(&Charged) -> Option<f64>,
-) -> Vec<Curve<'_>> {
-    let curve = |(site, charges): (&'_ String, &Vec<Charged>)| {
-        let points = charges.iter().map(|one| (one.round, value(one))).collect();
-        (site.clone(), points, charges.last().and_then(&cap))
-    };
-    let sites = history.charges.iter();
-    sites
-        .map(|(site, charges)| {
-            let (_, points, cap) = curve((site, charges));
-            Curve { name: site.as_str(), points, cap }
-        })
-        .collect()
+) -> Vec<Curve> {
+    let mut curves: Vec<Curve> = Vec::new();
+    for (site, charges) in &history.charges {
+        let points: Vec<_> = charges.iter().map(|one| (one.round, value(one))).collect();
+        let cap = charges.last().and_then(&cap);
+        match curves.iter_mut().find(|curve| curve.points == points && curve.cap == cap) {
+            Some(same) => {
+                same.name.push_str(", ");
+                same.name.push_str(site);
+            }
+            None => curves.push(Curve { name: site.clone(), points, cap }),
+        }
+    }
+    curves
 }

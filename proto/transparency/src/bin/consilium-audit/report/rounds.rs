@@ -30,7 +30,7 @@ pub(super) fn participation(history: &History) -> Html {
         html.raw("</svg>").raw(name).raw("</span>");
     }
     html.raw("<span>grey column: nothing was released</span></p>");
-    html.raw("<table><thead><tr><th>Site</th><th class=\"num\">In sums</th><th class=\"num\">Share</th><th class=\"num\">In vain</th><th class=\"num\">Dropped out</th><th class=\"num\">Declined</th><th class=\"num\">Absent</th><th>Reasons</th></tr></thead><tbody>");
+    html.raw("<table><thead><tr><th class=\"site\">Site</th><th class=\"num\">In sums</th><th class=\"num\">Share</th><th class=\"num\">In vain</th><th class=\"num\">Dropped out</th><th class=\"num\">Declined</th><th class=\"num\">Absent</th><th>Reasons</th></tr></thead><tbody>");
     for site in &sites {
         let parts: Vec<Part> = history.attempts.values().map(|it| it.part(site)).collect();
         let count = |part: Part| parts.iter().filter(|one| **one == part).count() as u64;
@@ -85,7 +85,7 @@ pub(super) fn quality(history: &History) -> Option<Html> {
             html.raw(", last ").value(last);
         }
         html.raw("</h3>");
-        let curve = Curve { name: label, points, cap: None };
+        let curve = Curve { name: label.to_owned(), points, cap: None };
         html.part(&curves(label, &[curve], history.rounds(), false)).raw("</div>");
     }
     html.raw("</div>");

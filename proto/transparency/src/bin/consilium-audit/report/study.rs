@@ -64,7 +64,7 @@ pub(super) fn approvals(evidence: &Evidence) -> Html {
     html.raw("<p class=\"soft\">Every decision is on the digest <code>");
     html.text(evidence.study.short())
         .raw("&hellip;</code>, so on every word of the study file.</p>");
-    html.raw("<table><thead><tr><th>Site</th><th>Decision</th><th>When</th><th class=\"num\">Entry</th></tr></thead><tbody>");
+    html.raw("<table><thead><tr><th class=\"site\">Site</th><th>Decision</th><th>When</th><th class=\"num\">Entry</th></tr></thead><tbody>");
     for decision in &history.decisions {
         html.raw("<tr><td>").text(&decision.site).raw("</td><td>");
         html.raw(match decision.decision.as_str() {
