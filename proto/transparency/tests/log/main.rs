@@ -6,6 +6,7 @@ mod exports;
 mod fixture;
 mod foreign;
 mod memory;
+mod online;
 mod program;
 mod report;
 mod story;

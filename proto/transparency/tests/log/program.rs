@@ -14,6 +14,9 @@ pub(crate) struct Desk {
     scratch: tempfile::TempDir,
 }
 
+/// What would lead a test's traffic away from this machine.
+const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+
 /// What the program answered.
 pub(crate) struct Answer {
     pub(crate) code: Option<i32>,
@@ -35,7 +38,7 @@ impl Desk {
     }
 
     /// A desk with a log of 600 leaves, published at 300 and 600, and a policy.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let desk = Self::bare();
         let folder = Folder::create(&desk.at("log")).expect("made");
         let kept = build(folder, &[300, 600], |at| leaf(at, ""));
@@ -49,7 +52,11 @@ impl Desk {
     }
 
     pub(crate) fn run(&self, line: &str) -> Answer {
-        let output = Command::new(env!("CARGO_BIN_EXE_consilium-audit"))
+        let mut program = Command::new(env!("CARGO_BIN_EXE_consilium-audit"));
+        PROXIES.iter().for_each(|name| {
+            program.env_remove(name);
+        });
+        let output = program
             .args(line.split_whitespace())
             .current_dir(self.scratch.path())
             .output()

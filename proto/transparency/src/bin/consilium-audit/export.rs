@@ -11,13 +11,14 @@ use clap::{Args, ValueEnum};
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 use transparency::fact::Told;
-use transparency::folder::{Folder, Reader};
+use transparency::folder::Reader;
 use transparency::leaf::Leaf;
 use transparency::tile::TILE_WIDTH;
 use transparency::tree::leaf_hash;
 
 use crate::entries::{Item, LogArguments, unreadable};
 use crate::output::{Failure, Output};
+use crate::place::Place;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum To {
@@ -98,7 +99,7 @@ fn say_left_out(left_out: u64, output: &mut Output) -> io::Result<()> {
 }
 
 /// Gives the number of entries that the format has no place for.
-fn write_all(reader: &Reader<Folder>, to: To, out: &mut impl Write) -> Result<u64, Failure> {
+fn write_all(reader: &Reader<Place>, to: To, out: &mut impl Write) -> Result<u64, Failure> {
     if matches!(to, To::Csv) {
         out.write_all(b"index,time,kind,data,leaf_hash\r\n")?;
     }

@@ -1,11 +1,12 @@
 //! `consilium-audit`: reads a log and says whether it is what it claims to be.
 //!
-//! It needs a folder of static files and a policy file, no server and no network. The policy file is
-//! all that it trusts.
+//! It needs a policy file and the log's static files, from a folder or over HTTPS. The policy file is
+//! all that it trusts: whoever serves the files can withhold them, and cannot alter them unnoticed.
 
 mod entries;
 mod export;
 mod output;
+mod place;
 mod prove;
 mod report;
 mod search;

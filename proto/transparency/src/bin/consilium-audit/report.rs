@@ -97,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         Policy::parse(&policy_bytes).map_err(|error| bad_policy(&arguments.log.policy, &error))?;
     let since = arguments.since.iter().map(|path| read_checkpoint(path));
     let since = since.collect::<Result<Vec<_>, _>>()?;
-    let source = arguments.log.folder()?;
+    let source = arguments.log.place()?;
     let checkpoint = source
         .read(CHECKPOINT, MAX_NOTE_BYTES)
         .map_err(|source| unreadable(&ReadError::Disk { path: CHECKPOINT.to_owned(), source }))?;
