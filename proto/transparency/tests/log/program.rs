@@ -233,3 +233,18 @@ fn all_entries_are_exported() {
         "{lines}"
     );
 }
+
+#[test]
+fn completions_and_manual_pages_name_every_command() {
+    let desk = Desk::bare();
+    let script = desk.run("completions bash");
+    assert_eq!(script.code, Some(0), "{}", script.err);
+    let made = desk.run("man pages --format json");
+    assert_eq!(made.json()["data"]["dir"], "pages", "{}", made.err);
+    for command in ["verify", "show", "search", "prove", "verify-proof", "export", "report"] {
+        assert!(script.out.contains(command), "{command}");
+        let page = desk.at(&format!("pages/consilium-audit-{command}.1"));
+        let page = fs::read_to_string(page).expect("a page");
+        assert!(page.contains("policy"), "{command}");
+    }
+}

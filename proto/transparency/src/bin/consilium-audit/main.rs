@@ -3,6 +3,7 @@
 //! It needs a policy file and the log's static files, from a folder or over HTTPS. The policy file is
 //! all that it trusts: whoever serves the files can withhold them, and cannot alter them unnoticed.
 
+mod docs;
 mod entries;
 mod export;
 mod output;
@@ -16,7 +17,7 @@ mod verify_proof;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::output::{Exit, Failure, Format, Output};
 
@@ -47,6 +48,10 @@ enum Command {
     Export(export::Arguments),
     /// Write one study as a page that a person reads and prints.
     Report(report::Arguments),
+    /// Print completions for a shell.
+    Completions(docs::CompletionArguments),
+    /// Write manual pages, one for each command.
+    Man(docs::ManArguments),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +79,10 @@ fn main() -> ExitCode {
         Command::VerifyProof(arguments) => verify_proof::run(arguments, &mut output),
         Command::Export(arguments) => export::run(arguments, &mut output),
         Command::Report(arguments) => report::run(arguments, &mut output),
+        Command::Completions(arguments) => {
+            docs::completions(arguments, Arguments::command(), &mut output)
+        }
+        Command::Man(arguments) => docs::man(arguments, Arguments::command(), &mut output),
     };
     match done {
         Ok(()) => Exit::Ok.into(),
