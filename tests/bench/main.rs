@@ -1,13 +1,16 @@
 //! `consilium-bench`: every figure that we claim, measured again.
 
+mod log;
 mod round;
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use harness::stand_in;
+use harness::{Outcome, stand_in};
 use proto::cli::{Exit, Failure, Format, write_failure, write_line};
+use serde::Serialize;
 
 /// Measures what this project claims.
 #[derive(Debug, Parser)]
@@ -24,6 +27,8 @@ struct Cli {
 enum Command {
     /// Whole rounds: real processes, mTLS on loopback, and no training
     Round(round::RoundArgs),
+    /// The log: leaves appended, all of them verified, some of them proven, on one core
+    Log(log::LogArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
     #[command(hide = true)]
     Serve,
@@ -51,17 +56,21 @@ fn main() -> ExitCode {
 
 fn run(command: Command, format: Format) -> Result<(), Failure> {
     match command {
-        Command::Round(arguments) => {
-            let measured = round::measure(&arguments)
-                .map_err(|trouble| Failure::failed("not_measured", trouble.to_string()))?;
-            let mut out = io::stdout().lock();
-            match format {
-                Format::Json => write_line(&mut out, &measured),
-                Format::Text => write!(out, "{measured}"),
-            }
-            .map_err(|error| Failure::failed("stdout", error.to_string()))
-        }
+        Command::Round(arguments) => say(format, round::measure(&arguments)),
+        Command::Log(arguments) => say(format, log::measure(&arguments)),
         Command::Serve => stand_in::speak(io::stdin().lock(), io::stdout().lock())
             .map_err(|trouble| Failure::failed("conversation", trouble.to_string())),
     }
+}
+
+/// Prints what was measured.
+fn say(format: Format, measured: Outcome<impl Serialize + Display>) -> Result<(), Failure> {
+    let measured =
+        measured.map_err(|trouble| Failure::failed("not_measured", trouble.to_string()))?;
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Json => write_line(&mut out, &measured),
+        Format::Text => write!(out, "{measured}"),
+    }
+    .map_err(|error| Failure::failed("stdout", error.to_string()))
 }
