@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::{Map, Value};
 use transparency::folder::Folder;
+use transparency::leaf::Leaf;
 
 use crate::fixture::{build, policy};
 use crate::program::Desk;
@@ -11,10 +13,13 @@ use crate::story::{HOSTILE, ROUNDS, SITES, Story};
 
 /// A desk with the log of a story and a policy.
 fn desk(name: &str, last: &str) -> Desk {
+    desk_with(&Story::new(name, last).leaves)
+}
+
+fn desk_with(leaves: &[Vec<u8>]) -> Desk {
     let desk = Desk::bare();
-    let story = Story::new(name, last);
-    let size = story.leaves.len();
-    let at = |number: u64| story.leaves[usize::try_from(number).expect("few")].clone();
+    let size = leaves.len();
+    let at = |number: u64| leaves[usize::try_from(number).expect("few")].clone();
     build(Folder::create(&desk.at("log")).expect("made"), &[size as u64], at);
     fs::write(desk.at("policy"), policy(2).to_string()).expect("written");
     desk
@@ -83,6 +88,71 @@ fn facts_that_do_not_fit_are_said() {
     let privacy = section(&page, "Privacy spent");
     assert!(privacy.contains("Privacy was off."), "{privacy}");
     assert!(!page.contains("How the model fared"));
+}
+
+/// The story without, or with another, leaf of this kind in round 20 of the first study.
+fn bent(kind: &str, bend: impl Fn(&mut Map<String, Value>) -> bool) -> Vec<Vec<u8>> {
+    let study = Value::from(Story::private());
+    let leaves = Story::new("radiographs", SITES[4]).leaves;
+    let mut left = 1;
+    let bend_one = |bytes: Vec<u8>| {
+        let leaf = Leaf::decode(&bytes).expect("a leaf");
+        let mut data = leaf.data().clone();
+        let here = data.get("round").is_none_or(|round| *round == 20)
+            && data.get("study") == Some(&study)
+            && leaf.kind() == kind;
+        if !here || left == 0 {
+            return Some(bytes);
+        }
+        left -= 1;
+        let kept = bend(&mut data);
+        kept.then(|| Leaf::new(kind, leaf.time(), data).expect("a leaf").bytes().to_vec())
+    };
+    leaves.into_iter().filter_map(bend_one).collect()
+}
+
+#[test]
+fn every_rule_that_facts_break_is_named_with_the_place() {
+    let drop_it = |_: &mut Map<String, Value>| false;
+    let set = |key: &'static str, value: Value| {
+        move |data: &mut Map<String, Value>| data.insert(key.to_owned(), value.clone()).is_some()
+    };
+    for (leaves, rule, place) in [
+        (bent("study_decided", drop_it), "approved it before", "alder: no approval"),
+        (bent("round_released", drop_it), "released twice", "expected round 20, found round 21"),
+        (bent("round_contribution", drop_it), "whose updates arrived", "round 20: alder"),
+        (bent("model_changed", drop_it), "follows from the one before", "round 21: expected"),
+        (
+            bent("round_announced", set("model", Story::plain().into())),
+            "offered the model",
+            "round 20: offered",
+        ),
+        (bent("ledger_charge", drop_it), "charged to its site", "round 20, slot 21: alder"),
+        (
+            bent("ledger_charge", set("epsilon_solo", 0.5.into())),
+            "ever went back",
+            "alder: round 20 after round 19",
+        ),
+        (
+            bent("ledger_charge", set("cap_planned", 1.into())),
+            "more than its caps",
+            "alder: planned epsilon 1.776 above 1 since round 20",
+        ),
+        (
+            bent("round_ready", set("site", 7.into())),
+            "says what its kind says",
+            "expected a string",
+        ),
+    ] {
+        let desk = desk_with(&leaves);
+        let line = "report --log log --policy policy --study radiographs --out report.html";
+        let said = desk.run(line);
+        assert_eq!(said.code, Some(0), "{rule}: {}", said.err);
+        let found = said.out.lines().any(|line| line.contains(rule) && line.contains(place));
+        assert!(found, "{rule}: {}", said.out);
+        let page = fs::read_to_string(desk.at("report.html")).expect("written");
+        assert!(section(&page, "What was verified").contains("<li class=\"no\">"), "{rule}");
+    }
 }
 
 #[test]
