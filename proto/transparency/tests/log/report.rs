@@ -111,6 +111,13 @@ fn bent(kind: &str, bend: impl Fn(&mut Map<String, Value>) -> bool) -> Vec<Vec<u
     leaves.into_iter().filter_map(bend_one).collect()
 }
 
+/// The story of a study that was to be private, without a single charge.
+fn without_charges() -> Vec<Vec<u8>> {
+    let mut leaves = Story::new("radiographs", SITES[4]).leaves;
+    leaves.retain(|bytes| Leaf::decode(bytes).is_ok_and(|leaf| leaf.kind() != "ledger_charge"));
+    leaves
+}
+
 #[test]
 fn every_rule_that_facts_break_is_named_with_the_place() {
     let drop_it = |_: &mut Map<String, Value>| false;
@@ -119,6 +126,12 @@ fn every_rule_that_facts_break_is_named_with_the_place() {
     };
     for (leaves, rule, place) in [
         (bent("study_decided", drop_it), "approved it before", "alder: no approval"),
+        (
+            bent("study_decided", set("decision", "withdrawn".into())),
+            "had refused the study or withdrawn",
+            "round 1: alder, which had withdrawn",
+        ),
+        (without_charges(), "charged to its site", "round 1, slot 1: alder"),
         (bent("round_released", drop_it), "released twice", "expected round 20, found round 21"),
         (bent("round_contribution", drop_it), "whose updates arrived", "round 20: alder"),
         (bent("model_changed", drop_it), "follows from the one before", "round 21: expected"),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::history::{End, History};
+use super::history::{End, History, NO_PRIVACY};
 
 /// One question and its answer.
 pub(super) struct Check {
@@ -32,6 +32,7 @@ impl Check {
 pub(super) fn all(history: &History) -> Vec<Check> {
     vec![
         approvals(history),
+        consent(history),
         rounds(history),
         cohorts(history),
         lineage(history),
@@ -54,6 +55,25 @@ fn approvals(history: &History) -> Check {
                 && first.is_none_or(|first| it.time <= first)
         });
         check.ask(approved.is_some(), || format!("{site}: no approval before the first round"));
+    }
+    check
+}
+
+fn consent(history: &History) -> Check {
+    let mut check =
+        Check::new("No sum is of a site that had refused the study or withdrawn from it");
+    for attempt in history.attempts.values() {
+        let End::Released { contributed, .. } = &attempt.end else { continue };
+        for site in contributed {
+            // The last word of the site before the round; its silence is the rule above.
+            let before = |time| attempt.announced.is_none_or(|announced| time <= announced);
+            let mut decisions = history.decisions.iter();
+            let last = decisions.rfind(|it| it.site == *site && before(it.time));
+            check.ask(last.is_none_or(|last| last.decision == "approved"), || {
+                let decision = last.map_or("", |last| last.decision.as_str());
+                format!("round {}: {site}, which had {decision}", attempt.round)
+            });
+        }
     }
     check
 }
@@ -116,7 +136,9 @@ fn offers(history: &History) -> Check {
 
 fn charges(history: &History) -> Check {
     let mut check = Check::new("Every update that arrived was charged to its site's ledger");
-    if history.charges.is_empty() {
+    let plan = history.proposal.as_ref().and_then(|proposal| proposal.privacy.as_ref());
+    let private = plan.is_some_and(|plan| plan.mode != NO_PRIVACY);
+    if history.charges.is_empty() && !private {
         return check;
     }
     for attempt in history.attempts.values().filter(|attempt| attempt.work != "evaluate") {

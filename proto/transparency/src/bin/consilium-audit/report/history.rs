@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use transparency::fact::{Charge, Digest, Fact, Outcome, PrivacyPlan, Told};
 use transparency::time::UtcTime;
 
+/// The mode of a study that protects nobody.
+pub(super) const NO_PRIVACY: &str = "danger_no_privacy";
+
 /// A study as it was proposed.
 pub(super) struct Proposal {
     pub(super) index: u64,

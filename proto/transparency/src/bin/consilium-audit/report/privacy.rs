@@ -1,6 +1,6 @@
 //! Privacy spent, site by site, against the caps; or the plain statement that none was accounted.
 
-use super::history::{Charged, History};
+use super::history::{Charged, History, NO_PRIVACY};
 use super::html::Html;
 use super::plot::{Curve, curves, gauge};
 
@@ -14,7 +14,7 @@ pub(super) fn most_spent(history: &History) -> Option<f64> {
 pub(super) fn section(history: &History) -> Html {
     let mut html = Html::default();
     let plan = history.proposal.as_ref().and_then(|proposal| proposal.privacy.as_ref());
-    let off = plan.is_some_and(|plan| plan.mode == "danger_no_privacy");
+    let off = plan.is_some_and(|plan| plan.mode == NO_PRIVACY);
     if off {
         html.raw("<p class=\"note bad\"><b>Privacy was off.</b> The study was proposed with <code>danger_no_privacy</code>: no noise was added, no contribution was clipped for privacy, and no bound on what the model reveals about a patient is claimed.</p>");
     }

@@ -3,6 +3,7 @@
 use transparency::fact::PrivacyPlan;
 
 use super::Evidence;
+use super::history::NO_PRIVACY;
 use super::html::Html;
 
 /// The study's name, or what stands in for it.
@@ -38,7 +39,7 @@ fn plan(html: &mut Html, plan: Option<&PrivacyPlan>) {
         html.raw("not stated in the log; the study file has it");
         return;
     };
-    if plan.mode == "danger_no_privacy" {
+    if plan.mode == NO_PRIVACY {
         html.raw("<span class=\"chip bad\">off</span> danger_no_privacy");
         return;
     }
