@@ -1,5 +1,6 @@
 //! `consilium-bench`: every figure that we claim, measured again.
 
+mod log;
 mod round;
 mod sampler;
 
@@ -29,6 +30,8 @@ enum Command {
     Round(round::RoundArgs),
     /// The noise sampler, and a private sum's way from floats to the wire
     Sampler(sampler::SamplerArgs),
+    /// The log: leaves appended, all of them verified, some of them proven, on one core
+    Log(log::LogArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
     #[command(hide = true)]
     Serve,
@@ -70,6 +73,7 @@ fn run(command: Command, format: Format) -> Result<(), Failure> {
     match command {
         Command::Round(arguments) => tell(round::measure(&arguments), format),
         Command::Sampler(arguments) => tell(sampler::measure(&arguments), format),
+        Command::Log(arguments) => tell(log::measure(&arguments), format),
         Command::Serve => stand_in::speak(io::stdin().lock(), io::stdout().lock())
             .map_err(|trouble| Failure::failed("conversation", trouble.to_string())),
     }

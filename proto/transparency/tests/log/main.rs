@@ -3,8 +3,12 @@
 
 mod crash;
 mod epsilon;
+mod exports;
 mod fixture;
 mod foreign;
 mod memory;
+mod online;
 mod program;
+mod report;
+mod story;
 mod tamper;
