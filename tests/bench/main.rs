@@ -1,13 +1,17 @@
 //! `consilium-bench`: every figure that we claim, measured again.
 
+mod cpu;
+mod mask;
 mod round;
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use harness::stand_in;
+use harness::{Outcome, stand_in};
 use proto::cli::{Exit, Failure, Format, write_failure, write_line};
+use serde::Serialize;
 
 /// Measures what this project claims.
 #[derive(Debug, Parser)]
@@ -22,6 +26,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The loops that mask and unmask, against the speed of copying memory
+    Mask(mask::MaskArgs),
     /// Whole rounds: real processes, mTLS on loopback, and no training
     Round(round::RoundArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
@@ -51,17 +57,21 @@ fn main() -> ExitCode {
 
 fn run(command: Command, format: Format) -> Result<(), Failure> {
     match command {
-        Command::Round(arguments) => {
-            let measured = round::measure(&arguments)
-                .map_err(|trouble| Failure::failed("not_measured", trouble.to_string()))?;
-            let mut out = io::stdout().lock();
-            match format {
-                Format::Json => write_line(&mut out, &measured),
-                Format::Text => write!(out, "{measured}"),
-            }
-            .map_err(|error| Failure::failed("stdout", error.to_string()))
-        }
+        Command::Mask(arguments) => tell(mask::measure(&arguments), format),
+        Command::Round(arguments) => tell(round::measure(&arguments), format),
         Command::Serve => stand_in::speak(io::stdin().lock(), io::stdout().lock())
             .map_err(|trouble| Failure::failed("conversation", trouble.to_string())),
     }
+}
+
+/// Writes what came out: a table, or one object.
+fn tell(measured: Outcome<impl Serialize + Display>, format: Format) -> Result<(), Failure> {
+    let measured =
+        measured.map_err(|trouble| Failure::failed("not_measured", trouble.to_string()))?;
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Json => write_line(&mut out, &measured),
+        Format::Text => write!(out, "{measured}"),
+    }
+    .map_err(|error| Failure::failed("stdout", error.to_string()))
 }
