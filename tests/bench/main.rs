@@ -3,6 +3,7 @@
 mod cpu;
 mod mask;
 mod round;
+mod secagg;
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -30,6 +31,8 @@ enum Command {
     Mask(mask::MaskArgs),
     /// Whole rounds: real processes, mTLS on loopback, and no training
     Round(round::RoundArgs),
+    /// Secure aggregation by itself: whole rounds in this process, charged to whom they fall
+    Secagg(secagg::SecaggArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
     #[command(hide = true)]
     Serve,
@@ -59,6 +62,7 @@ fn run(command: Command, format: Format) -> Result<(), Failure> {
     match command {
         Command::Mask(arguments) => tell(mask::measure(&arguments), format),
         Command::Round(arguments) => tell(round::measure(&arguments), format),
+        Command::Secagg(arguments) => tell(secagg::measure(&arguments), format),
         Command::Serve => stand_in::speak(io::stdin().lock(), io::stdout().lock())
             .map_err(|trouble| Failure::failed("conversation", trouble.to_string())),
     }
