@@ -30,8 +30,7 @@ pub use unmask::Unmask;
 use crate::ids::{Digest, HospitalId};
 use crate::keys::provision::Provision;
 use crate::keys::slots::PrekeyBatch;
-use crate::masking::group::Modulus;
-use crate::masking::keystream;
+use crate::masking::{self, masks::Tiles};
 use crate::message::{
     Abandoned, Closed, DeclineReason, Dropped, FinalSet, Roster, Said, SignedSet, StopReason, Terms,
 };
@@ -387,12 +386,8 @@ impl Round {
     }
 
     /// Takes the masks out of the sum and closes the round; nothing in any other phase. `how` is
-    /// given the masks, the width of the lanes, and all lanes, the first being that of tile 0; it
-    /// may cut the lanes at any multiple of [`keystream::TILE_LANES`] and see to the parts at once.
-    pub fn combine(
-        &mut self,
-        how: impl FnOnce(&[keystream::Mask], Modulus, &mut [u32]),
-    ) -> Vec<Output> {
+    /// given the masks and all lanes; it may split the lanes and see to the parts at once.
+    pub fn combine(&mut self, how: impl FnOnce(&masking::masks::Masks, Tiles<'_>)) -> Vec<Output> {
         let Self::Combine(phase) = self else { return Vec::new() };
         let step = phase.combine(how);
         if let Some(next) = step.next {
@@ -403,7 +398,7 @@ impl Round {
 
     /// [`Round::combine`] on this thread.
     pub fn combine_here(&mut self) -> Vec<Output> {
-        self.combine(|masks, modulus, lanes| keystream::apply(masks, modulus, 0, lanes))
+        self.combine(|masks, lanes| masks.apply(lanes))
     }
 
     /// The phase's name.

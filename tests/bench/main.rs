@@ -1,8 +1,11 @@
 //! `consilium-bench`: every figure that we claim, measured again.
 
+mod cpu;
 mod log;
+mod mask;
 mod round;
 mod sampler;
+mod secagg;
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -26,12 +29,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The loops that mask and unmask, against the speed of copying memory
+    Mask(mask::MaskArgs),
     /// Whole rounds: real processes, mTLS on loopback, and no training
     Round(round::RoundArgs),
     /// The noise sampler, and a private sum's way from floats to the wire
     Sampler(sampler::SamplerArgs),
     /// The log: leaves appended, all of them verified, some of them proven, on one core
     Log(log::LogArgs),
+    /// Secure aggregation by itself: whole rounds in this process, charged to whom they fall
+    Secagg(secagg::SecaggArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
     #[command(hide = true)]
     Serve,
@@ -74,6 +81,8 @@ fn run(command: Command, format: Format) -> Result<(), Failure> {
         Command::Round(arguments) => tell(round::measure(&arguments), format),
         Command::Sampler(arguments) => tell(sampler::measure(&arguments), format),
         Command::Log(arguments) => tell(log::measure(&arguments), format),
+        Command::Mask(arguments) => tell(mask::measure(&arguments), format),
+        Command::Secagg(arguments) => tell(secagg::measure(&arguments), format),
         Command::Serve => stand_in::speak(io::stdin().lock(), io::stdout().lock())
             .map_err(|trouble| Failure::failed("conversation", trouble.to_string())),
     }

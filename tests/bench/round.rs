@@ -182,7 +182,7 @@ pub(crate) fn median(sorted: &[f64]) -> f64 {
 
 /// Channels, height and width for which a linear model of two classes has at least so many
 /// parameters and as few more as can be; and how many it has: two for each pixel, and two biases.
-fn input_for(wanted: u32) -> Outcome<((u32, u32, u32), u32)> {
+pub(crate) fn input_for(wanted: u32) -> Outcome<((u32, u32, u32), u32)> {
     let pixels = wanted.saturating_sub(2).div_ceil(2).max(1);
     let found = (1..=MOST_CHANNELS)
         .flat_map(|channels| (1..=LONGEST).map(move |height| (channels, height)))

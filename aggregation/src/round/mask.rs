@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ids::{Digest, HospitalId};
+use crate::masking::masks::Tiles;
 use crate::message::{Abandoned, Dropped, Outcome, Roster, Said, StopReason, Terms};
 use crate::refusal::Refusal;
 use crate::round::recover;
@@ -231,9 +232,9 @@ impl Mask {
         &self.attempt
     }
 
-    /// The lanes of the sum.
-    pub(super) fn lanes_mut(&mut self) -> &mut [u32] {
-        Arc::make_mut(&mut self.sum).lanes_mut()
+    /// The lanes of the sum, for the masks to be taken out of them.
+    pub(super) fn tiles(&mut self) -> Tiles<'_> {
+        Arc::make_mut(&mut self.sum).tiles()
     }
 
     /// The size of an update that may still be sent: one that was counted, once more.

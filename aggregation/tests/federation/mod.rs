@@ -14,9 +14,9 @@ use aggregation::keys::identity::{Identity, IdentityKey};
 use aggregation::keys::provision::Provision;
 use aggregation::keys::roll::Roll;
 use aggregation::keys::slots::{HeldShares, Kind, OwnSlot};
-use aggregation::masking::keystream::apply_packed;
+use aggregation::masking::masks::Masks;
 use aggregation::masking::sharing::{SecretScalar, Share};
-use aggregation::message::{Outcome, Said, Shares, Terms};
+use aggregation::message::{Outcome, Said, Shares, Terms, Work};
 use aggregation::participant::{Action, Event, Participant};
 use aggregation::refusal::Refusal;
 use aggregation::round::{Fact, Input, Output, Release, Round};
@@ -209,11 +209,10 @@ impl Hospital {
                         let own = self.own.remove(&slot).expect("the slot is there");
                         let seeds = self.keyring.take(slot).expect("ahead");
                         let masks = self.keyring.masks(context, &members, &own, &seeds);
-                        let modulus = charter
-                            .format(aggregation::message::Work::Train)
-                            .expect("a format")
-                            .modulus();
-                        apply_packed(&masks, modulus, 0, &mut self.packed).expect("whole lanes");
+                        let format = charter.format(Work::Train).expect("a format");
+                        let masks = Masks::new(format.modulus(), masks);
+                        let mut pass = masks.pass(format.lanes());
+                        pass.mask(&mut self.packed).expect("the whole update");
                         let share = own.share();
                         self.own_share = Some(Share::new(share.holder(), again(share.value())));
                         let (digest, bytes) = (Digest::blake3(&self.packed), self.packed.len());
