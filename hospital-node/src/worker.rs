@@ -187,7 +187,7 @@ async fn send_task(to: &mut ChildStdin, job: &Job) -> Result<(), WorkerError> {
         if part.is_empty() {
             return Ok(());
         }
-        let message = ToTrainer { message: Some(to_trainer::Message::Model(part)) };
+        let message = ToTrainer { message: Some(to_trainer::Message::Model(part.into())) };
         write_frame_async(to, &message).await.map_err(WorkerError::Frame)?;
     }
 }
@@ -347,7 +347,8 @@ pub(crate) mod tests {
         let model = usize::try_from(job.model_bytes).expect("small");
         let task = Task { round: job.round, work: job.work, model_bytes: job.model_bytes };
         let mut bytes = Vec::new();
-        for message in [to_trainer::Message::Task(task), to_trainer::Message::Model(vec![0; model])]
+        for message in
+            [to_trainer::Message::Task(task), to_trainer::Message::Model(vec![0; model].into())]
         {
             let message = ToTrainer { message: Some(message) };
             proto::frames::write_frame(&mut bytes, &message).expect("memory");
@@ -371,7 +372,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn part(bytes: &[u8]) -> Vec<u8> {
-        frame(from_trainer::Message::Update(bytes.to_vec()))
+        frame(from_trainer::Message::Update(bytes.to_vec().into()))
     }
 
     fn failed(words: &str) -> Vec<u8> {

@@ -60,7 +60,7 @@ impl Upload {
         let parts = self
             .parts
             .into_iter()
-            .map(|data| UpdatePart { part: Some(update_part::Part::Data(data)) });
+            .map(|data| UpdatePart { part: Some(update_part::Part::Data(data.into())) });
         std::iter::once(header).chain(parts).collect()
     }
 }

@@ -11,8 +11,8 @@ use aggregation::message::Work;
 use aggregation::strategy::{ServerState, apply};
 use aggregation::study::Study;
 use aggregation::vector::{Accumulator, Contribution, Encoded, VectorFormat, encode};
-use proto::frames::{read_frame, write_frame};
-use proto::limits::{CHUNK, MAX_MODEL};
+use proto::frames::{parts, read_frame, write_frame};
+use proto::limits::MAX_MODEL;
 use proto::trainer::{Done, FromTrainer, Open, Opened, Task, ToTrainer, from_trainer, to_trainer};
 
 use crate::{Outcome, Trouble};
@@ -119,8 +119,8 @@ pub fn speak(mut from: impl Read, mut to: impl Write) -> Outcome<()> {
                 let work = proto::decode::work(work)?;
                 let sites = usize::try_from(open.sites)?;
                 let packed = update(study, sites, work, &open.site)?.packed;
-                for part in packed.chunks(CHUNK) {
-                    say(&mut to, from_trainer::Message::Update(part.to_vec()))?;
+                for part in parts(packed) {
+                    say(&mut to, from_trainer::Message::Update(part))?;
                 }
                 say(&mut to, from_trainer::Message::Done(Done {}))?;
             }
@@ -179,8 +179,8 @@ mod tests {
         for message in [
             to_trainer::Message::Open(open),
             to_trainer::Message::Task(task),
-            to_trainer::Message::Model(vec![0; 500]),
-            to_trainer::Message::Model(vec![0; 20]),
+            to_trainer::Message::Model(vec![0; 500].into()),
+            to_trainer::Message::Model(vec![0; 20].into()),
         ] {
             write_frame(&mut wire, &ToTrainer { message: Some(message) }).expect("memory");
         }

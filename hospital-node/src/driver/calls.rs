@@ -117,7 +117,7 @@ fn parts(
                 Ok(more) => {
                     let sent = sent.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
                     told(sent);
-                    let part = UpdatePart { part: Some(update_part::Part::Data(data)) };
+                    let part = UpdatePart { part: Some(update_part::Part::Data(data.into())) };
                     Some((part, (file, sent, broken, told)))
                 }
                 Err(error) => {
