@@ -44,43 +44,6 @@ pub fn read_frame<M: Message + Default>(from: &mut impl Read) -> io::Result<Opti
     decoded(body).map(Some)
 }
 
-/// [`write_frame`] for the async side.
-///
-/// # Errors
-/// As [`write_frame`].
-#[cfg(feature = "grpc")]
-pub async fn write_frame_async(
-    to: &mut (impl tokio::io::AsyncWrite + Unpin),
-    message: &impl Message,
-) -> io::Result<()> {
-    use tokio::io::AsyncWriteExt as _;
-    to.write_all(&encoded(message)?).await?;
-    to.flush().await
-}
-
-/// [`read_frame`] for the async side. Not safe to cancel half-way: a frame may be lost.
-///
-/// # Errors
-/// As [`read_frame`].
-#[cfg(feature = "grpc")]
-pub async fn read_frame_async<M: Message + Default>(
-    from: &mut (impl tokio::io::AsyncRead + Unpin),
-) -> io::Result<Option<M>> {
-    use tokio::io::AsyncReadExt as _;
-    let mut length = [0; 4];
-    let mut have = 0;
-    while have < length.len() {
-        match from.read(&mut length[have..]).await? {
-            0 if have == 0 => return Ok(None),
-            0 => return Err(cut_off()),
-            n => have += n,
-        }
-    }
-    let mut body = vec![0; checked(length)?];
-    from.read_exact(&mut body).await?;
-    decoded(body).map(Some)
-}
-
 fn encoded(message: &impl Message) -> io::Result<Vec<u8>> {
     let size = message.encoded_len();
     let length = u32::try_from(size).ok().filter(|_| size <= MAX_MESSAGE).ok_or_else(|| {
