@@ -112,10 +112,11 @@ pub(crate) fn measure(arguments: &RoundArgs) -> Outcome<Measured> {
     let limit = Duration::from_secs(120) + Duration::from_secs(5) * arguments.rounds;
     let mut after = before;
     let view = wait_for("the study to end", limit, || {
-        // Read before the question, whose answer also costs the coordinator something.
+        // Read before the question, whose answer also costs the coordinator something, and so this
+        // machine: it is asked seldom.
         after = Reading::take(&mut consortium, &relay)?;
         let view = consortium.study(&digest)?;
-        harness::patience::pass(Duration::from_millis(500));
+        harness::patience::pass(Duration::from_secs(2));
         Ok(["completed", "failed", "stopped"].contains(&&*view.state).then_some(view))
     })?;
     let mut seconds: Vec<f64> = view
