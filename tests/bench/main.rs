@@ -8,7 +8,9 @@ mod sampler;
 mod secagg;
 
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -83,7 +85,14 @@ fn run(command: Command, format: Format) -> Result<(), Failure> {
         Command::Log(arguments) => tell(log::measure(&arguments), format),
         Command::Mask(arguments) => tell(mask::measure(&arguments), format),
         Command::Secagg(arguments) => tell(secagg::measure(&arguments), format),
-        Command::Serve => stand_in::speak(io::stdin().lock(), io::stdout().lock())
-            .map_err(|trouble| Failure::failed("conversation", trouble.to_string())),
+        Command::Serve => {
+            answer().map_err(|trouble| Failure::failed("conversation", trouble.to_string()))
+        }
     }
+}
+
+/// As the trainer, past standard output's search for line ends.
+fn answer() -> Outcome<()> {
+    let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    stand_in::speak(io::stdin().lock(), out)
 }

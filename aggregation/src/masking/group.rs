@@ -56,18 +56,22 @@ impl Modulus {
 
     /// Appends the low b bits of each lane.
     pub fn pack(self, lanes: &[u32], packed: &mut Vec<u8>) {
-        packed.reserve(lanes.len() * self.bytes());
+        let before = packed.len();
+        packed.resize(before + lanes.len() * self.bytes(), 0);
+        let packed = &mut packed[before..];
         match self {
-            Self::Bits16 => packed.extend(lanes.iter().flat_map(|lane| {
-                let [a, b, _, _] = lane.to_le_bytes();
-                [a, b]
-            })),
-            Self::Bits24 => {
-                let start = packed.len();
-                packed.resize(start + 3 * lanes.len(), 0);
-                pack_24(lanes, &mut packed[start..]);
+            Self::Bits16 => {
+                for (place, lane) in packed.as_chunks_mut().0.iter_mut().zip(lanes) {
+                    let [a, b, _, _] = lane.to_le_bytes();
+                    *place = [a, b];
+                }
             }
-            Self::Bits32 => packed.extend(lanes.iter().flat_map(|lane| lane.to_le_bytes())),
+            Self::Bits24 => pack_24(lanes, packed),
+            Self::Bits32 => {
+                for (place, lane) in packed.as_chunks_mut().0.iter_mut().zip(lanes) {
+                    *place = lane.to_le_bytes();
+                }
+            }
         }
     }
 
