@@ -66,7 +66,6 @@ impl fmt::Debug for Masks {
 }
 
 /// A sum, or a part of one that begins with a tile of its own: what one thread can work on.
-#[derive(Debug)]
 pub struct Tiles<'a> {
     /// In 64 bits they cannot run out.
     first: u64,
@@ -87,6 +86,13 @@ impl<'a> Tiles<'a> {
         let firsts = (self.first..).step_by(each);
         let parts = self.lanes.chunks_mut(each * TILE_LANES);
         firsts.zip(parts).map(|(first, lanes)| Tiles { first, lanes }).collect()
+    }
+}
+
+/// A sum is nobody's to print, masked or not.
+impl fmt::Debug for Tiles<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tiles(from {}, {} lanes)", self.first, self.lanes.len())
     }
 }
 
@@ -394,7 +400,8 @@ mod tests {
     }
 
     #[test]
-    fn masks_show_their_number_and_nothing_else() {
+    fn masks_and_sums_show_their_number_and_nothing_else() {
         assert_eq!(format!("{:?}", three(Modulus::Bits24)), "Masks(Bits24, 3)");
+        assert_eq!(format!("{:?}", Tiles::new(&mut [77, 78])), "Tiles(from 0, 2 lanes)");
     }
 }
