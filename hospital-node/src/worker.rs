@@ -369,7 +369,7 @@ pub(crate) mod tests {
     pub(crate) fn frame(message: from_trainer::Message) -> Vec<u8> {
         let mut bytes = Vec::new();
         let message = FromTrainer { message: Some(message) };
-        proto::frames::write_frame(&mut bytes, &message).expect("memory");
+        write_frame(&mut bytes, &message).expect("memory");
         bytes
     }
 
@@ -391,7 +391,7 @@ pub(crate) mod tests {
             [to_trainer::Message::Task(task), to_trainer::Message::Model(vec![0; model].into())]
         {
             let message = ToTrainer { message: Some(message) };
-            proto::frames::write_frame(&mut bytes, &message).expect("memory");
+            write_frame(&mut bytes, &message).expect("memory");
         }
         bytes.len()
     }
@@ -399,7 +399,7 @@ pub(crate) mod tests {
     pub(crate) fn opening_bytes(open: &Open) -> usize {
         let mut bytes = Vec::new();
         let message = ToTrainer { message: Some(to_trainer::Message::Open(open.clone())) };
-        proto::frames::write_frame(&mut bytes, &message).expect("memory");
+        write_frame(&mut bytes, &message).expect("memory");
         bytes.len()
     }
 
