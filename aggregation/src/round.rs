@@ -83,6 +83,12 @@ pub enum Input {
         /// Which.
         hospital: HospitalId,
     },
+    /// A hospital's connection was lost, and has been for as long as one is waited for. It is not
+    /// waited for any more; what it says before the phase ends still counts.
+    Lost {
+        /// Which.
+        hospital: HospitalId,
+    },
     /// The coordinator ends the round.
     Stop {
         /// Why.

@@ -40,7 +40,9 @@ impl Combine {
                 }
             }
             Input::Stop { reason } => Ok(self.mask.abandon(Abandoned::Stopped(reason))),
-            Input::Deadline | Input::Resumed | Input::Removed { .. } => Ok(Step::stay(Vec::new())),
+            Input::Deadline | Input::Resumed | Input::Removed { .. } | Input::Lost { .. } => {
+                Ok(Step::stay(Vec::new()))
+            }
         }
     }
 

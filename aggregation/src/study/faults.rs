@@ -238,6 +238,12 @@ fn cohort(faults: &mut Faults, cohort: &CohortRules) {
             "1 millisecond to 30 days",
         );
     }
+    faults.need(
+        cohort.grace <= MAX_DEADLINE,
+        "cohort.grace",
+        format_args!("{:?}", cohort.grace),
+        "at most 30 days",
+    );
 }
 
 #[cfg(test)]

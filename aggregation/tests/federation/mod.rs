@@ -75,6 +75,7 @@ pub(crate) fn study(quorum: u16, colluding: u16) -> Study {
             colluding,
             danger_unmasked: false,
             round_deadline: Duration::from_secs(100),
+            grace: Duration::from_secs(10),
             upload_deadline: Duration::from_secs(10),
         },
         evaluation: EvaluationRules { every: 5, split: Split::Test },
