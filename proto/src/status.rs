@@ -45,9 +45,9 @@ pub fn from_setup(refused: &SetupRefused) -> Status {
     let code = match refused {
         SetupRefused::Stranger { .. } | SetupRefused::ForAnother { .. } => Code::PermissionDenied,
         SetupRefused::Changed { .. } => Code::AlreadyExists,
-        SetupRefused::Early { .. }
-        | SetupRefused::Missing { .. }
-        | SetupRefused::NotDue { .. } => Code::FailedPrecondition,
+        SetupRefused::Early { .. } | SetupRefused::Missing { .. } | SetupRefused::NotDue { .. } => {
+            Code::FailedPrecondition
+        }
         SetupRefused::Announce(_) | SetupRefused::Graph(_) | SetupRefused::Slot(_) => {
             Code::InvalidArgument
         }
