@@ -1,5 +1,7 @@
 //! What is written is there, once, in order.
 
+mod erasure;
+
 use std::collections::BTreeMap;
 
 use super::*;
@@ -7,6 +9,8 @@ use aggregation::ids::{HospitalId, RoundId, SlotId, StudyId};
 use aggregation::keys::identity::IdentityKey;
 use aggregation::message::{DeclineReason, Terms, Work};
 use aggregation::units::Timestamp;
+
+use crate::policy::NewSites;
 
 fn study() -> StudyId {
     StudyId::new(Digest::sha256(b"study"))
@@ -138,4 +142,90 @@ async fn a_newer_journal_is_refused() {
     journal.finish().await;
     let found = Journal::open(&folder.path().join("journal.sqlite")).await;
     assert!(matches!(found, Err(JournalError::Newer { found: 99 })));
+}
+
+#[tokio::test]
+async fn a_journal_of_version_1_is_brought_up_and_says_what_it_said() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let path = folder.path().join("journal.sqlite");
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let old = SqlitePool::connect_with(options).await.expect("opens");
+    sqlx::raw_sql(schema::FIRST).execute(&old).await.expect("as version 1 had it");
+    let LocalStudy { id, name, manifest, decided, .. } = approval();
+    sqlx::query("INSERT INTO study VALUES (?1, ?2, ?3, 'anna,bert', 'images', 'approved', ?4, 0)")
+        .bind(id.digest().as_bytes().as_slice())
+        .bind(name)
+        .bind(manifest)
+        .bind(signed(decided.as_millis(), "time").expect("small"))
+        .execute(&old)
+        .await
+        .expect("written");
+    sqlx::query("INSERT INTO slot VALUES (?1, 4, ?2, 'declined', 5, NULL, NULL, NULL, 1)")
+        .bind(id.digest().as_bytes().as_slice())
+        .bind(prost::Message::encode_to_vec(&proto::encode::terms(&terms(4))))
+        .execute(&old)
+        .await
+        .expect("written");
+    old.close().await;
+
+    for _ in 0..2 {
+        let journal = open(&folder).await;
+        let found = journal.study(study()).await.expect("read");
+        assert_eq!(found, Some(LocalStudy { identities: BTreeMap::new(), ..approval() }));
+        let last = journal.last_slot(study()).await.expect("read").expect("there");
+        assert_eq!(last.stage, Stage::Declined(DeclineReason::Trainer));
+        assert!(journal.begin(&terms(4), NOW).await.is_err(), "used is used");
+        journal.decide(&LocalStudy { told: false, ..approval() }).await.expect("recorded");
+        assert_eq!(journal.study(study()).await.expect("read"), Some(approval()));
+        journal
+            .decide(&LocalStudy { identities: BTreeMap::new(), ..approval() })
+            .await
+            .expect("recorded");
+        journal.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn an_identity_is_pinned_once_and_another_one_waits_for_a_person() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let journal = open(&folder).await;
+    let bert = hospital("bert");
+    let later = Timestamp::from_millis(NOW.as_millis() + 1);
+    let told = |byte| BTreeMap::from([(bert.clone(), key(byte))]);
+    let news = |byte, what| vec![(bert.clone(), key(byte), what)];
+    let pin = |journal: Journal| {
+        let bert = bert.clone();
+        async move { journal.pins().await.expect("read").get(&bert).copied().unwrap_or_default() }
+    };
+
+    let met = journal.meet(&told(1), NewSites::Pin, NOW).await.expect("written");
+    assert_eq!(met, news(1, News::Pinned));
+    let met = journal.meet(&told(1), NewSites::Pin, later).await.expect("nothing new");
+    assert!(met.is_empty());
+    let first = Pin { key: Some((key(1), NOW)), found: None };
+    assert_eq!(pin(journal.clone()).await, first);
+
+    // Another key: whatever the policy, it counts for nothing, however often it is told.
+    for policy in [NewSites::Pin, NewSites::Ask] {
+        journal.meet(&told(2), policy, later).await.expect("written");
+        let changed = Pin { key: Some((key(1), NOW)), found: Some((key(2), later)) };
+        assert_eq!(pin(journal.clone()).await, changed);
+    }
+    assert!(journal.meet(&told(2), NewSites::Pin, later).await.expect("known").is_empty());
+    // The coordinator names the old one again: nothing waits any more.
+    assert!(journal.meet(&told(1), NewSites::Pin, later).await.expect("written").is_empty());
+    assert_eq!(pin(journal.clone()).await, first);
+
+    journal.meet(&told(3), NewSites::Pin, later).await.expect("written");
+    journal.accept(&bert, key(3), later).await.expect("written");
+    let accepted = Pin { key: Some((key(3), later)), found: None };
+    assert_eq!(pin(journal.clone()).await, accepted);
+
+    let carl = BTreeMap::from([(hospital("carl"), key(4))]);
+    let met = journal.meet(&carl, NewSites::Ask, NOW).await.expect("written");
+    assert_eq!(met, vec![(hospital("carl"), key(4), News::Waits)]);
+    assert!(journal.meet(&carl, NewSites::Ask, NOW).await.expect("known").is_empty());
+    assert_eq!(journal.pins().await.expect("read")[&hospital("carl")].key, None);
+    let met = journal.meet(&carl, NewSites::Pin, NOW).await.expect("written");
+    assert_eq!(met, vec![(hospital("carl"), key(4), News::Pinned)], "the policy was loosened");
 }

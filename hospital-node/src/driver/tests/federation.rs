@@ -7,7 +7,7 @@ use std::sync::Arc;
 use aggregation::ids::{Digest, HospitalId, SlotId};
 use aggregation::keys::graph::GraphNonce;
 use aggregation::keys::identity::{Identity, Signature};
-use aggregation::keys::provision::{FIRST_SLOT, Provision};
+use aggregation::keys::provision::Provision;
 use aggregation::keys::roll::Roll;
 use aggregation::keys::slots::{HeldShares, Kind, OwnSlot, PrekeyBatch};
 use aggregation::masking::keystream::apply_packed;
@@ -39,6 +39,20 @@ pub(super) enum Last {
     Sign,
     Unmask,
 }
+
+/// How this site fares in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// It is there all the time.
+    Through,
+    /// It is killed after each thing that it says for the first time.
+    KilledOften,
+    /// It is killed after it has said this, and comes back when the round is over.
+    AwayAfter(Last),
+}
+
+/// What a coordinator that is not honest says besides: before what it should say, and after.
+pub(super) type Meddle = fn(&Federation, &Output) -> (Vec<notice::Notice>, Vec<notice::Notice>);
 
 /// Another hospital.
 pub(super) struct Other {
@@ -147,6 +161,11 @@ impl Federation {
         running
     }
 
+    /// The first slot of a batch.
+    pub(super) fn first_of(&self, batch: u64) -> u64 {
+        self.gathering.provision().expect("agreed").first_of(batch).get()
+    }
+
     fn ready(&self, batch: u64) -> bool {
         let first = self.gathering.provision().map(|provision| provision.first_of(batch));
         first.is_some_and(|first| self.gathering.able(first, &self.all()) == self.all())
@@ -227,25 +246,42 @@ impl Federation {
         Round::open(NOW, terms, plan)
     }
 
-    /// Plays a round to its end; the others stop after the last things given for them. With `kill`,
-    /// this site is killed after each thing that it says, and hears the present state.
+    /// Plays a round to its end; the others stop after the last things given for them.
     pub(super) async fn play(
         &mut self,
-        mut running: Running,
+        running: Running,
         slot: u64,
         lasts: &[Last],
-        kill: bool,
+        how: How,
+    ) -> (Running, Vec<Output>) {
+        self.play_against(running, slot, lasts, how, |_, _| (Vec::new(), Vec::new())).await
+    }
+
+    /// The same with a coordinator that is not honest.
+    pub(super) async fn play_against(
+        &mut self,
+        running: Running,
+        slot: u64,
+        lasts: &[Last],
+        how: How,
+        meddle: Meddle,
     ) -> (Running, Vec<Output>) {
         let me = self.me();
         let (mut round, mut waiting) = self.open(slot);
+        let mut running = Some(running);
         let mut told = Vec::new();
         let mut now = NOW;
         loop {
             while !waiting.is_empty() {
                 let mut heard = Vec::new();
                 for output in &waiting {
-                    if let Some(notice) = noticed(output) {
-                        running.hears(notice).await;
+                    if let Some(running) = &running
+                        && let Some(notice) = noticed(output)
+                    {
+                        let (before, after) = meddle(self, output);
+                        for notice in before.into_iter().chain([notice]).chain(after) {
+                            running.hears(notice).await;
+                        }
                     }
                     for (other, last) in self.others.iter_mut().zip(lasts) {
                         let said = other.hear(&self.stage, output).into_iter();
@@ -261,7 +297,7 @@ impl Federation {
                 }
             }
             if round.closed().is_some() {
-                return (running, told);
+                return (self.after(running, &told).await, told);
             }
             let patience = std::time::Duration::from_secs(1);
             let Some(heard) = self.stage.next_within(patience).await else {
@@ -271,18 +307,55 @@ impl Federation {
                 continue;
             };
             if let Some(said) = self.spoken(&heard) {
-                let outputs = round.handle(now, Input::Said { from: me.clone(), said });
+                let (step, from) = (step_of(&said), me.clone());
+                let outputs = round.handle(now, Input::Said { from, said });
                 waiting.extend(outputs.expect("an honest hospital, also when it repeats itself"));
                 waiting.extend(round.combine_here());
-                let kill = kill && !self.said.contains(&heard);
-                if kill && round.closed().is_none() {
+                let new = !self.said.contains(&heard);
+                if how == How::AwayAfter(step)
+                    && let Some(running) = running.take()
+                {
                     running.kill().await;
-                    running = self.stage.start().await;
-                    self.present(&running, &round, slot).await;
+                }
+                if how == How::KilledOften && new && round.closed().is_none() {
+                    if let Some(running) = running.take() {
+                        running.kill().await;
+                    }
+                    // What a kill in the middle of the masking may leave.
+                    if step == Last::Ready {
+                        self.stage.litter(&format!("{slot}.masked"));
+                    }
+                    self.stage.litter("0.masked");
+                    let again = self.stage.start().await;
+                    self.present(&again, &round, slot).await;
+                    running = Some(again);
                 }
             }
             self.said.push(heard);
         }
+    }
+
+    /// Whoever was away hears how the round ended; everybody's keys of the slot are gone.
+    async fn after(&self, running: Option<Running>, told: &[Output]) -> Running {
+        let running = match running {
+            Some(running) => running,
+            None => {
+                let running = self.stage.start().await;
+                running.hears(self.keys(0)).await;
+                for notice in told.iter().filter_map(noticed) {
+                    running.hears(notice).await;
+                }
+                running
+            }
+        };
+        for _ in 0..100 {
+            let last = self.stage.house.journal.last_slot(self.roll.study()).await.expect("read");
+            if last.is_some_and(|last| last.stage == crate::journal::Stage::Closed) {
+                return running;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        unreachable!("the slot does not close");
     }
 
     /// What a site hears of a round when it connects.
@@ -333,13 +406,26 @@ impl Federation {
         }
     }
 
-    /// What others sign a set as; for a coordinator that is not honest.
-    pub(super) fn signature(
-        &self,
-        index: usize,
-        statement: &message::SetStatement,
-    ) -> Signature<message::SetStatement> {
-        self.others[index].identity.sign(statement)
+    /// What the others sign of a set without its last member: so many signatures that do not hold
+    /// for the whole one.
+    pub(super) fn forged(&self, signed: &message::SignedSet) -> message::SignedSet {
+        let mut set = signed.set.clone();
+        set.members.pop_last();
+        let statement = message::SetStatement {
+            context: self.context(&signed.set),
+            members: set.members.clone(),
+        };
+        let others = self.others.iter();
+        let signatures: BTreeMap<HospitalId, Signature<message::SetStatement>> =
+            others.map(|other| (other.id.clone(), other.identity.sign(&statement))).collect();
+        message::SignedSet { set, signatures }
+    }
+
+    fn context(&self, set: &message::FinalSet) -> aggregation::context::ContextDigest {
+        let terms = self.stage.terms(set.slot.get());
+        let format = self.stage.charter.format(terms.work).expect("a format");
+        let provision = self.gathering.provision().expect("agreed");
+        provision.context(&terms, &terms.invited, &format).expect("all are on the roll")
     }
 }
 
@@ -397,7 +483,10 @@ impl Other {
     }
 
     fn make(&mut self, number: u64) -> SignedBatch {
-        let (provision, keyring) = self.keys.as_ref().expect("agreed");
+        let (provision, keyring) = self.keys.as_mut().expect("agreed");
+        // Rounds that the test leaves out.
+        let before = provision.first_of(number.saturating_sub(1)).get() - 1;
+        keyring.pass(SlotId::new(before)).expect("near");
         let id = [self.id.as_str().as_bytes()[0]; 16];
         let seed = seed(&format!("slots {} {number}", self.id));
         let made = keyring.make(provision, &self.identity, number, id, seed).expect("it is due");
@@ -487,11 +576,4 @@ impl Other {
         }
         said
     }
-}
-
-/// The number of the batch after that of the first slot.
-pub(super) fn second_batch(federation: &Federation) -> (u64, u64) {
-    let provision = federation.gathering.provision().expect("agreed");
-    let number = provision.batch_of(FIRST_SLOT) + 1;
-    (number, provision.first_of(number).get())
 }

@@ -230,6 +230,17 @@ impl Stage {
         lanes(&self.charter, run)
     }
 
+    /// Leaves a file in the study's folder, as if a kill had interrupted its writing.
+    pub(super) fn litter(&self, name: &str) {
+        let folder = folder_of(&self.house, self.charter.id());
+        std::fs::write(folder.join(name), b"half").expect("written");
+    }
+
+    /// Whether anything else is said.
+    pub(super) async fn is_silent(&mut self) -> bool {
+        self.next_within(Duration::from_millis(500)).await.is_none()
+    }
+
     /// What lies in the study's folder.
     pub(super) fn left(&self) -> Vec<String> {
         let folder = folder_of(&self.house, self.charter.id());
