@@ -161,10 +161,10 @@ fn minute(text: &str) -> Result<u16, InvalidWindow> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const MANIFEST: &str = r#"
+    pub(crate) const MANIFEST: &str = r#"
 name = "small"
 [task]
 kind = "classification"

@@ -332,7 +332,6 @@ impl Desk {
             calls::leave(&mut self.client().await?, number, &own).await?;
             self.confirmed.batch = Some(number);
         }
-        let most = 2 * own.batch.encoded().len();
         drop(own);
         let mut opened = journal.opened(study, number).await?;
         let neighbours = provision.neighbourhood(&me);
@@ -342,7 +341,7 @@ impl Desk {
             if !told.owners.contains(owner) || opened.contains(owner) {
                 continue;
             }
-            match self.open(ours, owner, number, most).await {
+            match self.open(ours, owner, number).await {
                 Ok(()) => {
                     opened.insert(owner.clone());
                 }
@@ -409,10 +408,11 @@ impl Desk {
         ours: Ours<'_>,
         owner: &HospitalId,
         number: u64,
-        most: usize,
     ) -> Result<(), KeyError> {
         let mut client = self.client().await?;
-        let said = calls::fetch(&mut client, self.study(), number, owner, most).await?;
+        let stranger = || SetupRefused::Stranger { hospital: owner.clone() };
+        let bytes = ours.provision.batch_bytes(owner).ok_or_else(stranger)?;
+        let said = calls::fetch(&mut client, self.study(), number, owner, bytes).await?;
         let keyring = self.house.journal.keyring(ours).await?;
         let (provision, from) = (ours.provision.clone(), owner.clone());
         let opening = move || keyring.open(&provision, &from, number, &said);

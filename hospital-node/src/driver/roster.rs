@@ -6,8 +6,8 @@ use aggregation::ids::HospitalId;
 use aggregation::keys::identity::IdentityKey;
 
 use super::House;
-use crate::clock;
 use crate::journal::{JournalError, LocalStudy, News};
+use crate::{clock, identity};
 
 /// Who takes part in a study, as the coordinator says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(super) async fn meet(
 ) -> Result<(), JournalError> {
     if told.get(&house.me).is_some_and(|key| *key != house.identity.key()) {
         tracing::error!(
-            ours = house.identity.key().fingerprint().short(),
+            ours = identity::fingerprint(&house.identity.key()),
             "ALARM: the coordinator names another identity key for this site than ours"
         );
     }
@@ -44,7 +44,7 @@ pub(super) async fn meet(
     let met = house.journal.meet(&others, house.config.policy.new_sites, clock::now()).await;
     let news = met.inspect_err(|error| tracing::error!(%error, "cannot journal identities"))?;
     for (site, key, news) in news {
-        let (site, fingerprint) = (site.as_str(), key.fingerprint().to_string());
+        let (site, fingerprint) = (site.as_str(), identity::fingerprint(&key));
         match news {
             News::Pinned => tracing::info!(site, fingerprint, "identity pinned"),
             News::Waits => tracing::warn!(

@@ -1,6 +1,8 @@
 //! The driver between a coordinator of a few lines and a trainer made of a shell script.
 
 mod fake;
+mod federation;
+mod masked;
 mod stage;
 
 use aggregation::ids::Digest;

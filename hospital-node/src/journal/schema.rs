@@ -8,7 +8,7 @@ use super::JournalError;
 pub(super) const VERSION: i64 = 2;
 
 /// As version 1 had it.
-const FIRST: &str = "
+pub(super) const FIRST: &str = "
 CREATE TABLE study (
     digest      BLOB PRIMARY KEY,
     name        TEXT NOT NULL,

@@ -66,11 +66,6 @@ impl Shelf {
         Self { next, state }
     }
 
-    /// The first slot whose rows can still be read.
-    pub(super) const fn next(&self) -> SlotId {
-        self.next
-    }
-
     /// Forgets the keys of all slots up to this one.
     pub(super) fn pass(&mut self, slot: SlotId) {
         while self.next <= slot {
@@ -316,7 +311,6 @@ mod tests {
         distinct.dedup();
         assert_eq!(distinct.len(), 5);
         shelf.pass(SlotId::new(3));
-        assert_eq!(shelf.next(), SlotId::new(4));
         assert!((0..4).all(|slot| hidden(&shelf, slot).is_none()));
         assert_eq!(hidden(&shelf, 5).as_ref(), Some(&before[4]));
         let key = shelf.key(SlotId::new(5)).expect("ahead");

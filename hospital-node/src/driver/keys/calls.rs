@@ -94,13 +94,13 @@ pub(super) async fn leave(
     Ok(())
 }
 
-/// Fetches a batch of at most so many bytes; nothing is allocated by a number that it contains.
+/// Fetches a batch of exactly so many bytes; nothing is allocated by a number that it contains.
 pub(super) async fn fetch(
     client: &mut Client,
     study: StudyId,
     number: u64,
     owner: &HospitalId,
-    most: usize,
+    bytes_due: usize,
 ) -> Result<SignedBatch, FetchError> {
     let other =
         |expected, found: String| FetchError::Other { owner: owner.clone(), expected, found };
@@ -116,8 +116,9 @@ pub(super) async fn fetch(
     if (header.study, header.number, header.owner) != (study, number, owner.as_str()) {
         return Err(other("what was asked for", "a header of another".to_owned()));
     }
-    if header.bytes > most {
-        return Err(other("a batch as long as ours", format!("{} bytes", header.bytes)));
+    if header.bytes != bytes_due {
+        let found = format!("{} bytes", header.bytes);
+        return Err(other("the size that the slots give", found));
     }
     let mut encoded = Vec::new();
     while let Some(part) = parts.message().await? {

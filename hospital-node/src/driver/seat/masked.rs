@@ -281,3 +281,32 @@ pub(super) async fn give(
     client.send_shares(request).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aggregation::masking::keystream::{MaskKey, Sign};
+    use aggregation::secret::Secret;
+
+    /// Masking a few tiles at a time is masking all at once: at the seams, with and without a rest.
+    #[test]
+    fn a_file_is_masked_as_if_at_once() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let (from, to) = (folder.path().join("a"), folder.path().join("b"));
+        let masks = [(1, Sign::Add), (2, Sign::Subtract)]
+            .map(|(byte, sign)| Mask::new(&MaskKey::new(Secret::new([byte; 32])), sign));
+        for modulus in [Modulus::Bits16, Modulus::Bits24, Modulus::Bits32] {
+            for lanes in [1, TILE_LANES, 16 * TILE_LANES, 33 * TILE_LANES + 5] {
+                let mut bytes = vec![7; lanes * modulus.bytes()];
+                std::fs::write(&from, &bytes).expect("written");
+                let packed = mask_file(&from, &to, &masks, modulus).expect("masked");
+                apply_packed(&masks, modulus, 0, &mut bytes).expect("whole lanes");
+                assert!(std::fs::read(&to).expect("there") == bytes, "{modulus:?}, {lanes} lanes");
+                assert_eq!(packed.digest, Digest::blake3(&bytes));
+                assert_eq!(packed.bytes, u64::try_from(bytes.len()).expect("small"));
+            }
+        }
+        std::fs::write(&from, [1]).expect("written");
+        assert!(mask_file(&from, &to, &masks, Modulus::Bits16).is_err(), "half a lane");
+    }
+}

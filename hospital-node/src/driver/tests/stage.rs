@@ -1,13 +1,17 @@
 //! A hospital in a folder, with a trainer made of a shell script, and a coordinator to speak with.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
 use aggregation::charter::Charter;
 use aggregation::ids::{Digest, RoundId};
+use aggregation::keys::identity::IdentityKey;
 use aggregation::message::{ClosedNotice, Roster};
+use aggregation::secret::Secret;
 use aggregation::study::Study;
 use aggregation::units::Timestamp;
+use aggregation::vector::Contribution;
 use proto::encode;
 use proto::federation::federation_server::FederationServer;
 use tokio::net::TcpListener;
@@ -51,6 +55,8 @@ pub(super) struct Stage {
     pub(super) house: House,
     client: Client,
     heard: mpsc::UnboundedReceiver<Said>,
+    /// What other sites left, for this one to fetch.
+    pub(super) batches: Batches,
     pub(super) model: Vec<u8>,
     pub(super) charter: Charter,
 }
@@ -84,17 +90,35 @@ impl Stage {
 
     /// With a coordinator whose model has so many bytes more or fewer than it should.
     pub(super) async fn set_with(cut: usize, change: isize) -> Self {
+        let sites = ["anna", "bert", "carl"].map(hospital).into();
+        Self::make(cut, change, MANIFEST, sites, BTreeMap::new()).await
+    }
+
+    /// With a study whose updates are masked, among these sites.
+    pub(super) async fn masked(identities: BTreeMap<HospitalId, IdentityKey>) -> Self {
+        let manifest = MANIFEST.replace("danger_unmasked_updates = true", "");
+        let sites = identities.keys().cloned().collect();
+        Self::make(usize::MAX, 0, &manifest, sites, identities).await
+    }
+
+    async fn make(
+        cut: usize,
+        change: isize,
+        manifest: &str,
+        sites: BTreeSet<HospitalId>,
+        identities: BTreeMap<HospitalId, IdentityKey>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
-        let study: Study = proto::manifest::parse(MANIFEST).expect("a valid manifest");
-        let sites: BTreeSet<HospitalId> = ["anna", "bert", "carl"].map(hospital).into();
+        let study: Study = proto::manifest::parse(manifest).expect("a valid manifest");
         let charter = Charter::new(study, sites.clone()).expect("a charter");
         let right = charter.study().layout().parameters() * 4;
         let model = vec![0; right.saturating_add_signed(change)];
         let local = LocalStudy {
             id: charter.id(),
             name: "small".to_owned(),
-            manifest: MANIFEST.to_owned(),
+            manifest: manifest.to_owned(),
             sites,
+            identities,
             data: Some("images".to_owned()),
             decision: Decision::Approved,
             decided: clock::now(),
@@ -124,7 +148,8 @@ impl Stage {
             trainer,
             data: [("images".to_owned(), data)].into(),
         };
-        let house = House { config: Arc::new(config), state, me, journal };
+        let identity = Arc::new(identity_of(&me));
+        let house = House { config: Arc::new(config), state, me, identity, journal };
         let (said, heard) = mpsc::unbounded_channel();
         let batches = Batches::default();
         let fake = Fake {
@@ -141,7 +166,7 @@ impl Stage {
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
         let client = Client::connect(url).await.expect("connected");
-        Self { folder, house, client, heard, model, charter }
+        Self { folder, house, client, heard, batches, model, charter }
     }
 
     pub(super) async fn start(&self) -> Running {
@@ -189,6 +214,11 @@ impl Stage {
         }))
     }
 
+    /// Nothing, when nothing is said for so long.
+    pub(super) async fn next_within(&mut self, patience: Duration) -> Option<Said> {
+        tokio::time::timeout(patience, self.heard.recv()).await.ok().flatten()
+    }
+
     pub(super) async fn next(&mut self) -> Said {
         tokio::time::timeout(Duration::from_secs(20), self.heard.recv())
             .await
@@ -198,6 +228,17 @@ impl Stage {
 
     pub(super) fn update(&self, run: u8) -> Vec<u8> {
         lanes(&self.charter, run)
+    }
+
+    /// Leaves a file in the study's folder, as if a kill had interrupted its writing.
+    pub(super) fn litter(&self, name: &str) {
+        let folder = folder_of(&self.house, self.charter.id());
+        std::fs::write(folder.join(name), b"half").expect("written");
+    }
+
+    /// Whether anything else is said.
+    pub(super) async fn is_silent(&mut self) -> bool {
+        self.next_within(Duration::from_millis(500)).await.is_none()
     }
 
     /// What lies in the study's folder.
@@ -244,9 +285,24 @@ pub(super) fn hospital(name: &str) -> HospitalId {
     HospitalId::new(name).expect("a name")
 }
 
+/// The identity of a site in a test.
+pub(super) fn identity_of(site: &HospitalId) -> Identity {
+    let seed = Secret::new(*Digest::sha256(site.as_str().as_bytes()).as_bytes());
+    Identity::from_seed(&seed).expect("a seed")
+}
+
+/// What this site's trainer makes the so-many-th time: it moves the first coordinate.
 pub(super) fn lanes(charter: &Charter, run: u8) -> Vec<u8> {
-    let work = charter.study().work_in(RoundId::FIRST);
-    vec![run; charter.format(work).expect("a format").packed_bytes()]
+    contribution(charter, 0, f32::from(run) / 8.0)
+}
+
+/// A site moves one coordinate.
+pub(super) fn contribution(charter: &Charter, coordinate: usize, by: f32) -> Vec<u8> {
+    let format = charter.format(charter.study().work_in(RoundId::FIRST)).expect("a format");
+    let mut update = vec![0.0; format.model()];
+    update[coordinate] = by;
+    let said = Contribution { weight: 100, update, metrics: None };
+    aggregation::vector::encode(&format, &said).expect("it fits").packed
 }
 
 /// Gives other lanes at each run, so that training twice would show; waits for a file `go` first.
