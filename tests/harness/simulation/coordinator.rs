@@ -76,6 +76,12 @@ impl Coordinator {
         &self.books
     }
 
+    /// Whether these hospitals can all mask with each other.
+    pub(crate) fn has_keys_of(&self, all: &BTreeSet<HospitalId>) -> bool {
+        let gathering = self.desk.as_ref().map(|desk| &desk.gathering);
+        gathering.is_some_and(|gathering| gathering.able(self.books.next_slot, all) == *all)
+    }
+
     /// Whether all rounds are released.
     pub(crate) fn is_done(&self) -> bool {
         self.books.released() >= self.wanted && self.books.open.is_none()

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
 use aggregation::keys::graph::GraphNonce;
+use aggregation::keys::provision::Provision;
 use aggregation::keys::roll::Roll;
 use aggregation::message::{DeclineReason, FinalSet, Roster, Shares, SignedSet, Terms};
+use aggregation::secret::SecretBytes;
+use aggregation::setup::keyring::Keyring;
 use aggregation::setup::{SignedAnnounce, SignedBatch};
 
 /// The disk of one hospital. Large pages are written once and shared by their copies.
@@ -76,8 +79,8 @@ pub(crate) enum Work {
 #[derive(Debug, Clone)]
 pub(crate) struct SlotPage {
     pub(crate) terms: Terms,
-    /// Why the house said no, if it did.
-    pub(crate) barred: Option<DeclineReason>,
+    /// Why the hospital has declined it, if it has.
+    pub(crate) declined: Option<DeclineReason>,
     pub(crate) work: Work,
     pub(crate) roster: Option<Roster>,
     pub(crate) masked: Option<(Digest, usize)>,
@@ -89,10 +92,10 @@ pub(crate) struct SlotPage {
 }
 
 impl SlotPage {
-    pub(crate) const fn new(terms: Terms, barred: Option<DeclineReason>) -> Self {
+    pub(crate) const fn new(terms: Terms, declined: Option<DeclineReason>) -> Self {
         Self {
             terms,
-            barred,
+            declined,
             work: Work::Begun,
             roster: None,
             masked: None,
@@ -143,6 +146,30 @@ impl Disk {
             return None;
         }
         self.held.get(&batch)?.get(owner)?.get(place(first, slot)?)
+    }
+
+    /// The roll and the graph, from the announcements and nonces that count.
+    pub(crate) fn provision(&self) -> Option<Provision> {
+        let announced = self.announced.as_ref()?.iter();
+        let announced = announced.map(|(id, said)| (id.clone(), said.announce.clone())).collect();
+        Provision::new(&self.roll, &announced, &self.keys.as_ref()?.nonces).ok()
+    }
+
+    /// The keyring, as it was kept.
+    pub(crate) fn keyring(&self, me: &HospitalId, provision: &Provision) -> Option<Keyring> {
+        let secrets = SecretBytes::new(self.keys.as_ref()?.keyring.clone());
+        Keyring::resume(provision, me, &secrets)
+    }
+
+    /// Passes over all slots up to this one, as if there had been rounds in them.
+    pub(crate) fn pass(&mut self, me: &HospitalId, slot: SlotId) {
+        let keyring = self.provision().and_then(|provision| self.keyring(me, &provision));
+        if let (Some(mut keyring), Some(keys)) = (keyring, &mut self.keys)
+            && keyring.pass(slot).is_ok()
+        {
+            keys.keyring = keyring.secrets().expose().to_vec();
+        }
+        self.erase_through(slot);
     }
 
     /// Erases what this slot and those before it have left.

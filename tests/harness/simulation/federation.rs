@@ -1,7 +1,7 @@
 //! One federation: its hospitals, its coordinator, and the loop that lets one thing happen after
 //! the other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -11,10 +11,12 @@ use crate::simulation::cast::Cast;
 use crate::simulation::chance::Chance;
 use crate::simulation::coordinator::{Books, Coordinator};
 use crate::simulation::disk::Disk;
+use crate::simulation::evil::{Evil, Forgery};
 use crate::simulation::flaw::Flaw;
 use crate::simulation::hospital::Hospital;
+use crate::simulation::mischief::Mischief;
 use crate::simulation::ready::{self, Ready};
-use crate::simulation::scenario::{Adversary, Scenario, Size};
+use crate::simulation::scenario::{Scenario, Size};
 use crate::simulation::stage::{Counts, Halt, Happening, Stage};
 use crate::simulation::trace::{Trace, Who};
 use crate::simulation::watch::{Invariant, Violation, Watch};
@@ -93,7 +95,10 @@ pub(crate) fn set_up(size: Size) -> Result<Ready, String> {
         federation.happen(happening);
     }
     let disks = federation.sites.iter().map(|site| site.disk().clone()).collect();
-    let gathering = federation.coordinator.books().gathering();
+    let Chair::Honest(coordinator) = &federation.chair else {
+        return Err("nobody means ill in a quiet federation".to_owned());
+    };
+    let gathering = coordinator.books().gathering();
     Ok(Ready { cast, disks, books: Books::settled(gathering, SlotId::new(1)) })
 }
 
@@ -104,7 +109,15 @@ struct Federation {
     scenario: Scenario,
     stage: Stage,
     sites: Vec<Hospital>,
-    coordinator: Coordinator,
+    chair: Chair,
+    options: Options,
+}
+
+/// Who coordinates.
+#[derive(Debug)]
+enum Chair {
+    Honest(Coordinator),
+    Evil(Evil),
 }
 
 impl Federation {
@@ -120,39 +133,57 @@ impl Federation {
             return Self::new(scenario, &cast, None, chance, options);
         }
         let ready = ready::keys(size)?;
-        Self::new(scenario, &ready.cast, Some(&ready), chance, options)
+        let ready = ready.from_slot(scenario.first_slot);
+        let cast = Arc::clone(&ready.cast);
+        Self::new(scenario, &cast, Some(ready), chance, options)
     }
 
     fn new(
         scenario: Scenario,
         cast: &Arc<Cast>,
-        ready: Option<&Ready>,
+        ready: Option<Ready>,
         mut chance: Chance,
         options: Options,
     ) -> Result<Self, String> {
         let evil = scenario.adversary.sites();
         let adversaries: BTreeSet<HospitalId> =
             evil.iter().filter_map(|place| cast.names.get(*place).cloned()).collect();
-        let honest = !matches!(scenario.adversary, Adversary::Coordinator(_));
+        let honest = scenario.adversary.spares_the_coordinator();
         let quorum = usize::from(scenario.size.quorum);
         let watch = Watch::new(&cast.charter, quorum, adversaries, honest);
-        let skew = chance.between(0, 1 << 40);
         let trace = Trace::new(options.trace);
+        let mut mischief = BTreeMap::new();
+        for place in &evil {
+            let plan = if honest { Mischief::plan(&mut chance) } else { Mischief::none() };
+            mischief.insert(*place, plan);
+        }
+        let skew = chance.between(0, 1 << 40);
+        let forgery = if honest || !scenario.live_setup {
+            None
+        } else {
+            Forgery::plan(&mut chance, cast)
+        };
         let stage = Stage::new(chance, watch, trace, scenario.network, scenario.faults);
-        let roll = Arc::new(cast.roll.clone());
-        let sites = (0..cast.names.len()).map(|place| {
-            let disk = match ready.and_then(|ready| ready.disks.get(place)) {
-                Some(disk) => disk.clone(),
-                None => Disk::blank(Arc::clone(&roll)),
-            };
-            let honest = !evil.contains(&place);
-            Hospital::new(cast, place, disk, honest, options.flaw)
+        let (disks, books) = match ready {
+            Some(ready) => (ready.disks, ready.books),
+            None => {
+                let blank = Disk::blank(Arc::new(cast.roll.clone()));
+                (vec![blank; cast.names.len()], Books::blank(&cast.roll))
+            }
+        };
+        let spoiler = evil.first().copied();
+        let sites = disks.into_iter().enumerate().map(|(place, disk)| {
+            let spoil = scenario.spoil.filter(|_| spoiler == Some(place));
+            Hospital::new(cast, place, disk, mischief.remove(&place), spoil, options.flaw)
         });
         let sites: Option<Vec<_>> = sites.collect();
         let sites = sites.ok_or("every hospital of the cast has a name")?;
-        let books = ready.map_or_else(|| Books::blank(&cast.roll), |ready| ready.books.clone());
-        let coordinator = Coordinator::new(cast, books, scenario.rounds, skew, options.flaw);
-        Ok(Self { cast: Arc::clone(cast), scenario, stage, sites, coordinator })
+        let chair = if honest {
+            Chair::Honest(Coordinator::new(cast, books, scenario.rounds, skew, options.flaw))
+        } else {
+            Chair::Evil(Evil::new(cast, &books, evil, forgery))
+        };
+        Ok(Self { cast: Arc::clone(cast), scenario, stage, sites, chair, options })
     }
 
     /// Everybody starts, within a few seconds.
@@ -172,9 +203,11 @@ impl Federation {
 
     /// Whether all hospitals can mask with each other.
     fn is_ready(&self) -> bool {
-        let books = self.coordinator.books();
-        let all: BTreeSet<HospitalId> = self.cast.names.iter().cloned().collect();
-        books.gathering().able(books.next_slot, &all) == all
+        let all = self.cast.names.iter().cloned().collect();
+        match &self.chair {
+            Chair::Honest(coordinator) => coordinator.has_keys_of(&all),
+            Chair::Evil(_) => false,
+        }
     }
 
     fn run(mut self, seed: u64) -> Played {
@@ -186,7 +219,7 @@ impl Federation {
                 break;
             }
             let (now, events) = (self.stage.now, self.stage.counts.events);
-            if until.is_none() && self.coordinator.is_done() {
+            if until.is_none() && self.is_done() {
                 until = Some(now + AFTERWARDS);
             }
             if until.is_some_and(|until| now > until) {
@@ -206,13 +239,26 @@ impl Federation {
         Played { seed, counts, digest: trace.digest(), violation, trace: trace.into_lines() }
     }
 
+    fn is_done(&self) -> bool {
+        match &self.chair {
+            Chair::Honest(coordinator) => coordinator.is_done(),
+            Chair::Evil(_) => false,
+        }
+    }
+
+    /// Everything had its time. Whoever spoils its keys, or the others', may have stopped the
+    /// study for good; that is seen by everyone, and ended by people.
     fn stands_still(&mut self) {
-        let released = self.coordinator.books().released();
-        let seen = format!(
-            "{released} of {} rounds were released, {} ms after the calm",
-            self.scenario.rounds,
-            self.stage.now.saturating_sub(self.scenario.calm_at)
-        );
+        let honest = self.scenario.adversary.spares_the_coordinator();
+        if self.scenario.spoil.is_some() || self.scenario.live_setup && !honest {
+            return;
+        }
+        let released = match &self.chair {
+            Chair::Honest(coordinator) => coordinator.books().released(),
+            Chair::Evil(_) => 0,
+        };
+        let late = self.stage.now.saturating_sub(self.scenario.calm_at);
+        let seen = format!("{released} rounds were released, {late} ms after the calm");
         self.stage.watch.broken(Invariant::Progress, seen);
     }
 
@@ -234,20 +280,28 @@ impl Federation {
                     self.at(place, Hospital::start);
                 }
             }
-            Happening::Call { from, call } => {
-                let heard = self.coordinator.hear(stage, from, call);
-                self.at_coordinator(heard);
-            }
-            Happening::Desk { life, what } => {
-                let rung = self.coordinator.ring(stage, life, what);
-                self.at_coordinator(rung);
-            }
-            Happening::CoordinatorUp => {
-                if !self.coordinator.is_up() {
-                    let started = self.coordinator.start(stage);
+            Happening::Call { from, call } => match &mut self.chair {
+                Chair::Honest(coordinator) => {
+                    let heard = coordinator.hear(stage, from, call);
+                    self.at_coordinator(heard);
+                }
+                Chair::Evil(evil) => evil.hear(stage, from, call),
+            },
+            Happening::Desk { life, what } => match &mut self.chair {
+                Chair::Honest(coordinator) => {
+                    let rung = coordinator.ring(stage, life, what);
+                    self.at_coordinator(rung);
+                }
+                Chair::Evil(evil) => evil.ring(stage, what),
+            },
+            Happening::CoordinatorUp => match &mut self.chair {
+                Chair::Honest(coordinator) if !coordinator.is_up() => {
+                    let started = coordinator.start(stage);
                     self.at_coordinator(started);
                 }
-            }
+                Chair::Honest(_) => {}
+                Chair::Evil(evil) => evil.start(stage),
+            },
             Happening::Calm => self.calm(),
         }
     }
@@ -285,8 +339,8 @@ impl Federation {
     /// Something has happened at the coordinator, which may not have lived to the end of it.
     fn at_coordinator(&mut self, came: Result<(), Halt>) {
         let stage = &mut self.stage;
-        let Err(halt) = came else { return };
-        self.coordinator.stop();
+        let (Err(halt), Chair::Honest(coordinator)) = (came, &mut self.chair) else { return };
+        coordinator.stop();
         let away = match halt {
             Halt::Refused => {
                 stage.say(Who::Coordinator, format_args!("cannot write"));
@@ -308,6 +362,14 @@ impl Federation {
         for place in 0..self.sites.len() {
             let delay = self.stage.chance.between(0, 5_000);
             self.stage.after(delay, Happening::Up(place));
+        }
+        if let Chair::Evil(evil) = &self.chair {
+            // Another coordinator takes over, and finds the hospitals as they were left.
+            let books = evil.books();
+            let wanted = books.released() + 1;
+            let flaw = self.options.flaw;
+            let honest = Coordinator::new(&self.cast, books, wanted, self.stage.now, flaw);
+            self.chair = Chair::Honest(honest);
         }
         self.stage.after(0, Happening::CoordinatorUp);
     }

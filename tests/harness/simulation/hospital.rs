@@ -2,12 +2,13 @@
 //! Every step is written down before anything leaves; a crash takes the memory and leaves the disk.
 
 mod flawed;
+mod ill;
 mod keys;
 mod shares;
 
 use std::sync::Arc;
 
-use aggregation::ids::{Digest, HospitalId, SlotId};
+use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
 use aggregation::keys::identity::Statement as _;
 use aggregation::keys::provision::Provision;
 use aggregation::masking::keystream::apply_packed;
@@ -20,6 +21,8 @@ use aggregation::vector::{Contribution, encode};
 use crate::simulation::cast::Cast;
 use crate::simulation::disk::{Disk, File, SlotPage, Work};
 use crate::simulation::flaw::Flaw;
+use crate::simulation::mischief::Mischief;
+use crate::simulation::spoil::Spoil;
 use crate::simulation::stage::{Errand, Fate, Halt, Happening, Stage};
 use crate::simulation::trace::Who;
 use crate::simulation::watch::Invariant;
@@ -35,7 +38,9 @@ pub(crate) struct Hospital {
     mind: Option<Mind>,
     /// Counts restarts: what an earlier life has asked for is nobody's any more.
     life: u64,
-    honest: bool,
+    /// What it is up to; nothing, for an honest one.
+    mischief: Option<Mischief>,
+    spoil: Option<Spoil>,
     flaw: Option<Flaw>,
 }
 
@@ -63,22 +68,22 @@ impl Hospital {
         cast: &Arc<Cast>,
         place: usize,
         disk: Disk,
-        honest: bool,
+        mischief: Option<Mischief>,
+        spoil: Option<Spoil>,
         flaw: Option<Flaw>,
     ) -> Option<Self> {
         let id = cast.names.get(place)?.clone();
         let cast = Arc::clone(cast);
-        Some(Self { id, place, cast, disk, mind: None, life: 0, honest, flaw })
+        Some(Self { id, place, cast, disk, mind: None, life: 0, mischief, spoil, flaw })
+    }
+
+    const fn honest(&self) -> bool {
+        self.mischief.is_none()
     }
 
     /// Its disk.
     pub(crate) const fn disk(&self) -> &Disk {
         &self.disk
-    }
-
-    /// Its name.
-    pub(crate) const fn id(&self) -> &HospitalId {
-        &self.id
     }
 
     /// Whether it runs.
@@ -134,11 +139,11 @@ impl Hospital {
     fn played(&self, page: &SlotPage) -> Vec<Event> {
         let slot = page.terms.slot;
         let terms = page.terms.clone();
-        let mut events = match page.barred {
+        let mut events = match page.declined {
             Some(reason) => vec![Event::Barred { terms, reason }],
             None => vec![Event::Offered(terms)],
         };
-        if page.barred.is_none() && !self.forgets_its_update() {
+        if page.declined.is_none() && !self.forgets_its_update() {
             events.push(match page.work {
                 Work::Begun | Work::Failed => Event::TrainerFailed { slot },
                 Work::Trained(digest, bytes) => Event::Trained { slot, digest, bytes },
@@ -269,9 +274,8 @@ impl Hospital {
         let page = self.disk.open.as_ref();
         let at_hand = page.map(|page| page.terms.slot);
         match event {
-            Event::Offered(terms) => self.begin_page(stage, next, terms, None)?,
-            Event::Barred { terms, reason } => {
-                self.begin_page(stage, next, terms, Some(*reason))?;
+            Event::Offered(terms) | Event::Barred { terms, .. } => {
+                self.begin_page(stage, next, terms, actions)?;
             }
             Event::Trained { slot, digest, bytes } => {
                 let ready = actions.iter().any(|action| matches!(action, Action::Ready { .. }));
@@ -310,19 +314,29 @@ impl Hospital {
         Ok(true)
     }
 
-    /// A new slot gets a new page.
+    /// A new slot gets a new page: it is taken up, or declined.
     fn begin_page(
         &mut self,
         stage: &mut Stage,
         next: &Participant,
         terms: &Terms,
-        barred: Option<DeclineReason>,
+        actions: &[Action],
     ) -> Result<(), Halt> {
         let at_hand = self.disk.open.as_ref().map(|page| page.terms.slot);
         if next.slot() != Some(terms.slot) || at_hand == Some(terms.slot) {
             return Ok(());
         }
-        let page = SlotPage::new(terms.clone(), barred);
+        let declined = actions.iter().find_map(|action| match action {
+            Action::Decline { reason, .. } => Some(*reason),
+            Action::Train(_)
+            | Action::Ready { .. }
+            | Action::Upload { .. }
+            | Action::Mask { .. }
+            | Action::Sign { .. }
+            | Action::Unmask { .. }
+            | Action::Forget(_) => None,
+        });
+        let page = SlotPage::new(terms.clone(), declined);
         self.keep(stage, |disk| disk.open = Some(page))
     }
 
@@ -376,15 +390,17 @@ impl Hospital {
         if stage.vanishes() {
             return Err(Halt::Drop);
         }
-        if self.honest {
+        if self.honest() {
             match &said {
                 Said::Signed { .. } => stage.counts.signatures += 1,
                 Said::Unmask { .. } => stage.counts.shares += 1,
                 Said::Ready { .. } | Said::Declined { .. } | Said::Update { .. } => {}
             }
             stage.watch.leaves(&self.id, slot, &said);
+            stage.call(self.place, Call::Said { slot, said });
+        } else {
+            self.send_turned(stage, slot, said);
         }
-        stage.call(self.place, Call::Said { slot, said });
         if stage.vanishes() { Err(Halt::Drop) } else { Ok(()) }
     }
 
@@ -399,10 +415,11 @@ impl Hospital {
         if stage.trainer_fails() {
             return self.happen(stage, Event::TrainerFailed { slot });
         }
-        let Some(packed) = self.update(stage, &terms) else {
+        let Some(mut packed) = self.update(stage, &terms) else {
             stage.alarm(self.who(), format_args!("its own update cannot be encoded"));
             return Ok(());
         };
+        self.poison(stage, &terms, &mut packed);
         stage.watch.trained(&self.id, slot, &packed);
         let (digest, bytes) = (Digest::blake3(&packed), packed.len());
         let packed = Arc::new(packed);
@@ -498,8 +515,12 @@ impl Hospital {
         statement: &SetStatement,
     ) -> Result<(), Halt> {
         let Some(identity) = self.cast.identities.get(self.place) else { return Ok(()) };
-        let signature = identity.sign(statement);
-        if self.honest {
+        let signed = match &self.mischief {
+            Some(mischief) if !stage.calm => mischief.set(&mut stage.chance, statement),
+            Some(_) | None => statement.clone(),
+        };
+        let signature = identity.sign(&signed);
+        if self.honest() {
             stage.watch.signed(&self.id, slot, statement.digest());
         }
         self.send(stage, slot, Said::Signed { terms, signature })?;
@@ -525,7 +546,10 @@ impl Hospital {
                 keys.keyring = secrets;
             }
             if let Some(page) = disk.open.take_if(|page| page.terms.slot == slot) {
-                disk.last = Some((page.terms.round, slot));
+                // The round of a slot that was declined was never taken up.
+                let before = disk.last.map_or(RoundId::FIRST, |(round, _)| round);
+                let round = if page.declined.is_some() { before } else { page.terms.round };
+                disk.last = Some((round, slot));
             }
         })
     }

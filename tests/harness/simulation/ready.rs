@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use aggregation::ids::SlotId;
+
 use crate::simulation::cast::Cast;
 use crate::simulation::coordinator::Books;
 use crate::simulation::disk::Disk;
@@ -16,6 +18,18 @@ pub(crate) struct Ready {
     pub(crate) cast: Arc<Cast>,
     pub(crate) disks: Vec<Disk>,
     pub(crate) books: Books,
+}
+
+impl Ready {
+    /// The same after all slots before this one.
+    pub(crate) fn from_slot(&self, slot: SlotId) -> Self {
+        let before = SlotId::new(slot.get().saturating_sub(1));
+        let mut disks = self.disks.clone();
+        for (id, disk) in self.cast.names.iter().zip(&mut disks) {
+            disk.pass(id, before);
+        }
+        Self { cast: Arc::clone(&self.cast), disks, books: self.books.clone().at_slot(slot) }
+    }
 }
 
 type Shelf = BTreeMap<Size, Arc<OnceLock<Result<Arc<Ready>, String>>>>;

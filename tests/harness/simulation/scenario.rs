@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use aggregation::ids::SlotId;
+
 use crate::simulation::chance::Chance;
+use crate::simulation::spoil::{SPOILS, Spoil};
 
 /// n, t and m of a study.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +58,14 @@ pub(crate) enum Adversary {
 }
 
 impl Adversary {
+    /// Whether the coordinator is honest.
+    pub(crate) const fn spares_the_coordinator(&self) -> bool {
+        match self {
+            Self::None | Self::Sites(_) => true,
+            Self::Coordinator(_) => false,
+        }
+    }
+
     /// The hospitals among them.
     pub(crate) fn sites(&self) -> BTreeSet<usize> {
         match self {
@@ -71,7 +82,7 @@ pub(crate) struct Scenario {
     /// Rounds to release.
     pub(crate) rounds: u32,
     /// The first slot of which the keys are still there.
-    pub(crate) first_slot: u64,
+    pub(crate) first_slot: SlotId,
     /// Whether the keys are set up in the midst of it all, or lie ready.
     pub(crate) live_setup: bool,
     pub(crate) network: Network,
@@ -79,6 +90,8 @@ pub(crate) struct Scenario {
     /// When nothing breaks any more.
     pub(crate) calm_at: u64,
     pub(crate) adversary: Adversary,
+    /// How the first of the hospitals that mean ill spoils the slots that it leaves.
+    pub(crate) spoil: Option<Spoil>,
 }
 
 /// Sizes that are played. Keys are made once for each and used by all federations of that size.
@@ -112,13 +125,13 @@ const SIZES: [(u16, u16, u16); 24] = [
 /// A study has this many rounds that train; one more only evaluates.
 pub(crate) const TRAINING_ROUNDS: u32 = 3;
 
-/// The last slot before the second batch of keys, less a few.
-const BEFORE_THE_SECOND_BATCH: u64 = 254;
+/// A few slots before the second batch of keys begins.
+const BEFORE_THE_SECOND_BATCH: u64 = 255;
 
 impl Scenario {
     /// What a seed decides.
     pub(crate) fn from_seed(chance: &mut Chance) -> Self {
-        let live_setup = chance.permille(30);
+        let live_setup = chance.permille(40);
         let second_batch = !live_setup && chance.permille(15);
         // Keys that are made on the spot cost as much as hundreds of rounds.
         let most = if live_setup || second_batch { 5 } else { largest(chance) };
@@ -126,13 +139,15 @@ impl Scenario {
         let (sites, colluding, quorum) = chance.pick(&sizes).map_or((3, 1, 3), |size| **size);
         let size = Size { sites, colluding, quorum };
         let adversary = adversary(chance, &size);
+        let spoils = live_setup && matches!(adversary, Adversary::Sites(_)) && !chance.one_in(4);
+        let spoil = if spoils { chance.pick(&SPOILS).copied() } else { None };
         // Some federations are hardly disturbed, some hardly ever get anywhere.
         let rough = chance.below(4);
         let level = |chance: &mut Chance, most: u64| chance.between(0, most) * rough / 3;
         Self {
             size,
             rounds: u32::try_from(chance.between(1, 4)).unwrap_or(1).min(TRAINING_ROUNDS + 1),
-            first_slot: if second_batch { BEFORE_THE_SECOND_BATCH } else { 1 },
+            first_slot: SlotId::new(if second_batch { BEFORE_THE_SECOND_BATCH } else { 1 }),
             live_setup,
             network: Network {
                 delay: *chance.pick(&[20, 500, 3_000]).unwrap_or(&500),
@@ -149,6 +164,7 @@ impl Scenario {
             },
             calm_at: chance.between(0, 400) * 1_000,
             adversary,
+            spoil,
         }
     }
 
@@ -157,12 +173,13 @@ impl Scenario {
         Self {
             size,
             rounds: 0,
-            first_slot: 1,
+            first_slot: SlotId::new(1),
             live_setup: true,
             network: Network { delay: 10, loss: 0, doubling: 0, stuck: 0 },
             faults: Faults { site_crash: 0, coordinator_crash: 0, disk: 0, drop: 0, trainer: 0 },
             calm_at: 0,
             adversary: Adversary::None,
+            spoil: None,
         }
     }
 }

@@ -144,6 +144,8 @@ pub(crate) struct Watch {
     left: BTreeMap<(SlotId, HospitalId), Left>,
     given: BTreeMap<(SlotId, HospitalId), Given>,
     confirmed: BTreeSet<(SlotId, HospitalId)>,
+    /// What stands for the keys of an honest hospital with another one.
+    roots: BTreeMap<(HospitalId, HospitalId), Digest>,
     sums: Sums,
     violation: Option<Violation>,
 }
@@ -165,6 +167,7 @@ impl Watch {
             left: BTreeMap::new(),
             given: BTreeMap::new(),
             confirmed: BTreeSet::new(),
+            roots: BTreeMap::new(),
             sums: Sums::new(charter),
             violation: None,
         }
@@ -197,6 +200,23 @@ impl Watch {
     /// Under its masks this update adds this to a sum.
     pub(crate) fn adds(&mut self, of: &HospitalId, slot: SlotId, sent: Digest, plain: Arc<Vec<u8>>) {
         self.sums.adds(of, slot, sent, plain);
+    }
+
+    /// What was written down of an update.
+    pub(crate) fn added_by(&self, of: &HospitalId, slot: SlotId, sent: Digest) -> Option<Arc<Vec<u8>>> {
+        self.sums.added_by(of, slot, sent)
+    }
+
+    /// An honest hospital has agreed on its keys: what stands for those with each other hospital.
+    pub(crate) fn agreed(&mut self, hospital: &HospitalId, with: BTreeMap<HospitalId, Digest>) {
+        for (other, root) in with {
+            let theirs = self.roots.get(&(other.clone(), hospital.clone()));
+            if theirs.is_some_and(|theirs| *theirs != root) {
+                let seen = format!("{hospital} and {other} have other keys with each other");
+                self.broken(Invariant::KeysAgree, seen);
+            }
+            self.roots.insert((hospital.clone(), other), root);
+        }
     }
 
     /// An honest hospital has signed a final set.

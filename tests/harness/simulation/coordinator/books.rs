@@ -82,6 +82,16 @@ impl Books {
         }
     }
 
+    /// The same before another round.
+    pub(crate) fn at_round(self, next_round: RoundId) -> Self {
+        Self { next_round, ..self }
+    }
+
+    /// The same before another slot.
+    pub(crate) fn at_slot(self, next_slot: SlotId) -> Self {
+        Self { next_slot, ..self }
+    }
+
     /// Rounds that were released.
     pub(crate) const fn released(&self) -> u32 {
         self.next_round.get() - 1

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aggregation::ids::HospitalId;
+use aggregation::setup::SetupRefused;
 
 use crate::simulation::coordinator::Coordinator;
 use crate::simulation::coordinator::books::Recorded;
@@ -60,9 +61,27 @@ impl Coordinator {
             }
             Err(refused) => {
                 stage.counts.refusals += 1;
+                self.refuses_keys(stage, from, &refused);
+                Ok(false)
+            }
+        }
+    }
+
+    /// What came before its time will be said again; anything else is an alarm.
+    fn refuses_keys(&self, stage: &mut Stage, from: usize, refused: &SetupRefused) {
+        match refused {
+            SetupRefused::Early { .. } | SetupRefused::Missing { .. } => {
+                stage.say(Who::Coordinator, format_args!("refuses site-{from:02}: {refused}"));
+            }
+            SetupRefused::Stranger { .. }
+            | SetupRefused::ForAnother { .. }
+            | SetupRefused::Changed { .. }
+            | SetupRefused::NotDue { .. }
+            | SetupRefused::Announce(_)
+            | SetupRefused::Graph(_)
+            | SetupRefused::Slot(_) => {
                 let rule = refused.rule();
                 stage.alarm(Who::Coordinator, format_args!("{rule} of site-{from:02}: {refused}"));
-                Ok(false)
             }
         }
     }

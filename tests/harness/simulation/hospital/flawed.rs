@@ -107,7 +107,7 @@ impl Hospital {
 
     /// [`Flaw::ForgetsItsUpdate`]: what was begun is begun again.
     pub(super) fn trains_again(&mut self, stage: &mut Stage) -> Result<(), Halt> {
-        let page = self.disk.open.as_ref().filter(|page| page.barred.is_none());
+        let page = self.disk.open.as_ref().filter(|page| page.declined.is_none());
         match page.map(|page| page.terms.clone()) {
             Some(terms) if self.forgets_its_update() => self.act(stage, Action::Train(terms)),
             Some(_) | None => Ok(()),

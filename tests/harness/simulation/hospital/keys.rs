@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aggregation::ids::HospitalId;
+use aggregation::ids::{Digest, HospitalId};
 use aggregation::keys::graph::GraphNonce;
-use aggregation::keys::provision::Provision;
 use aggregation::keys::roll::Roll;
-use aggregation::secret::{Secret, SecretBytes};
-use aggregation::setup::keyring::{Announced, Keyring};
+use aggregation::secret::Secret;
+use aggregation::setup::keyring::Announced;
 use aggregation::setup::{SetupRefused, SignedBatch};
 
 use crate::simulation::disk::{KeysPage, OwnPage};
@@ -28,12 +27,8 @@ impl Hospital {
 
     /// The keys again, from what was kept of them.
     pub(super) fn keys_from_disk(&self) -> Option<Keyed> {
-        let page = self.disk.keys.as_ref()?;
-        let announced = self.disk.announced.as_ref()?.iter();
-        let announced = announced.map(|(id, said)| (id.clone(), said.announce.clone())).collect();
-        let provision = Provision::new(&self.disk.roll, &announced, &page.nonces).ok()?;
-        let secrets = SecretBytes::new(page.keyring.clone());
-        let keyring = Keyring::resume(&provision, &self.id, &secrets)?;
+        let provision = self.disk.provision()?;
+        let keyring = self.disk.keyring(&self.id, &provision)?;
         Some(Keyed { provision: Arc::new(provision), keyring })
     }
 
@@ -123,7 +118,14 @@ impl Hospital {
                 Ok(false)
             }
             Ok((_, keyring)) => {
-                let keyring = keyring.secrets().expose().to_vec();
+                let secrets = keyring.secrets();
+                if self.honest() {
+                    let roots = secrets.expose().chunks(72).map(|pair| Digest::sha256(pair));
+                    let near = keyring.neighbourhood().neighbours().iter();
+                    let roots = near.map(|member| member.hospital.clone()).zip(roots).collect();
+                    stage.watch.agreed(&self.id, roots);
+                }
+                let keyring = secrets.expose().to_vec();
                 let page = KeysPage { nonces: Arc::clone(&told.nonces), keyring };
                 self.keep(stage, |disk| {
                     disk.keys = Some(page);
@@ -146,8 +148,8 @@ impl Hospital {
             let keys = self.mind.as_ref().and_then(|mind| mind.keys.as_ref());
             let identity = self.cast.identities.get(self.place);
             let (Some(keys), Some(identity)) = (keys, identity) else { return Ok(()) };
-            let (id, seed) = (stage.chance.bytes(), Secret::new(stage.chance.bytes()));
-            let made = keys.keyring.make(&keys.provision, identity, number, id, seed);
+            let (id, seed) = (stage.chance.bytes(), stage.chance.bytes());
+            let made = keys.keyring.make(&keys.provision, identity, number, id, Secret::new(seed));
             let made = match made {
                 Ok(made) => made,
                 Err(refused) => {
@@ -156,7 +158,8 @@ impl Hospital {
                 }
             };
             let slots = made.own.into_slots().map(|(_, own)| *own.secrets().expose()).collect();
-            let page = OwnPage { signed: Arc::new(made.batch), slots: Arc::new(slots) };
+            let signed = Arc::new(self.spoils(stage, &seed, made.batch));
+            let page = OwnPage { signed, slots: Arc::new(slots) };
             self.keep(stage, |disk| {
                 disk.batches.insert(number, page);
             })?;

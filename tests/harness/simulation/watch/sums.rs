@@ -28,6 +28,16 @@ impl Sums {
         self.adds.insert((slot, of.clone(), sent), plain);
     }
 
+    /// What was written down of an update.
+    pub(super) fn added_by(
+        &self,
+        of: &HospitalId,
+        slot: SlotId,
+        sent: Digest,
+    ) -> Option<Arc<Vec<u8>>> {
+        self.adds.get(&(slot, of.clone(), sent)).cloned()
+    }
+
     /// The coordinator has counted the update with this digest.
     pub(super) fn contributed(&mut self, slot: SlotId, of: &HospitalId, sent: Digest) {
         self.contributed.insert((slot, of.clone()), sent);
