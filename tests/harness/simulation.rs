@@ -9,7 +9,6 @@
 
 pub mod chance;
 pub mod flaw;
-pub mod scenario;
 
 mod cast;
 mod coordinator;
@@ -19,6 +18,7 @@ mod federation;
 mod hospital;
 mod mischief;
 mod ready;
+mod scenario;
 mod spoil;
 mod stage;
 mod trace;
@@ -26,5 +26,6 @@ mod watch;
 mod words;
 
 pub use federation::{Options, Played, play};
+pub use scenario::Ill;
 pub use stage::Counts;
 pub use watch::{Invariant, Violation};

@@ -26,7 +26,7 @@ use crate::simulation::words::{Answer, Call, Notice, Word};
 pub(crate) use forgery::Forgery;
 
 /// Moves that it makes in one slot, for each hospital.
-const MOVES: u64 = 14;
+const MOVES: u64 = 28;
 
 /// A coordinator that means ill.
 #[derive(Debug)]
@@ -45,7 +45,12 @@ pub(crate) struct Evil {
     lives_in: Vec<usize>,
     heard: BTreeMap<(usize, Digest), BTreeSet<Word>>,
     past: Vec<Arc<Notice>>,
+    /// Moves left in this slot.
     left: u64,
+    /// How often, of a thousand moves, it says what nobody may believe.
+    nasty: u64,
+    /// How often, of a thousand moves, it shows a hospital the other world.
+    astray: u64,
 }
 
 /// What it shows to some of the hospitals in one slot.
@@ -103,6 +108,8 @@ impl Evil {
             heard: BTreeMap::new(),
             past: Vec::new(),
             left: 0,
+            nasty: 0,
+            astray: 0,
         }
     }
 
@@ -122,7 +129,7 @@ impl Evil {
         if what != Task::Look {
             return;
         }
-        let pause = stage.chance.between(200, 2_500);
+        let pause = stage.chance.between(100, 1_500);
         stage.after(pause, Happening::Desk { life: 0, what });
         if self.gathering.provision().is_none() {
             return;
@@ -154,7 +161,10 @@ impl Evil {
             format_args!("plots {scheme:?} in slot {} against site-{victim:02}", self.slot),
         );
         self.worlds = first.into_iter().chain(second).collect();
-        self.lives_in = (0..sites).map(|_| stage.chance.index(self.worlds.len())).collect();
+        let apart = *stage.chance.pick(&[100, 300, 500]).unwrap_or(&500);
+        self.lives_in = (0..sites).map(|_| usize::from(stage.chance.permille(apart))).collect();
+        self.nasty = *stage.chance.pick(&[0, 30, 300]).unwrap_or(&0);
+        self.astray = *stage.chance.pick(&[0, 50, 200]).unwrap_or(&0);
         self.heard.clear();
         self.left = MOVES * u64::try_from(sites).unwrap_or(1);
     }
@@ -211,12 +221,15 @@ impl Evil {
     fn move_once(&mut self, stage: &mut Stage) {
         let site = stage.chance.index(self.cast.names.len());
         let lives_in = self.lives_in.get(site).copied().unwrap_or(0);
-        let stranger = stage.chance.one_in(8);
-        let world = if stranger { stage.chance.index(self.worlds.len()) } else { lives_in };
+        let astray = stage.chance.permille(self.astray);
+        let world = if astray { stage.chance.index(self.worlds.len()) } else { lives_in };
         let Some(world) = self.worlds.get(world) else { return };
         let said = self.heard.get(&(site, world.terms.digest()));
         let has = |word: Word| said.is_some_and(|said| said.contains(&word));
-        let due = if has(Word::Signature) {
+        // Signatures are waited for, though not always.
+        let needed = usize::from(self.cast.roll.thresholds().shares());
+        let enough = world.signatures.len() >= needed || stage.chance.one_in(10);
+        let due = if has(Word::Signature) && enough {
             Notice::Unmask(world.signed())
         } else if has(Word::Update) {
             Notice::Fix(world.set.clone())
@@ -225,7 +238,7 @@ impl Evil {
         } else {
             Notice::Offer(world.terms.clone())
         };
-        let told = if stage.chance.permille(250) { self.nasty(stage, site, due) } else { due };
+        let told = if stage.chance.permille(self.nasty) { self.nasty(stage, site, due) } else { due };
         let told = Arc::new(told);
         stage.say(Who::Coordinator, format_args!("shows site-{site:02} {}", told.name()));
         if stage.chance.one_in(4) {
@@ -242,6 +255,7 @@ impl Evil {
                 if let Some(keys) = self.keys_for(stage, from) {
                     stage.tell(from, &Arc::new(Notice::Keys(keys)));
                 }
+                self.try_one_that_may_have_forgotten(stage, from);
             }
             Call::Said { slot, said } => self.hear_said(stage, from, &id, slot, &said),
             Call::Announce(_)
@@ -249,6 +263,20 @@ impl Evil {
             | Call::Batch { .. }
             | Call::Opened { .. }
             | Call::Fetch { .. } => self.hear_of_keys(stage, from, &id, call),
+        }
+    }
+
+    /// Who says hello may have been restarted, and have forgotten what it did not write down.
+    fn try_one_that_may_have_forgotten(&self, stage: &mut Stage, site: usize) {
+        let world = stage.chance.index(self.worlds.len());
+        let Some(world) = self.worlds.get(world) else { return };
+        let notices = [
+            Notice::Freeze(world.roster.clone()),
+            Notice::Fix(world.set.clone()),
+            Notice::Unmask(world.signed()),
+        ];
+        for notice in notices {
+            stage.tell(site, &Arc::new(notice));
         }
     }
 

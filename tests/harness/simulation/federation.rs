@@ -16,7 +16,7 @@ use crate::simulation::flaw::Flaw;
 use crate::simulation::hospital::Hospital;
 use crate::simulation::mischief::Mischief;
 use crate::simulation::ready::{self, Ready};
-use crate::simulation::scenario::{Scenario, Size};
+use crate::simulation::scenario::{Ill, Scenario, Size};
 use crate::simulation::stage::{Counts, Halt, Happening, Stage};
 use crate::simulation::trace::{Trace, Who};
 use crate::simulation::watch::{Invariant, Violation, Watch};
@@ -35,6 +35,8 @@ pub struct Options {
     pub trace: bool,
     /// A bug to plant.
     pub flaw: Option<Flaw>,
+    /// Who means ill, whatever the seed says.
+    pub ill: Option<Ill>,
 }
 
 /// What came of a seed.
@@ -42,6 +44,8 @@ pub struct Options {
 pub struct Played {
     /// The seed.
     pub seed: u64,
+    /// Who means ill in it.
+    pub ill: Ill,
     /// What happened, in numbers.
     pub counts: Counts,
     /// The digest of the trace: the same for the same seed.
@@ -60,6 +64,7 @@ pub fn play(seed: u64, options: Options) -> Played {
     }));
     let failed = |seen: String| Played {
         seed,
+        ill: Ill::Nobody,
         counts: Counts::default(),
         digest: String::new(),
         violation: Some(Violation { invariant: Invariant::NoPanic, seen }),
@@ -122,8 +127,12 @@ enum Chair {
 
 impl Federation {
     fn of_seed(seed: u64, options: Options) -> Result<Self, String> {
+        assert!(options.flaw != Some(Flaw::Panics), "a planted panic");
         let mut chance = Chance::new(seed);
-        let scenario = Scenario::from_seed(&mut chance);
+        let mut scenario = Scenario::from_seed(&mut chance, options.ill);
+        if options.flaw == Some(Flaw::OneColludesMore) {
+            scenario.adversary.one_more(scenario.size);
+        }
         let mut size = scenario.size;
         if options.flaw == Some(Flaw::LowersTheQuorum) {
             size.quorum = least_quorum(size);
@@ -236,7 +245,8 @@ impl Federation {
         }
         let counts = self.stage.counts;
         let trace = self.stage.into_trace();
-        Played { seed, counts, digest: trace.digest(), violation, trace: trace.into_lines() }
+        let ill = self.scenario.adversary.ill();
+        Played { seed, ill, counts, digest: trace.digest(), violation, trace: trace.into_lines() }
     }
 
     fn is_done(&self) -> bool {

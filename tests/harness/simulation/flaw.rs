@@ -25,6 +25,8 @@ pub enum Flaw {
     ErasesTooMuch,
     /// Hospitals believe the coordinator what the others' identities are.
     PinsNothing,
+    /// One hospital more colludes with the coordinator than the study is made for.
+    OneColludesMore,
     /// The study is run with a lower quorum than people approved.
     LowersTheQuorum,
     /// The coordinator answers before it has written down.
@@ -41,7 +43,7 @@ pub enum Flaw {
 
 impl Flaw {
     /// Every flaw.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::SlipsALane,
         Self::SendsUnmasked,
         Self::ForgetsItsUpdate,
@@ -52,6 +54,7 @@ impl Flaw {
         Self::ForgetsItsOwnShare,
         Self::ErasesTooMuch,
         Self::PinsNothing,
+        Self::OneColludesMore,
         Self::LowersTheQuorum,
         Self::AnswersBeforeKeeping,
         Self::TellsBeforeKeeping,

@@ -9,7 +9,6 @@ mod shares;
 use std::sync::Arc;
 
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
-use aggregation::keys::identity::Statement as _;
 use aggregation::keys::provision::Provision;
 use aggregation::masking::keystream::apply_packed;
 use aggregation::message::{DeclineReason, Said, SetStatement, Terms};
@@ -326,16 +325,17 @@ impl Hospital {
         if next.slot() != Some(terms.slot) || at_hand == Some(terms.slot) {
             return Ok(());
         }
-        let declined = actions.iter().find_map(|action| match action {
-            Action::Decline { reason, .. } => Some(*reason),
-            Action::Train(_)
-            | Action::Ready { .. }
+        let answer = actions.iter().find_map(|action| match action {
+            Action::Train(_) => Some(None),
+            Action::Decline { reason, .. } => Some(Some(*reason)),
+            Action::Ready { .. }
             | Action::Upload { .. }
             | Action::Mask { .. }
             | Action::Sign { .. }
             | Action::Unmask { .. }
             | Action::Forget(_) => None,
         });
+        let Some(declined) = answer else { return Ok(()) };
         let page = SlotPage::new(terms.clone(), declined);
         self.keep(stage, |disk| disk.open = Some(page))
     }
@@ -348,7 +348,7 @@ impl Hospital {
                 if let Some(mind) = &mut self.mind {
                     mind.training = Some(slot);
                 }
-                let takes = stage.chance.between(10, 20_000);
+                let takes = stage.chance.between(10, 8_000);
                 let (site, life) = (self.place, self.life);
                 stage.after(takes, Happening::Clock { site, life, what: Errand::Trained(slot) });
                 Ok(())
@@ -476,7 +476,7 @@ impl Hospital {
         let masks = keyring.masks(context, members, &own, &seeds);
         let secrets = keyring.secrets().expose().to_vec();
         let mut packed = plain.as_ref().clone();
-        self.slips_a_lane(&mut packed, format.modulus().bytes());
+        self.slips_a_lane(&mut packed, &format);
         if self.flaw != Some(Flaw::SendsUnmasked)
             && apply_packed(&masks, format.modulus(), 0, &mut packed).is_err()
         {
@@ -521,7 +521,7 @@ impl Hospital {
         };
         let signature = identity.sign(&signed);
         if self.honest() {
-            stage.watch.signed(&self.id, slot, statement.digest());
+            stage.watch.signed(&self.id, slot, statement);
         }
         self.send(stage, slot, Said::Signed { terms, signature })?;
         self.keeps_what_it_signed(stage, slot, terms, statement)

@@ -47,6 +47,17 @@ pub(crate) struct Faults {
 }
 
 /// Who means ill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ill {
+    /// Nobody does: whatever breaks, breaks by accident.
+    Nobody,
+    /// Some hospitals do.
+    Hospitals,
+    /// The coordinator does, and perhaps some hospitals with it.
+    Coordinator,
+}
+
+/// Who means ill, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Adversary {
     /// Nobody.
@@ -58,11 +69,27 @@ pub(crate) enum Adversary {
 }
 
 impl Adversary {
+    /// Who it is.
+    pub(crate) const fn ill(&self) -> Ill {
+        match self {
+            Self::None => Ill::Nobody,
+            Self::Sites(_) => Ill::Hospitals,
+            Self::Coordinator(_) => Ill::Coordinator,
+        }
+    }
+
     /// Whether the coordinator is honest.
     pub(crate) const fn spares_the_coordinator(&self) -> bool {
         match self {
             Self::None | Self::Sites(_) => true,
             Self::Coordinator(_) => false,
+        }
+    }
+
+    /// Lets t hospitals and one more collude with a coordinator that means ill.
+    pub(crate) fn one_more(&mut self, size: Size) {
+        if let Self::Coordinator(colluders) = self {
+            colluders.extend(0..=usize::from(size.colluding));
         }
     }
 
@@ -130,7 +157,7 @@ const BEFORE_THE_SECOND_BATCH: u64 = 255;
 
 impl Scenario {
     /// What a seed decides.
-    pub(crate) fn from_seed(chance: &mut Chance) -> Self {
+    pub(crate) fn from_seed(chance: &mut Chance, ill: Option<Ill>) -> Self {
         let live_setup = chance.permille(40);
         let second_batch = !live_setup && chance.permille(15);
         // Keys that are made on the spot cost as much as hundreds of rounds.
@@ -138,7 +165,7 @@ impl Scenario {
         let sizes: Vec<_> = SIZES.iter().filter(|(sites, ..)| *sites <= most).collect();
         let (sites, colluding, quorum) = chance.pick(&sizes).map_or((3, 1, 3), |size| **size);
         let size = Size { sites, colluding, quorum };
-        let adversary = adversary(chance, &size);
+        let adversary = adversary(chance, &size, ill);
         let spoils = live_setup && matches!(adversary, Adversary::Sites(_)) && !chance.one_in(4);
         let spoil = if spoils { chance.pick(&SPOILS).copied() } else { None };
         // Some federations are hardly disturbed, some hardly ever get anywhere.
@@ -162,7 +189,9 @@ impl Scenario {
                 drop: level(chance, 100),
                 trainer: level(chance, 40),
             },
-            calm_at: chance.between(0, 400) * 1_000,
+            // Who means ill needs time for it.
+            calm_at: chance.between(if adversary.spares_the_coordinator() { 0 } else { 100 }, 400)
+                * 1_000,
             adversary,
             spoil,
         }
@@ -194,11 +223,16 @@ const fn largest(chance: &mut Chance) -> u16 {
     }
 }
 
-fn adversary(chance: &mut Chance, size: &Size) -> Adversary {
-    match chance.below(10) {
-        0..=4 => Adversary::None,
-        5..=7 => Adversary::Sites(some(chance, size, 1)),
-        _ => Adversary::Coordinator(some(chance, size, 0)),
+fn adversary(chance: &mut Chance, size: &Size, ill: Option<Ill>) -> Adversary {
+    let drawn = match chance.below(10) {
+        0..=4 => Ill::Nobody,
+        5..=7 => Ill::Hospitals,
+        _ => Ill::Coordinator,
+    };
+    match ill.unwrap_or(drawn) {
+        Ill::Nobody => Adversary::None,
+        Ill::Hospitals => Adversary::Sites(some(chance, size, 1)),
+        Ill::Coordinator => Adversary::Coordinator(some(chance, size, 0)),
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use aggregation::charter::Charter;
 use aggregation::ids::{Digest, HospitalId, SlotId};
-use aggregation::message::{Abandoned, Closed, Outcome, Said, Shares};
+use aggregation::keys::identity::Statement as _;
+use aggregation::message::{Abandoned, Closed, Outcome, Said, SetStatement, Shares};
 use aggregation::round::{Fact, Release};
 
 use crate::simulation::trace::Who;
@@ -28,6 +29,8 @@ pub enum Invariant {
     Quorum,
     /// An honest hospital signs one final set in a slot.
     OneSet,
+    /// An honest hospital gives shares only for a final set that enough have signed.
+    SignedFirst,
     /// An honest hospital sends one update in a slot.
     OneUpdate,
     /// Nothing leaves an honest hospital without its masks.
@@ -54,12 +57,13 @@ pub enum Invariant {
 
 impl Invariant {
     /// Every invariant.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ExactSum,
         Self::OneKindEach,
         Self::OneKindTogether,
         Self::Quorum,
         Self::OneSet,
+        Self::SignedFirst,
         Self::OneUpdate,
         Self::Masked,
         Self::SameAgain,
@@ -80,6 +84,7 @@ impl Invariant {
             Self::OneKindTogether => "nobody holds enough shares of both secrets of a hospital",
             Self::Quorum => "nothing is unmasked below the quorum",
             Self::OneSet => "an honest hospital signs one final set in a slot",
+            Self::SignedFirst => "shares are given for what enough have signed",
             Self::OneUpdate => "an honest hospital sends one update in a slot",
             Self::Masked => "no update leaves an honest hospital without its masks",
             Self::SameAgain => "what is said again is said in the same bytes",
@@ -144,6 +149,8 @@ pub(crate) struct Watch {
     left: BTreeMap<(SlotId, HospitalId), Left>,
     given: BTreeMap<(SlotId, HospitalId), Given>,
     confirmed: BTreeSet<(SlotId, HospitalId)>,
+    /// Honest hospitals that have signed a set.
+    signers: BTreeMap<(SlotId, BTreeSet<HospitalId>), BTreeSet<HospitalId>>,
     /// What stands for the keys of an honest hospital with another one.
     roots: BTreeMap<(HospitalId, HospitalId), Digest>,
     sums: Sums,
@@ -167,6 +174,7 @@ impl Watch {
             left: BTreeMap::new(),
             given: BTreeMap::new(),
             confirmed: BTreeSet::new(),
+            signers: BTreeMap::new(),
             roots: BTreeMap::new(),
             sums: Sums::new(charter),
             violation: None,
@@ -220,7 +228,10 @@ impl Watch {
     }
 
     /// An honest hospital has signed a final set.
-    pub(crate) fn signed(&mut self, by: &HospitalId, slot: SlotId, statement: Digest) {
+    pub(crate) fn signed(&mut self, by: &HospitalId, slot: SlotId, set: &SetStatement) {
+        let signers = self.signers.entry((slot, set.members.clone())).or_default();
+        signers.insert(by.clone());
+        let statement = set.digest();
         let left = self.left.entry((slot, by.clone())).or_default();
         let first = *left.set.get_or_insert(statement);
         if first != statement {
@@ -252,51 +263,55 @@ impl Watch {
     }
 
     fn shares_leave(&mut self, from: &HospitalId, slot: SlotId, shares: &Arc<Shares>) {
-        // Everyone is everyone's neighbour here, and a member gives a share of its own secret too:
-        // these are the whole set.
-        let members = shares.own.len();
-        if members < self.quorum {
-            let seen = format!(
-                "{from} gave shares for a set of {members} in slot {slot}; the quorum is {}",
-                self.quorum
-            );
-            self.broken(Invariant::Quorum, seen);
-        }
         let of_kinds = [(&shares.own, true), (&shares.recovery, false)];
         for (of, own) in of_kinds.iter().flat_map(|(of, own)| of.keys().map(|id| (id, *own))) {
-            let given = self.given.entry((slot, of.clone())).or_default();
-            let (this, other) = if own {
-                (&mut given.own, &given.recovery)
-            } else {
-                (&mut given.recovery, &given.own)
-            };
-            this.insert(from.clone());
-            if other.contains(from) {
-                let seen = format!("{from} gave both kinds of {of} in slot {slot}");
-                return self.broken(Invariant::OneKindEach, seen);
-            }
-            // Whoever colludes has both to give; nobody holds a share of its own recovery secret.
-            let colluding = self.adversaries.iter().filter(|id| *id != of).count();
-            let (own, recovery) = (given.own.len() + colluding, given.recovery.len() + colluding);
-            if self.adversaries.contains(of) {
-                continue;
-            }
-            if !given.own.is_empty()
-                && !given.recovery.is_empty()
-                && own >= self.threshold
-                && recovery >= self.threshold
-            {
-                let seen = format!(
-                    "{own} shares of {of}'s own and {recovery} of its recovery secret in slot {slot}; {} open it",
-                    self.threshold
-                );
-                return self.broken(Invariant::OneKindTogether, seen);
-            }
+            self.share_leaves(from, slot, of, own);
         }
         let left = self.left.entry((slot, from.clone())).or_default();
         if left.shares.get_or_insert_with(|| Arc::clone(shares)) != shares {
             let seen = format!("{from} gave shares twice in slot {slot}, and not the same");
             self.broken(Invariant::SameAgain, seen);
+        }
+        // Everyone is everyone's neighbour here, and a member gives a share of its own secret too:
+        // these are the whole set.
+        let set: BTreeSet<HospitalId> = shares.own.keys().cloned().collect();
+        let members = set.len();
+        let signers = self.signers.get(&(slot, set)).map_or(0, BTreeSet::len);
+        if signers + self.adversaries.len() < self.threshold {
+            let seen = format!("{from} gave shares for a set that {signers} signed in slot {slot}");
+            self.broken(Invariant::SignedFirst, seen);
+        }
+        if members < self.quorum {
+            let seen = format!("{from} gave shares for a set of {members} in slot {slot}");
+            self.broken(Invariant::Quorum, seen);
+        }
+    }
+
+    fn share_leaves(&mut self, from: &HospitalId, slot: SlotId, of: &HospitalId, own: bool) {
+        let given = self.given.entry((slot, of.clone())).or_default();
+        let (this, other) = if own {
+            (&mut given.own, &given.recovery)
+        } else {
+            (&mut given.recovery, &given.own)
+        };
+        this.insert(from.clone());
+        if other.contains(from) {
+            let seen = format!("{from} gave both kinds of {of} in slot {slot}");
+            return self.broken(Invariant::OneKindEach, seen);
+        }
+        if self.adversaries.contains(of) || this.is_empty() || other.is_empty() {
+            return;
+        }
+        // Whoever colludes has both to give.
+        let colluding = self.adversaries.len();
+        let (own, recovery) = (given.own.len() + colluding, given.recovery.len() + colluding);
+        if own >= self.threshold && recovery >= self.threshold {
+            let needed = self.threshold;
+            let seen = format!(
+                "{own} shares of {of}'s own and {recovery} of its recovery secret in slot {slot}; \
+                 {needed} open it"
+            );
+            self.broken(Invariant::OneKindTogether, seen);
         }
     }
 

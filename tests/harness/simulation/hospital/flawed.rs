@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use aggregation::ids::{Digest, SlotId};
 use aggregation::keys::roll::Roll;
+use aggregation::masking::sharing::{SecretScalar, Share};
 use aggregation::message::{FinalSet, Said, SetStatement, Shares, SignedSet};
 use aggregation::participant::Action;
+use aggregation::secret::Secret;
+use aggregation::vector::VectorFormat;
 
 use crate::simulation::flaw::Flaw;
 use crate::simulation::hospital::Hospital;
+use crate::simulation::mischief::copy;
 use crate::simulation::stage::{Halt, Stage};
 use crate::simulation::words::Keys;
 
@@ -23,9 +27,10 @@ impl Hospital {
     }
 
     /// [`Flaw::SlipsALane`].
-    pub(super) fn slips_a_lane(&self, packed: &mut [u8], lane: usize) {
-        if self.has(Flaw::SlipsALane) {
-            packed.rotate_left(lane);
+    pub(super) fn slips_a_lane(&self, packed: &mut [u8], format: &VectorFormat) {
+        let model = format.model() * format.modulus().bytes();
+        if let (true, Some(model)) = (self.has(Flaw::SlipsALane), packed.get_mut(..model)) {
+            model.rotate_left(format.modulus().bytes().min(model.len()));
         }
     }
 
@@ -58,15 +63,9 @@ impl Hospital {
         if !self.has(Flaw::ForgetsItsOwnShare) || self.life == 1 {
             return shares;
         }
-        let again = |share: &aggregation::masking::sharing::Share| {
-            let value = aggregation::secret::Secret::new(*share.value().secret().expose());
-            let value = aggregation::masking::sharing::SecretScalar::from_canonical(value)?;
-            Some(aggregation::masking::sharing::Share::new(share.holder(), value))
-        };
-        let copied = |(id, share)| Some((Clone::clone(id), again(share)?));
-        let own = shares.own.iter().filter(|(id, _)| **id != self.id).filter_map(copied).collect();
-        let recovery = shares.recovery.iter().filter_map(copied).collect();
-        Arc::new(Shares { own, recovery })
+        let mut fewer = copy(&shares);
+        fewer.own.remove(&self.id);
+        Arc::new(fewer)
     }
 
     /// [`Flaw::AnswersEverySet`] and [`Flaw::AnswersUnsigned`]: shares without the participant's
@@ -82,16 +81,17 @@ impl Hospital {
         }
         let slot = signed.set.slot;
         let page = self.disk.open.as_ref().filter(|page| page.terms.slot == slot);
-        let roster = page.and_then(|page| page.roster.as_ref());
-        let answered = page.is_some_and(|page| page.signed.is_some());
-        let Some(roster) = roster.filter(|_| every || !answered) else { return Ok(true) };
+        let Some(roster) = page.and_then(|page| page.roster.as_ref()) else { return Ok(true) };
         let terms = roster.terms;
         let (own, recovery) =
             roster.members.iter().cloned().partition(|id| signed.set.members.contains(id));
         let Some(shares) = self.shares(slot, &own, &recovery) else { return Ok(true) };
+        if !every {
+            self.keep(stage, |disk| {
+                disk.held_erased.1.insert(slot);
+            })?;
+        }
         let shares = Arc::new(shares);
-        let kept = Some((signed.clone(), Arc::clone(&shares)));
-        self.keep_page(stage, slot, |page| page.signed = kept)?;
         self.send(stage, slot, Said::Unmask { terms, shares })?;
         Ok(true)
     }
@@ -103,6 +103,13 @@ impl Hospital {
         if let (Some(believed), None) = (believed, self.disk.seeds) {
             self.disk.roll = Arc::new(believed);
         }
+    }
+
+    /// [`Flaw::ForgetsItsUpdate`]: the share is still where it was made.
+    pub(super) fn unkept_share(&self, slot: SlotId) -> Option<Share> {
+        let own = self.own_slot(slot).filter(|_| self.forgets_its_update())?;
+        let value = Secret::new(*own.share().value().secret().expose());
+        Some(Share::new(own.share().holder(), SecretScalar::from_canonical(value)?))
     }
 
     /// [`Flaw::ForgetsItsUpdate`]: what was begun is begun again.

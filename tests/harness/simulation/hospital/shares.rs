@@ -74,7 +74,8 @@ impl Hospital {
     /// The share of its own self secret, which it kept when it masked.
     fn own_share(&self, slot: SlotId) -> Option<Share> {
         let page = self.disk.open.as_ref().filter(|page| page.terms.slot == slot)?;
-        let value = SecretScalar::from_canonical(Secret::new(page.own_share?))?;
+        let Some(kept) = page.own_share else { return self.unkept_share(slot) };
+        let value = SecretScalar::from_canonical(Secret::new(kept))?;
         Some(Share::new(self.holder()?, value))
     }
 
