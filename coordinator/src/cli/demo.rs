@@ -241,6 +241,7 @@ impl Shown {
             study_event::Event::Uploaded(uploaded) => {
                 screen.progress(&uploaded.site, proto::federation::Stage::Done, 1000);
             }
+            study_event::Event::Signed(_) | study_event::Event::Unmasked(_) => {}
             study_event::Event::Closed(round) => self.round(&round, screen),
         }
         None

@@ -42,6 +42,7 @@ learning_rate = 0.1
 mode = "danger_no_privacy"
 [cohort]
 quorum = 2
+danger_unmasked_updates = true
 round_deadline = "30s"
 upload_deadline = "30s"
 [evaluate]
@@ -198,7 +199,7 @@ async fn play(crashes: bool) -> (Digest, Vec<RoundRow>) {
         assert_eq!(roster.members.len(), SITES.len());
         for (index, name) in SITES.into_iter().enumerate() {
             let update = world.stage(name, &terms).await;
-            world.say(name, update).await.expect("the update is accepted");
+            world.say(name, update.clone()).await.expect("the update is accepted");
             if crashes {
                 world.crash().await;
                 world = World::open(folder.path()).await;
@@ -294,10 +295,10 @@ async fn after_a_round_closed_the_same_update_is_answered_as_before_and_another_
     }
     world.roster(1).await;
     let first = world.stage("alpha", &terms).await;
-    world.say("alpha", first).await.expect("accepted");
+    world.say("alpha", first.clone()).await.expect("accepted");
     let other = Heard::Update { terms: terms.digest(), digest: Digest::blake3(b"other") };
     assert!(
-        matches!(world.say("alpha", other).await, Err(Turned::NotKept { .. })),
+        matches!(world.say("alpha", other.clone()).await, Err(Turned::NotKept { .. })),
         "nothing was staged"
     );
     for name in ["beta", "gamma"] {
@@ -353,7 +354,7 @@ async fn what_could_not_be_kept_is_refused_and_counts_once_when_it_is_said_again
     world.say("alpha", alpha).await.expect("accepted");
     let beta = world.stage("beta", &terms).await;
     world.house.store.refuse_writes(true).await;
-    let refused = world.say("beta", beta).await;
+    let refused = world.say("beta", beta.clone()).await;
     assert!(matches!(refused, Err(Turned::NotKept { .. })), "{refused:?}");
     world.house.store.refuse_writes(false).await;
     world.say("beta", beta).await.expect("said again it is kept");

@@ -443,7 +443,7 @@ impl Seat {
                 Action::Decline { reason, .. } => calls::decline(client, terms, *reason).await,
                 Action::Upload { digest, .. } => {
                     match packed.filter(|packed| packed.digest == *digest) {
-                        Some(packed) => calls::upload(client, terms, packed, &file, progress).await,
+                        Some(packed) => calls::upload(client, terms, packed, file, progress).await,
                         None => Err(CallError::Disk(io::Error::from(io::ErrorKind::NotFound))),
                     }
                 }

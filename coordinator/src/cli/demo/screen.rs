@@ -100,7 +100,9 @@ impl Screen {
             Stage::Fetching => (0, "fetching the model"),
             Stage::Training => (u64::from(permille.min(1000)), "training"),
             Stage::Waiting => (1000, "trained, waiting for the others"),
+            Stage::Masking => (1000, "masking"),
             Stage::Uploading => (1000, "uploading"),
+            Stage::Unmasking => (1000, "in the sum, taking the masks out"),
             Stage::Done => (1000, "in the sum"),
         };
         bar.set_position(position);

@@ -13,8 +13,7 @@ use aggregation::ids::{Digest, HospitalId, SlotId};
 use aggregation::keys::identity::Signature;
 use aggregation::keys::provision::Provision;
 use aggregation::keys::roll::Roll;
-use aggregation::masking::group::Modulus;
-use aggregation::masking::keystream::{Mask, TILE_LANES, apply_packed};
+use aggregation::masking::masks::Masks;
 use aggregation::message::{SetStatement, Terms};
 use aggregation::participant::{Action, Event, Participant};
 use proto::federation::{SignatureRequest, Stage as Reported};
@@ -28,7 +27,7 @@ use crate::link::Client;
 use crate::state::{private, sync_folder_of};
 
 /// Tiles that are read, masked and written at once.
-const TILES: u32 = 16;
+const TILES: usize = 16;
 
 /// An update could not be masked.
 #[derive(Debug, thiserror::Error)]
@@ -103,16 +102,18 @@ impl Seat {
         let Ok(format) = self.participant.charter().format(terms.work) else { return };
         self.progress.say(terms, Reported::Masking, 0);
         let (journal, me) = (self.house.journal.clone(), self.house.me.clone());
-        let (provision, modulus) = (Arc::clone(provision), format.modulus());
+        let (provision, modulus, lanes) = (Arc::clone(provision), format.modulus(), format.lanes());
         let (from, to) = (self.update(slot), self.masked_update(slot));
         let (study, done) = (self.local.id, self.done.clone());
         let task = tokio::spawn(async move {
             let ours = Ours { me: &me, provision: &provision };
             let masks = journal.masks(ours, slot, context, &members).await;
             let result = match masks {
-                Ok(masks) => off_thread(move || mask_file(&from, &to, &masks, modulus))
-                    .await
-                    .map_err(MaskError::Disk),
+                Ok(masks) => {
+                    off_thread(move || mask_file(&from, &to, &Masks::new(modulus, masks), lanes))
+                        .await
+                        .map_err(MaskError::Disk)
+                }
                 Err(error) => Err(MaskError::Journal(error)),
             };
             // Nobody hears it when we are stopping.
@@ -215,14 +216,12 @@ impl Seat {
 
 /// Masks a file into another, a few tiles at a time, and syncs that: once its digest is journaled,
 /// these are the only bytes that this house can ever send for the slot.
-fn mask_file(from: &Path, to: &Path, masks: &[Mask], modulus: Modulus) -> io::Result<Packed> {
-    let tile = TILE_LANES * modulus.bytes();
-    let tiles = usize::try_from(TILES).map_err(io::Error::other)?;
-    let mut buffer = Zeroizing::new(vec![0; tile * tiles]);
+fn mask_file(from: &Path, to: &Path, masks: &Masks, lanes: usize) -> io::Result<Packed> {
+    let mut pass = masks.pass(lanes);
+    let mut buffer = Zeroizing::new(vec![0; pass.tile_bytes() * TILES]);
     let mut from = File::open(from)?;
     let mut masked = private().create(true).truncate(true).open(to)?;
     let mut hash = blake3::Hasher::new();
-    let mut first = 0_u32;
     let mut bytes = 0_u64;
     loop {
         let mut have = 0;
@@ -236,12 +235,13 @@ fn mask_file(from: &Path, to: &Path, masks: &[Mask], modulus: Modulus) -> io::Re
             break;
         }
         let part = &mut buffer[..have];
-        apply_packed(masks, modulus, first, part).map_err(io::Error::other)?;
+        pass.mask(part).map_err(io::Error::other)?;
         hash.update(part);
         masked.write_all(part)?;
         bytes = bytes.saturating_add(u64::try_from(have).map_err(io::Error::other)?);
-        let too_long = || io::Error::other("an update has less than 2^32 tiles");
-        first = first.checked_add(TILES).ok_or_else(too_long)?;
+    }
+    if pass.left() > 0 {
+        return Err(io::Error::other(format!("the update ends {} bytes early", pass.left())));
     }
     masked.sync_all()?;
     sync_folder_of(to)?;
