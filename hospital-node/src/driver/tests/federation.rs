@@ -306,7 +306,9 @@ impl Federation {
                 waiting.extend(round.handle(now, Input::Deadline).expect("never refused"));
                 continue;
             };
-            if let Some(said) = self.spoken(&heard) {
+            // A repetition of an earlier slot is answered by a round that is closed.
+            let this = self.stage.terms(slot).digest();
+            if let Some(said) = self.spoken(&heard).filter(|said| said.terms() == this) {
                 let (step, from) = (step_of(&said), me.clone());
                 let outputs = round.handle(now, Input::Said { from, said });
                 waiting.extend(outputs.expect("an honest hospital, also when it repeats itself"));

@@ -255,7 +255,12 @@ async fn a_changed_identity_is_refused_until_it_is_accepted() {
         "the keys were agreed on with another roll"
     );
     // The keys begin anew: another roll, another announcement.
-    running.hears(federation.keys(0)).await;
+    let mut begun = federation.told(0);
+    begun.announced.clear();
+    begun.nonces.clear();
+    begun.owners.clear();
+    let begun = proto::masks::setup::encode_key_setup(&begun);
+    running.hears(notice::Notice::Keys(begun)).await;
     let Said::Announcement(anew) = federation.stage.next().await else {
         unreachable!("the first thing that is said of keys");
     };
