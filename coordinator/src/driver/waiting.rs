@@ -102,7 +102,8 @@ impl Driver {
             Whom::Invite { here, absent } if !self.charter.study().cohort.danger_unmasked => {
                 self.keyed(here, absent, now).await
             }
-            other => other,
+            invite @ Whom::Invite { .. } => invite,
+            wait @ Whom::Wait { .. } => wait,
         }
     }
 

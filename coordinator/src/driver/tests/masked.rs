@@ -162,9 +162,12 @@ impl World {
 
     /// The rule by which something is refused.
     async fn rule(&self, from: &str, said: Key) -> &'static str {
-        match self.hear(from, said).await {
-            Err(SetupFault::Refused(refused)) => refused.rule(),
-            other => panic!("expected a refusal, found {other:?}"),
+        match self.hear(from, said).await.expect_err("it does not hold") {
+            SetupFault::Refused(refused) => refused.rule(),
+            other @ (SetupFault::Unmasked
+            | SetupFault::NotNow(_)
+            | SetupFault::NoBatch { .. }
+            | SetupFault::Store(_)) => unreachable!("expected a refusal, found {other:?}"),
         }
     }
 }
@@ -307,9 +310,11 @@ async fn a_bad_signature_and_bad_shares_are_refused_and_the_round_goes_on() {
     let mut hospitals = world.hospitals();
     world.set_up(&mut hospitals).await;
     let terms = world.offer(0).await.expect("an offer").digest();
-    let refused = |turned: Result<Heed, Turned>| match turned {
-        Err(Turned::Refused(refusal)) => refusal.rule(),
-        other => panic!("expected a refusal, found {other:?}"),
+    let refused = |turned: Result<Heed, Turned>| match turned.expect_err("it does not hold") {
+        Turned::Refused(refusal) => refusal.rule(),
+        other @ (Turned::NoRound | Turned::OtherPlace { .. } | Turned::NotKept { .. }) => {
+            unreachable!("expected a refusal, found {other:?}")
+        }
     };
     let early = Heard::Signed(terms, Signature::new([1; 64]));
     assert_eq!(refused(world.say("alpha", early.clone()).await), "R-08");
@@ -349,7 +354,7 @@ async fn a_wrong_share_is_found_out_by_name_and_the_sum_is_exact() {
     until(|| world.entry.standing().signed_set.is_some()).await;
     let signed = world.entry.standing().signed_set.clone().expect("just seen");
     let given = hospitals[0].hear(Event::Unmask(signed));
-    let [Heard::Unmask(terms, shares)] = given.as_slice() else { panic!("{given:?}") };
+    let [Heard::Unmask(terms, shares)] = given.as_slice() else { unreachable!("{given:?}") };
     let other = |share: &Share| {
         let value = SecretScalar::from_wide(&Secret::new([9; 64]));
         Share::new(share.holder(), value)
@@ -374,13 +379,15 @@ async fn what_does_not_hold_in_the_setup_is_refused_by_its_rule() {
     let mut hospitals = world.hospitals();
     let say = |hospital: &mut Hospital| match hospital.step(&world.keys()) {
         Some(Step::Say(key)) => key,
-        Some(Step::Fetch(_)) | None => panic!("it has something to say"),
+        Some(Step::Fetch(_)) | None => unreachable!("it has something to say"),
     };
     let nonce = |byte| Key::Nonce(GraphNonce::new([byte; 32]));
     assert_eq!(world.rule("alpha", nonce(1)).await, "M-27", "nobody has announced");
     let alphas = say(&mut hospitals[0]);
     assert_eq!(world.rule("beta", alphas).await, "M-27", "it is alpha's");
-    let Key::Announcement(mut said) = say(&mut hospitals[0]) else { panic!("it announces first") };
+    let Key::Announcement(mut said) = say(&mut hospitals[0]) else {
+        unreachable!("it announces first")
+    };
     said.signature = Signature::new([0; 64]);
     assert_eq!(world.rule("alpha", Key::Announcement(said)).await, "M-08");
     for hospital in &mut hospitals {
@@ -404,7 +411,7 @@ async fn what_does_not_hold_in_the_setup_is_refused_by_its_rule() {
     world.house.tell_keys(&world.entry).await.expect("told");
     let opened = Key::Opened { number: 0, owners: [site("beta")].into() };
     assert_eq!(world.rule("alpha", opened).await, "M-27", "there is no batch yet");
-    let Key::Batch { said, .. } = say(&mut hospitals[0]) else { panic!("it is time for it") };
+    let Key::Batch { said, .. } = say(&mut hospitals[0]) else { unreachable!("it is time for it") };
     let late = Key::Batch { number: 7, said: said.clone() };
     assert_eq!(world.rule("alpha", late).await, "M-27", "it is not due");
     let mut unsigned = said.clone();
@@ -519,31 +526,23 @@ async fn what_the_disk_refuses_of_the_setup_is_taken_when_it_is_said_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let world = World::masked(folder.path(), &masked(), &SITES).await;
     let mut hospitals = world.hospitals();
-    for point in 0..4 {
+    let mut points = 0;
+    for _ in 0..3 {
         for hospital in &mut hospitals {
             world.house.tell_keys(&world.entry).await.expect("told");
             let setup = world.keys();
-            let Some(step) = hospital.step(&setup) else { continue };
-            let said = || match &step {
-                Step::Say(Key::Announcement(said)) => Key::Announcement(said.clone()),
-                Step::Say(Key::Nonce(nonce)) => Key::Nonce(*nonce),
-                Step::Say(Key::Batch { number, said }) => {
-                    Key::Batch { number: *number, said: said.clone() }
-                }
-                Step::Say(Key::Opened { .. }) | Step::Fetch(_) => panic!("not at point {point}"),
-            };
-            if matches!(step, Step::Fetch(_)) {
-                continue;
-            }
+            let Some(Step::Say(said)) = hospital.step(&setup) else { continue };
+            points += 1;
             world.house.store.refuse_writes(true).await;
-            let refused = world.hear(hospital.id.as_str(), said()).await;
+            let refused = world.hear(hospital.id.as_str(), said.clone()).await;
             assert!(matches!(refused, Err(SetupFault::Store(_))), "{refused:?}");
             world.house.tell_keys(&world.entry).await.expect("told");
             assert_eq!(world.keys(), setup, "what is not kept is not told");
             world.house.store.refuse_writes(false).await;
-            world.hear(hospital.id.as_str(), said()).await.expect("kept");
+            world.hear(hospital.id.as_str(), said.clone()).await.expect("kept");
         }
     }
+    assert_eq!(points, 9, "announcement, nonce and batch of each");
     world.set_up(&mut hospitals).await;
     world.offer(0).await.expect("all have their keys");
     world.crash().await;
