@@ -415,6 +415,7 @@ impl Driver {
             let ours = self.decided(id).await;
             if ours.as_ref().is_none_or(|ours| ours.decision != Decision::Approved) {
                 tracing::info!(digest = id.short(), "approval taken back; leaving the study");
+                self.keys.remove(&id);
                 self.unseat(id).await;
                 self.tidy(id).await;
             }

@@ -180,13 +180,29 @@ impl Desk {
                     // Once, however often we are told the same.
                     let text = error.to_string();
                     if said != text {
-                        tracing::error!(study = self.name, %error, "ALARM: the keys of a study do not come on");
+                        self.complain(&error);
                         said = text;
                     }
                 }
             }
             if hears.changed().await.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// What others said and should not have said wants a person; the rest may mend itself.
+    fn complain(&self, error: &KeyError) {
+        match error {
+            KeyError::Refused(_) | KeyError::Fetch(_) | KeyError::Changed { .. } => {
+                tracing::error!(study = self.name, %error, "ALARM: the keys of a study are refused");
+            }
+            KeyError::Status(_)
+            | KeyError::NoRoll(_)
+            | KeyError::Journal(_)
+            | KeyError::Entropy(_)
+            | KeyError::Broken => {
+                tracing::warn!(study = self.name, %error, "the keys of a study do not come on");
             }
         }
     }

@@ -92,6 +92,8 @@ pub(super) struct Seat {
     terms: Option<Terms>,
     roster: Option<Roster>,
     packed: Option<Packed>,
+    /// The slot whose shares were given.
+    settled: Option<SlotId>,
     /// A trainer that waits for the next round.
     worker: Option<Worker>,
     working: Option<(SlotId, JoinHandle<()>)>,
@@ -144,6 +146,7 @@ impl Seat {
             terms: None,
             roster: None,
             packed: None,
+            settled: None,
             worker: None,
             working: None,
             masking: None,
@@ -233,6 +236,7 @@ impl Seat {
         }
         if erased {
             self.settle().await;
+            self.settled = self.participant.slot();
         }
     }
 
@@ -403,7 +407,10 @@ impl Seat {
         self.remove(&self.update(slot)).await;
         if self.provision.is_some() {
             self.remove(&self.masked_update(slot)).await;
-            self.settle().await;
+            // Where shares were given, what there was to erase went with them.
+            if self.settled != Some(slot) {
+                self.settle().await;
+            }
         }
     }
 

@@ -389,9 +389,9 @@ impl Journal {
 /// The keys of these slots, as far as they are not passed.
 fn within<'a>(
     shelf: &Shelf,
-    slots: impl DoubleEndedIterator<Item = &'a SlotId>,
+    mut slots: impl DoubleEndedIterator<Item = &'a SlotId>,
 ) -> impl Iterator<Item = (SlotId, super::vault::SlotKey)> {
-    let last = slots.rev().next().copied();
+    let last = slots.next_back().copied();
     shelf.keys().take_while(move |(slot, _)| last.is_some_and(|last| *slot <= last))
 }
 

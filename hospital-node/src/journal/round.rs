@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use aggregation::context::ContextDigest;
-use aggregation::ids::{HospitalId, SlotId, StudyId};
+use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
 use aggregation::keys::slots::{HeldShares, Kind, OwnSlot};
 use aggregation::masking::keystream::Mask;
 use aggregation::masking::sharing::{Holder, SecretScalar, Share};
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::keys::{HELD, OWN, Ours, agreed, key, store};
 use super::vault::{Agreed, Round, Secrets};
-use super::{Journal, JournalError, Packed, signed};
+use super::{Journal, JournalError, signed};
 
 impl Journal {
     /// The masks of an update. Nothing has changed by it.
@@ -49,7 +49,7 @@ impl Journal {
         &self,
         ours: Ours<'_>,
         roster: &Roster,
-        packed: Packed,
+        digest: Digest,
     ) -> Result<(), JournalError> {
         let (study, slot) = (ours.study(), roster.slot);
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
@@ -71,13 +71,12 @@ impl Journal {
             .execute(&mut *change)
             .await?;
         let changed = sqlx::query(
-            "UPDATE slot SET stage = 'masked', digest = ?3, bytes = ?4, roster = ?5
+            "UPDATE slot SET stage = 'masked', masked = ?3, roster = ?4
              WHERE study = ?1 AND slot = ?2 AND stage = 'trained'",
         )
         .bind(key(study))
         .bind(signed(slot.get(), "slot")?)
-        .bind(packed.digest.as_bytes().as_slice())
-        .bind(signed(packed.bytes, "size")?)
+        .bind(digest.as_bytes().as_slice())
         .bind(proto::encode::roster(roster).encode_to_vec())
         .execute(&mut *change)
         .await?;
@@ -91,14 +90,16 @@ impl Journal {
     ///
     /// # Errors
     /// When there is one already; the database's own.
-    pub(crate) async fn fixed(&self, set: &FinalSet) -> Result<(), JournalError> {
+    pub(crate) async fn fixed(&self, roster: &Roster, set: &FinalSet) -> Result<(), JournalError> {
+        // A site that was away when it should have masked hears of a set without it.
         let changed = sqlx::query(
-            "UPDATE slot SET stage = 'signed', final_set = ?3
-             WHERE study = ?1 AND slot = ?2 AND stage = 'masked'",
+            "UPDATE slot SET stage = 'signed', final_set = ?3, roster = ?4
+             WHERE study = ?1 AND slot = ?2 AND stage IN ('trained', 'masked')",
         )
         .bind(key(set.study))
         .bind(signed(set.slot.get(), "slot")?)
         .bind(encode_final_set(set).encode_to_vec())
+        .bind(proto::encode::roster(roster).encode_to_vec())
         .execute(&self.pool)
         .await?;
         once(changed.rows_affected())
@@ -112,6 +113,7 @@ impl Journal {
     pub(crate) async fn release(
         &self,
         ours: Ours<'_>,
+        roster: &Roster,
         asked: &SignedSet,
         own: &BTreeSet<HospitalId>,
         recovery: &BTreeSet<HospitalId>,
@@ -138,13 +140,14 @@ impl Journal {
         agreed.shelf.pass(slot);
         forget_rows(&mut change, study, slot).await?;
         let changed = sqlx::query(
-            "UPDATE slot SET stage = 'unmasked', final_set = ?3, signed_set = ?4
-             WHERE study = ?1 AND slot = ?2 AND stage IN ('masked', 'signed')",
+            "UPDATE slot SET stage = 'unmasked', final_set = ?3, signed_set = ?4, roster = ?5
+             WHERE study = ?1 AND slot = ?2 AND stage IN ('trained', 'masked', 'signed')",
         )
         .bind(key(study))
         .bind(signed(slot.get(), "slot")?)
         .bind(encode_final_set(&asked.set).encode_to_vec())
         .bind(encode_signed_set(asked).encode_to_vec())
+        .bind(proto::encode::roster(roster).encode_to_vec())
         .execute(&mut *change)
         .await?;
         once(changed.rows_affected())?;
@@ -187,8 +190,8 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
-            "UPDATE slot SET stage = 'closed', outcome = ?3, roster = NULL, final_set = NULL,
-                 signed_set = NULL
+            "UPDATE slot SET stage = 'closed', outcome = ?3, roster = NULL, masked = NULL,
+                 final_set = NULL, signed_set = NULL
              WHERE study = ?1 AND slot = ?2",
         )
         .bind(key(study))

@@ -39,6 +39,7 @@ PRAGMA user_version = 1;
 const SECOND: &str = "
 ALTER TABLE study ADD COLUMN identities BLOB;  -- 32 bytes a site, in the order of their names
 ALTER TABLE slot ADD COLUMN roster BLOB;
+ALTER TABLE slot ADD COLUMN masked BLOB;       -- digest of the masked update
 ALTER TABLE slot ADD COLUMN final_set BLOB;
 ALTER TABLE slot ADD COLUMN signed_set BLOB;
 CREATE TABLE pin (

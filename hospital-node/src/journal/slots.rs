@@ -19,19 +19,22 @@ pub(crate) enum Stage {
     /// The update lies in the work folder; these are its digest and size. Whether the coordinator
     /// has it already is not kept: sending the same bytes again is answered as the first time.
     Trained(Packed),
-    /// The masked update lies there in its stead, and its keys are gone.
-    Masked(Packed, Progress),
+    /// The same, and the roster is frozen; what has happened since then.
+    Frozen(Packed, Box<Progress>),
     /// This site said, or will say, that it takes no part.
     Declined(DeclineReason),
     /// Over, one way or another; the bytes are gone.
     Closed,
 }
 
-/// What a masked slot has seen.
+/// What a slot with masks has seen since its roster was frozen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// The roster that it was masked for.
+    /// The roster.
     pub roster: Roster,
+    /// The masked update lies in the work folder in the other's stead, and its keys are gone. Its
+    /// size is the same.
+    pub masked: Option<Digest>,
     /// The final set, once it was fixed.
     pub set: Option<FinalSet>,
     /// The same with its signatures, once shares were given for it.
@@ -168,7 +171,7 @@ fn slot_use(row: &SqliteRow) -> Result<SlotUse, JournalError> {
     let stage = match stage.as_str() {
         "begun" => Stage::Begun,
         "trained" => Stage::Trained(packed()?),
-        "masked" | "signed" | "unmasked" => Stage::Masked(packed()?, progress(row)?),
+        "masked" | "signed" | "unmasked" => Stage::Frozen(packed()?, Box::new(progress(row)?)),
         "declined" => {
             let reason = decode::decline_reason(row.try_get("reason")?).map_err(|_| damaged())?;
             Stage::Declined(reason)
@@ -185,6 +188,9 @@ fn progress(row: &SqliteRow) -> Result<Progress, JournalError> {
     let damaged = || JournalError::Damaged("slot");
     let roster: Vec<u8> = row.try_get("roster")?;
     let roster = federation::Roster::decode(roster.as_slice()).map_err(|_| damaged())?;
+    let masked = row
+        .try_get::<Option<Vec<u8>>, _>("masked")?
+        .map(|bytes| Digest::from_slice(&bytes).map_err(|_| damaged()));
     let set = row.try_get::<Option<Vec<u8>>, _>("final_set")?.map(|bytes| {
         let said = federation::FinalSet::decode(bytes.as_slice()).ok();
         said.and_then(|said| final_set(&said).ok()).ok_or_else(damaged)
@@ -195,6 +201,7 @@ fn progress(row: &SqliteRow) -> Result<Progress, JournalError> {
     });
     Ok(Progress {
         roster: decode::roster(&roster).map_err(|_| damaged())?,
+        masked: masked.transpose()?,
         set: set.transpose()?,
         signed: signed.transpose()?,
     })

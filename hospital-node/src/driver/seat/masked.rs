@@ -134,11 +134,12 @@ impl Seat {
         self.masking.take_if(|(current, _)| *current == slot);
         let roster = self.roster.as_ref().filter(|roster| roster.slot == slot);
         let (Some(ours), Some(roster)) = (self.ours(), roster) else { return };
-        if self.participant.slot() != Some(slot) {
-            return;
+        // Over, or too late: there is a final set without us.
+        if self.participant.slot() != Some(slot) || self.participant.phase() != "mask" {
+            return self.remove(&self.masked_update(slot)).await;
         }
         let journaled = match result {
-            Ok(packed) => match self.house.journal.masked(ours, roster, packed).await {
+            Ok(packed) => match self.house.journal.masked(ours, roster, packed.digest).await {
                 Ok(()) => Ok(packed),
                 Err(error) => Err(MaskError::Journal(error)),
             },
@@ -156,7 +157,6 @@ impl Seat {
         let bytes = usize::try_from(packed.bytes).unwrap_or(usize::MAX);
         self.happen(session, Event::Masked { slot, digest: packed.digest, bytes }).await;
         self.remove(&self.update(slot)).await;
-        self.settle().await;
     }
 
     /// A final set, or the shares given for one, is journaled before anything is said of it. Gives
@@ -168,9 +168,12 @@ impl Seat {
         actions: &[Action],
     ) -> Result<bool, JournalError> {
         let (before, after) = (self.participant.phase(), next.phase());
+        let slot = next.slot();
+        let roster = self.roster.as_ref().filter(|roster| Some(roster.slot) == slot);
         match event {
             Event::Fixed(set) if before != after && after == "sign" => {
-                self.house.journal.fixed(set).await?;
+                let Some(roster) = roster else { return Ok(false) };
+                self.house.journal.fixed(roster, set).await?;
                 Ok(false)
             }
             Event::Unmask(asked) if before != after && after == "unmask" => {
@@ -184,10 +187,12 @@ impl Seat {
                     | Action::Sign { .. }
                     | Action::Forget(_) => None,
                 });
-                let (Some(ours), Some((own, recovery))) = (self.ours(), given) else {
+                let (Some(ours), Some(roster), Some((own, recovery))) =
+                    (self.ours(), roster, given)
+                else {
                     return Ok(false);
                 };
-                self.house.journal.release(ours, asked, own, recovery).await?;
+                self.house.journal.release(ours, roster, asked, own, recovery).await?;
                 Ok(true)
             }
             Event::Offered(_)
@@ -285,28 +290,30 @@ pub(super) async fn give(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aggregation::masking::keystream::{MaskKey, Sign};
+    use aggregation::masking::group::Modulus;
+    use aggregation::masking::keystream::{Mask, MaskKey, Sign, TILE_LANES};
     use aggregation::secret::Secret;
 
     /// Masking a few tiles at a time is masking all at once: at the seams, with and without a rest.
     #[test]
-    fn a_file_is_masked_as_if_at_once() {
+    fn a_file_is_masked_as_if_at_once_or_not_at_all() {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let (from, to) = (folder.path().join("a"), folder.path().join("b"));
-        let masks = [(1, Sign::Add), (2, Sign::Subtract)]
-            .map(|(byte, sign)| Mask::new(&MaskKey::new(Secret::new([byte; 32])), sign));
-        for modulus in [Modulus::Bits16, Modulus::Bits24, Modulus::Bits32] {
-            for lanes in [1, TILE_LANES, 16 * TILE_LANES, 33 * TILE_LANES + 5] {
+        let mask = |byte, sign| Mask::new(&MaskKey::new(Secret::new([byte; 32])), sign);
+        for modulus in Modulus::ALL {
+            let masks = Masks::new(modulus, [mask(1, Sign::Add), mask(2, Sign::Subtract)]);
+            for lanes in [1, TILE_LANES, TILES * TILE_LANES, (2 * TILES + 1) * TILE_LANES + 5] {
                 let mut bytes = vec![7; lanes * modulus.bytes()];
                 std::fs::write(&from, &bytes).expect("written");
-                let packed = mask_file(&from, &to, &masks, modulus).expect("masked");
-                apply_packed(&masks, modulus, 0, &mut bytes).expect("whole lanes");
+                let packed = mask_file(&from, &to, &masks, lanes).expect("masked");
+                masks.pass(lanes).mask(&mut bytes).expect("the whole update");
                 assert!(std::fs::read(&to).expect("there") == bytes, "{modulus:?}, {lanes} lanes");
                 assert_eq!(packed.digest, Digest::blake3(&bytes));
                 assert_eq!(packed.bytes, u64::try_from(bytes.len()).expect("small"));
+                for other in [lanes - 1, lanes + 1] {
+                    assert!(mask_file(&from, &to, &masks, other).is_err(), "another length");
+                }
             }
         }
-        std::fs::write(&from, [1]).expect("written");
-        assert!(mask_file(&from, &to, &masks, Modulus::Bits16).is_err(), "half a lane");
     }
 }

@@ -30,7 +30,9 @@ impl Seat {
             Stage::Declined(reason) => vec![Event::Barred { terms: terms.clone(), reason }],
             // What the trainer had made is gone, and a slot is never worked on twice.
             Stage::Begun => vec![Event::Offered(terms.clone()), Event::TrainerFailed { slot }],
-            Stage::Masked(packed, progress) => self.masked_so_far(&terms, packed, progress).await?,
+            Stage::Frozen(packed, progress) => {
+                self.frozen_so_far(&terms, packed, *progress).await?
+            }
             Stage::Trained(packed) => {
                 if holds(&self.update(slot), packed).await? {
                     self.packed = Some(packed);
@@ -63,10 +65,14 @@ impl Seat {
     fn sweep(&self, open: Option<&SlotUse>) -> io::Result<()> {
         // Once the masked update counts, the other is deleted; before, the other counts.
         let keep = open.map(|used| match used.stage {
-            Stage::Masked(..) => self.masked_update(used.terms.slot),
-            Stage::Begun | Stage::Trained(_) | Stage::Declined(_) | Stage::Closed => {
-                self.update(used.terms.slot)
+            Stage::Frozen(_, ref progress) if progress.masked.is_some() => {
+                self.masked_update(used.terms.slot)
             }
+            Stage::Begun
+            | Stage::Trained(_)
+            | Stage::Frozen(..)
+            | Stage::Declined(_)
+            | Stage::Closed => self.update(used.terms.slot),
         });
         for entry in std::fs::read_dir(&self.folder)? {
             let path = entry?.path();
@@ -78,33 +84,34 @@ impl Seat {
         Ok(())
     }
 
-    /// What a masked slot has seen. Whatever was trained is gone: what counts are the masked bytes.
-    async fn masked_so_far(
+    /// What a slot with masks has seen since its roster was frozen.
+    async fn frozen_so_far(
         &mut self,
         terms: &Terms,
         packed: Packed,
         progress: Progress,
     ) -> io::Result<Vec<Event>> {
         let slot = terms.slot;
-        if holds(&self.masked_update(slot), packed).await? {
-            self.packed = Some(packed);
-        } else if progress.set.is_none() {
-            tracing::error!(
-                study = self.local.name,
-                slot = slot.get(),
-                "masked update of an open round is lost; if it was not sent yet, it will not be"
-            );
+        let Progress { roster, masked, set, signed } = progress;
+        self.roster = Some(roster.clone());
+        let mut events =
+            vec![Event::Offered(terms.clone()), trained(slot, packed), Event::Frozen(roster)];
+        if let Some(digest) = masked {
+            let masked = Packed { digest, bytes: packed.bytes };
+            if holds(&self.masked_update(slot), masked).await? {
+                self.packed = Some(masked);
+            } else if set.is_none() {
+                tracing::error!(
+                    study = self.local.name,
+                    slot = slot.get(),
+                    "masked update of an open round is lost; if it was not sent yet, it will not be"
+                );
+            }
+            let bytes = usize::try_from(packed.bytes).unwrap_or(usize::MAX);
+            events.push(Event::Masked { slot, digest, bytes });
         }
-        let (bytes, digest) = (usize::try_from(packed.bytes).unwrap_or(usize::MAX), packed.digest);
-        self.roster = Some(progress.roster.clone());
-        let mut events = vec![
-            Event::Offered(terms.clone()),
-            trained(slot, packed),
-            Event::Frozen(progress.roster),
-            Event::Masked { slot, digest, bytes },
-        ];
-        events.extend(progress.set.map(Event::Fixed));
-        events.extend(progress.signed.map(Event::Unmask));
+        events.extend(set.map(Event::Fixed));
+        events.extend(signed.map(Event::Unmask));
         Ok(events)
     }
 }

@@ -10,7 +10,7 @@ use aggregation::keys::identity::{Identity, Signature};
 use aggregation::keys::provision::Provision;
 use aggregation::keys::roll::Roll;
 use aggregation::keys::slots::{HeldShares, Kind, OwnSlot, PrekeyBatch};
-use aggregation::masking::keystream::apply_packed;
+use aggregation::masking::masks::Masks;
 use aggregation::masking::sharing::{SecretScalar, Share};
 use aggregation::message::{self, Shares};
 use aggregation::participant::{Action, Event, Participant};
@@ -49,6 +49,8 @@ pub(super) enum How {
     KilledOften,
     /// It is killed after it has said this, and comes back when the round is over.
     AwayAfter(Last),
+    /// It is killed once it is ready, and comes back when shares are awaited.
+    AwayUntilUnmask,
 }
 
 /// What a coordinator that is not honest says besides: before what it should say, and after.
@@ -299,6 +301,11 @@ impl Federation {
             if round.closed().is_some() {
                 return (self.after(running, &told).await, told);
             }
+            if how == How::AwayUntilUnmask && running.is_none() && round.signed_set().is_some() {
+                let back = self.stage.start().await;
+                self.present(&back, &round, slot).await;
+                running = Some(back);
+            }
             let patience = std::time::Duration::from_secs(1);
             let Some(heard) = self.stage.next_within(patience).await else {
                 // Whoever is missing stays missing.
@@ -314,9 +321,9 @@ impl Federation {
                 waiting.extend(outputs.expect("an honest hospital, also when it repeats itself"));
                 waiting.extend(round.combine_here());
                 let new = !self.said.contains(&heard);
-                if how == How::AwayAfter(step)
-                    && let Some(running) = running.take()
-                {
+                let away = how == How::AwayAfter(step)
+                    || (how == How::AwayUntilUnmask && step == Last::Ready);
+                if away && let Some(running) = running.take() {
                     running.kill().await;
                 }
                 if how == How::KilledOften && new && round.closed().is_none() {
@@ -535,9 +542,10 @@ impl Other {
                         let (_, keyring) = self.keys.as_mut().expect("agreed");
                         let seeds = keyring.take(slot).expect("ahead");
                         let masks = keyring.masks(context, &members, &own, &seeds);
-                        let work = stage.terms(slot.get()).work;
-                        let modulus = stage.charter.format(work).expect("a format").modulus();
-                        apply_packed(&masks, modulus, 0, &mut self.packed).expect("whole lanes");
+                        let format = stage.charter.format(stage.terms(slot.get()).work);
+                        let format = format.expect("a format");
+                        let masks = Masks::new(format.modulus(), masks);
+                        masks.pass(format.lanes()).mask(&mut self.packed).expect("whole");
                         let share = own.share();
                         self.own_share = Some(Share::new(share.holder(), again(share.value())));
                         let (digest, bytes) = (Digest::blake3(&self.packed), self.packed.len());

@@ -1,7 +1,9 @@
 //! Masked rounds: the setup of the keys, rounds with restarts in every stage, a coordinator that is
 //! not honest.
 
-use aggregation::message::FinalSet;
+use std::collections::BTreeSet;
+
+use aggregation::message::{FinalSet, Shares};
 use aggregation::round::Output;
 use proto::masks::round::{encode_final_set, encode_signed_set};
 
@@ -15,18 +17,15 @@ fn same_each_time(said: &[Said]) {
     let mut signatures: BTreeMap<u64, &wire::SignatureRequest> = BTreeMap::new();
     let mut shares: BTreeMap<Digest, &[u8]> = BTreeMap::new();
     for said in said {
-        match said {
-            Said::Update(slot, packed) => {
-                assert_eq!(*updates.entry(*slot).or_insert(packed), packed, "another update");
-            }
-            Said::Signature(said) => {
-                assert_eq!(*signatures.entry(said.slot).or_insert(said), said, "another set");
-            }
-            Said::Shares(encoded) => {
-                let (terms, _) = given(encoded);
-                assert_eq!(*shares.entry(terms).or_insert(encoded), encoded, "other shares");
-            }
-            _ => {}
+        if let Said::Update(slot, packed) = said {
+            assert_eq!(*updates.entry(*slot).or_insert(packed), packed, "another update");
+        }
+        if let Said::Signature(said) = said {
+            assert_eq!(*signatures.entry(said.slot).or_insert(said), said, "another set");
+        }
+        if let Said::Shares(encoded) = said {
+            let (terms, _) = given(encoded);
+            assert_eq!(*shares.entry(terms).or_insert(encoded), encoded, "other shares");
         }
     }
     for encoded in shares.values() {
@@ -41,7 +40,7 @@ fn count(said: &[Said], what: impl Fn(&Said) -> bool) -> usize {
 
 /// Whether the sum is exact: each site moved a coordinate of its own.
 fn exact(told: &[Output], sites: &[usize], first: f64) {
-    let release = released(told).expect("a release");
+    let release = released(told).unwrap_or_else(|| unreachable!("no release among {sites:?}"));
     let among = f64::from(u32::try_from(sites.len()).expect("few"));
     for (index, mean) in release.total.update.iter().enumerate() {
         let wanted = match index {
@@ -51,6 +50,16 @@ fn exact(told: &[Output], sites: &[usize], first: f64) {
         };
         assert!((mean * among - wanted).abs() < 1e-3, "coordinate {index}: {mean}");
     }
+}
+
+/// The shares that this site gave for a slot.
+fn given_for(federation: &Federation, slot: u64) -> Option<Shares> {
+    let digest = federation.stage.terms(slot).digest();
+    let given = federation.said.iter().filter_map(|said| {
+        let Said::Shares(encoded) = said else { return None };
+        Some(given(encoded))
+    });
+    given.into_iter().find(|(terms, _)| *terms == digest).map(|(_, shares)| shares)
 }
 
 #[tokio::test]
@@ -70,11 +79,8 @@ async fn keys_are_set_up_and_masked_rounds_are_exact() {
         count(&federation.said, |said| matches!(said, Said::Batch(..))),
     ];
     assert_eq!(once, [1, 1, 1], "however often the coordinator tells how far the keys are");
-    let sent = federation.said.iter().find_map(|said| match said {
-        Said::Update(1, packed) => Some(packed),
-        _ => None,
-    });
-    assert_ne!(sent, Some(&federation.stage.update(1)), "what is sent is not what was trained");
+    let trained = Said::Update(1, federation.stage.update(1));
+    assert!(!federation.said.contains(&trained), "what is sent is not what was trained");
     running.kill().await;
 }
 
@@ -119,17 +125,29 @@ async fn a_site_that_vanishes_is_taken_out_again_whoever_it_is() {
         same_each_time(&federation.said);
         federation.stage.leaves(&[&federation.stage.model_name()]).await;
     }
-    let given_for = |slot: u64| {
-        let digest = federation.stage.terms(slot).digest();
-        federation.said.iter().find_map(|said| match said {
-            Said::Shares(encoded) => Some(given(encoded)).filter(|(terms, _)| *terms == digest),
-            _ => None,
-        })
-    };
-    let (_, shares) = given_for(1).expect("given");
+    let shares = given_for(&federation, 1).expect("given");
     assert_eq!(shares.recovery.keys().collect::<Vec<_>>(), [&hospital("dora")]);
     assert_eq!(shares.own.len(), 3, "our own, bert's and carl's");
-    assert!(given_for(4).is_none(), "we were away");
+    assert!(given_for(&federation, 4).is_none(), "we were away");
+    running.kill().await;
+}
+
+/// It was away when the others masked, and is back when they unmask.
+#[tokio::test]
+async fn a_site_that_is_not_in_the_sum_gives_its_shares_of_those_that_are() {
+    let mut federation = Federation::of(&["anna", "bert", "carl", "dora"]).await;
+    let running = federation.stage.start().await;
+    let running = federation.set_up(running, 0, false).await;
+    // The last one's shares are missing, so the round waits.
+    let lasts = [Last::Unmask, Last::Unmask, Last::Sign];
+    let (running, told) = federation.play(running, 1, &lasts, How::AwayUntilUnmask).await;
+    assert!(released(&told).is_none(), "it takes three others to recover our own secret");
+    let shares = given_for(&federation, 1).expect("given");
+    let others: BTreeSet<_> = ["bert", "carl", "dora"].map(hospital).into();
+    assert_eq!(shares.own.keys().cloned().collect::<BTreeSet<_>>(), others);
+    assert!(shares.recovery.is_empty());
+    assert_eq!(count(&federation.said, |said| matches!(said, Said::Update(..))), 0);
+    federation.stage.leaves(&[&federation.stage.model_name()]).await;
     running.kill().await;
 }
 
@@ -165,7 +183,11 @@ async fn a_coordinator_that_shows_two_sets_gets_one_signature_and_one_kind_of_sh
                     let told = |signed| notice::Notice::SignedSet(encode_signed_set(signed));
                     (vec![told(&forged), told(&unsigned)], vec![told(&forged)])
                 }
-                _ => (vec![], vec![]),
+                Output::Offer(_)
+                | Output::WakeAt(_)
+                | Output::Fact(_)
+                | Output::Release(_)
+                | Output::Close(_) => (vec![], vec![]),
             })
             .await;
         exact(&told, &[0, 1, 2], 0.125);

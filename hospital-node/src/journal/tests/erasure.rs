@@ -72,7 +72,10 @@ impl House {
         self.journal.begin(&self.terms(slot), NOW).await.expect("begun");
         let (study, at) = (self.study(), SlotId::new(slot));
         self.journal.trained(study, at, packed(b"abc")).await.expect("trained");
-        self.journal.masked(self.ours(), &self.roster(slot), packed(b"xyz")).await.expect("masked");
+        self.journal
+            .masked(self.ours(), &self.roster(slot), Digest::blake3(b"xyz"))
+            .await
+            .expect("masked");
     }
 
     async fn vault(&self) -> Vec<u8> {
@@ -200,7 +203,11 @@ async fn nothing_secret_is_in_a_file_as_it_is_at_any_time() {
     house.mask(1).await;
     let asked = house.asked(1, &["anna", "bert"]);
     let (own, recovery) = ([house.me.clone(), hospital("bert")].into(), [hospital("carl")].into());
-    house.journal.release(house.ours(), &asked, &own, &recovery).await.expect("given");
+    house
+        .journal
+        .release(house.ours(), &house.roster(1), &asked, &own, &recovery)
+        .await
+        .expect("given");
     assert_eq!(found(&raw(folder.path()), &house.secrets), Vec::<&String>::new());
     let close = house.journal.close(house.study(), SlotId::new(1), "over", Some(house.ours()));
     close.await.expect("closed");
@@ -233,7 +240,11 @@ async fn what_was_sealed_before_a_change_can_be_opened_no_more() {
     let masked = house.vault().await;
     let asked = house.asked(1, &["anna", "bert", "carl"]);
     let own: BTreeSet<_> = asked.set.members.clone();
-    house.journal.release(house.ours(), &asked, &own, &BTreeSet::new()).await.expect("given");
+    house
+        .journal
+        .release(house.ours(), &house.roster(1), &asked, &own, &BTreeSet::new())
+        .await
+        .expect("given");
     let now = (house.vault().await, sealed(house.journal.clone()).await);
     let old: BTreeMap<String, Vec<u8>> =
         [("before", before.0.clone()), ("masked", masked)].map(|(n, v)| (n.to_owned(), v)).into();
@@ -261,10 +272,10 @@ async fn of_each_site_one_kind_of_share_leaves_and_the_same_each_time() {
         let (journal, asked) = (house.journal.clone(), asked.clone());
         let own = own.into_iter().cloned().collect();
         let recovery = recovery.into_iter().cloned().collect();
-        let (me, provision) = (house.me.clone(), house.provision.clone());
+        let (me, provision, roster) = (house.me.clone(), house.provision.clone(), house.roster(1));
         async move {
             let ours = Ours { me: &me, provision: &provision };
-            journal.release(ours, &asked, &own, &recovery).await
+            journal.release(ours, &roster, &asked, &own, &recovery).await
         }
     };
     // Not both, even if both are asked for at once; then nothing was given.
@@ -313,7 +324,7 @@ async fn a_slot_is_masked_once() {
     assert_eq!(masks(1).await.expect("nothing has left").len(), 3);
     house.mask(1).await;
     assert!(matches!(masks(1).await, Err(JournalError::NoKeys { slot: 1, .. })));
-    let again = house.journal.masked(house.ours(), &house.roster(1), packed(b"abc")).await;
+    let again = house.journal.masked(house.ours(), &house.roster(1), Digest::blake3(b"abc")).await;
     assert!(matches!(again, Err(JournalError::NoKeys { slot: 1, .. })));
     // What is passed over is gone, too; what comes after is there.
     let close = house.journal.close(house.study(), SlotId::new(7), "over", Some(house.ours()));
@@ -355,5 +366,9 @@ async fn the_end_of_one_study_leaves_the_others_keys() {
     }
     let asked = second.asked(1, &["anna", "bert", "carl"]);
     let own = asked.set.members.clone();
-    second.journal.release(second.ours(), &asked, &own, &BTreeSet::new()).await.expect("given");
+    second
+        .journal
+        .release(second.ours(), &second.roster(1), &asked, &own, &BTreeSet::new())
+        .await
+        .expect("given");
 }
