@@ -191,6 +191,12 @@ async fn watch(
                         federation.kill(&site)?;
                         screen.event(&format!("{site} is killed in round {}", wish.round()));
                     }
+                    for site in drops.missed(event) {
+                        federation.kill(&site)?;
+                        screen.event(&format!(
+                            "{site} is killed: the round was over without its word"
+                        ));
+                    }
                     for late in drops.closed(event) {
                         screen.event(&late);
                     }

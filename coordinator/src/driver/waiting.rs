@@ -177,7 +177,10 @@ impl Driver {
                     here.insert(site);
                 }
                 Some(left) => {
-                    let until = left.max(self.since).saturating_add(patience);
+                    let parted =
+                        self.parted.as_ref().filter(|(_, invited)| invited.contains(&site));
+                    let since = parted.map_or(self.since, |(closed, _)| self.since.max(*closed));
+                    let until = left.max(since).saturating_add(patience);
                     if until > now {
                         grace = grace.max(Some(until));
                     }

@@ -135,6 +135,16 @@ impl Drops {
         late
     }
 
+    /// The round has closed without a word of a hospital that was to be killed at its word: enough
+    /// others had signed or given their shares. It is killed now, and can come back at once.
+    pub(super) fn missed(&mut self, event: &Event) -> Vec<String> {
+        let Event::Closed(round) = event else { return Vec::new() };
+        let due = |wish: &Wish| wish.round == round.round && round.released;
+        let (missed, open): (Vec<Wish>, Vec<Wish>) = self.open.iter().copied().partition(due);
+        self.open = open;
+        missed.into_iter().map(|wish| name_of(wish.site)).collect()
+    }
+
     /// What was asked for and never happened.
     pub(super) fn unfulfilled(&self) -> impl Iterator<Item = String> {
         self.open.iter().map(|wish| {

@@ -41,8 +41,8 @@ mode = "danger_no_privacy"
 quorum = {quorum}
 tolerate_colluding = 1
 round_deadline = "5m"
-upload_deadline = "1m"
-grace = "1s"
+upload_deadline = "30s"
+grace = "2s"
 
 [evaluate]
 every = 1
