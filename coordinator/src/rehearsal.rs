@@ -250,9 +250,11 @@ impl Hospital {
         let seeds = keyring.take(slot).expect("ahead");
         let masks = keyring.masks(context, members, &own, &seeds);
         let work = aggregation::message::Work::Train;
-        let format = self.charter.format(work).expect("a format");
-        let masks = Masks::new(format.modulus(), masks);
-        masks.pass(format.lanes()).mask(&mut self.packed).expect("the whole update");
+        // The width is the same for every work; the length is that of this round's update.
+        let modulus = self.charter.format(work).expect("a format").modulus();
+        let lanes = self.packed.len() / modulus.bytes();
+        let masks = Masks::new(modulus, masks);
+        masks.pass(lanes).mask(&mut self.packed).expect("the whole update");
         self.own_share = Some(again(own.share()));
     }
 }
