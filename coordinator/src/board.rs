@@ -341,6 +341,11 @@ impl Board {
         presence.get(site).map_or_else(Default::default, |one| (one.open > 0, one.version.clone()))
     }
 
+    /// Since when this program has been running.
+    pub(crate) const fn opened(&self) -> Timestamp {
+        self.opened
+    }
+
     /// When a site was last here: `None` while it is. Before it ever came, the board's beginning.
     pub(crate) fn left(&self, site: &HospitalId) -> Option<Timestamp> {
         let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);

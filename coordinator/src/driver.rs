@@ -7,13 +7,14 @@
 
 mod close;
 mod combine;
+mod lost;
 mod replay;
 mod tell;
 mod waiting;
 
 pub(crate) use replay::Progress;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use aggregation::message::{DeclineReason, Said, SetStatement, Shares, StopReason
 use aggregation::refusal::Refusal;
 use aggregation::round::{Input, Output, Round};
 use aggregation::units::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::board::{Entry, Happened, Told};
 use crate::clock;
@@ -184,6 +185,8 @@ struct Open {
     journaled: usize,
     /// When the round wants to be woken.
     wake: Option<Timestamp>,
+    /// Invited sites that the round knows to be lost.
+    lost: BTreeSet<HospitalId>,
 }
 
 /// One input that the round has taken, not yet journaled.
@@ -210,6 +213,9 @@ pub(crate) struct Driver {
     not_before: Timestamp,
     /// From when on absent sites have had their chance to come.
     since: Timestamp,
+    /// When the last round closed, and who was in it at its beginning: whoever was lost on the way
+    /// has its chance to come back before the next.
+    parted: Option<(Timestamp, BTreeSet<HospitalId>)>,
     /// Sites whose keys are waited for.
     lag: Option<waiting::Lag>,
 }
@@ -250,6 +256,7 @@ impl Driver {
             failures: 0,
             not_before: now,
             since: now,
+            parted: None,
             lag: None,
         };
         tokio::spawn(driver.run())
@@ -292,8 +299,9 @@ impl Driver {
 
     /// Plays the open round to its end.
     async fn play(&mut self, mut open: Open) -> Result<(), Halt> {
+        let mut presence = self.house.board.presence_changes();
         loop {
-            let batch = self.gather(&mut open).await?;
+            let batch = self.gather(&mut open, &mut presence).await?;
             let (taken, replies) = self.step(&mut open, batch).await;
             if taken.is_empty() {
                 continue;
@@ -322,13 +330,21 @@ impl Driver {
     }
 
     /// Waits for something to do, then takes along what else is waiting.
-    async fn gather(&mut self, open: &mut Open) -> Result<Vec<Command>, Halt> {
+    async fn gather(
+        &mut self,
+        open: &mut Open,
+        presence: &mut watch::Receiver<()>,
+    ) -> Result<Vec<Command>, Halt> {
         let mut batch: Vec<Command> = self.held.drain(..).take(BATCH).collect();
         if batch.is_empty() {
+            let loss = self.next_loss(open);
             tokio::select! {
                 () = self.house.board.until_closing() => return Err(Halt::Closing),
                 command = self.inbox.recv() => batch.extend(command),
                 () = wake(open.wake) => {}
+                // The board outlives its drivers.
+                _ = presence.changed() => {}
+                () = wake(loss) => {}
             }
         }
         while batch.len() < BATCH {
@@ -391,6 +407,9 @@ impl Driver {
             }
         }
         self.held.extend(commands);
+        if !taken.last().is_some_and(closes) {
+            self.tell_losses(open, &mut taken);
+        }
         let due = open.wake.is_some_and(|wake| wake <= clock::now());
         if due && !taken.last().is_some_and(closes) {
             open.wake = None;

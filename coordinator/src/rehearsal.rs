@@ -13,7 +13,7 @@ use aggregation::keys::identity::{Identity, IdentityKey};
 use aggregation::keys::provision::Provision;
 use aggregation::keys::roll::Roll;
 use aggregation::keys::slots::{HeldShares, Kind, OwnSlot};
-use aggregation::masking::keystream::apply_packed;
+use aggregation::masking::masks::Masks;
 use aggregation::masking::sharing::{SecretScalar, Share};
 use aggregation::message::{Shares, Terms};
 use aggregation::participant::{Action, Event, Participant};
@@ -250,8 +250,9 @@ impl Hospital {
         let seeds = keyring.take(slot).expect("ahead");
         let masks = keyring.masks(context, members, &own, &seeds);
         let work = aggregation::message::Work::Train;
-        let modulus = self.charter.format(work).expect("a format").modulus();
-        apply_packed(&masks, modulus, 0, &mut self.packed).expect("whole lanes");
+        let format = self.charter.format(work).expect("a format");
+        let masks = Masks::new(format.modulus(), masks);
+        masks.pass(format.lanes()).mask(&mut self.packed).expect("the whole update");
         self.own_share = Some(again(own.share()));
     }
 }

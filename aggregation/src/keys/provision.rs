@@ -24,14 +24,11 @@ pub const NO_CHECKPOINT: Digest = Digest::new([0; 32]);
 #[must_use]
 pub const fn slots_per_batch(neighbours: usize) -> u32 {
     // 112 k + 80 bytes a slot (PROTOCOL M-17).
-    let fit = (1 << 20) / (112 * neighbours + 80);
-    if fit < 16 {
-        16
-    } else if fit > 256 {
-        256
-    } else {
-        fit as u32
+    let mut slots = 16;
+    while slots < 256 && (slots as usize + 1) * (112 * neighbours + 80) <= 1 << 20 {
+        slots += 1;
     }
+    slots
 }
 
 /// Provisioned hospitals.

@@ -1,5 +1,6 @@
 //! After a restart, or after a step that could not be kept: the open round again, from its journal.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aggregation::charter::Charter;
@@ -204,6 +205,7 @@ fn again(found: &OpenRound, plan: Plan) -> (Open, Vec<Output>) {
         courses: tell::courses(&found.terms),
         journaled: found.journal.len(),
         wake: None,
+        lost: BTreeSet::new(),
     };
     (open, outputs)
 }
@@ -242,6 +244,7 @@ async fn input_of(
         }
         Recorded::Deadline => Input::Deadline,
         Recorded::Removed { hospital } => Input::Removed { hospital },
+        Recorded::Lost { hospital } => Input::Lost { hospital },
         Recorded::Resumed => Input::Resumed,
         Recorded::Stop { reason } => Input::Stop { reason },
     })

@@ -8,7 +8,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aggregation::ids::HospitalId;
 use aggregation::life::{Change, Life};
@@ -22,9 +21,6 @@ use crate::clock;
 use crate::setup::{Keyed, listed};
 use crate::store::StoreError;
 use crate::store::course::{Absence, Absences};
-
-/// How long a lost site is waited for, but never for more than a third of a round.
-const GRACE: Duration = Duration::from_secs(10);
 
 enum Whom {
     /// These are invited; those have approved but are not here.
@@ -143,7 +139,8 @@ impl Driver {
             Some(Lag { begun, .. }) => Lag { begun, changed: now, able: able.clone() },
             None => Lag { begun: now, changed: now, able: able.clone() },
         };
-        let patience = lag.changed.saturating_add(GRACE.min(longest / 3));
+        let patience =
+            lag.changed.saturating_add(self.charter.study().cohort.grace.min(longest / 3));
         let until = patience.min(lag.begun.saturating_add(longest));
         self.lag = Some(lag);
         if until > now {
@@ -156,7 +153,7 @@ impl Driver {
     fn present(&self, now: Timestamp) -> Whom {
         let cohort = &self.charter.study().cohort;
         let quorum = usize::from(cohort.quorum);
-        let patience = GRACE.min(cohort.round_deadline / 3);
+        let patience = cohort.grace.min(cohort.round_deadline / 3);
         let decisions = self.entry.standing().decisions.clone();
         let willing: BTreeSet<HospitalId> = self
             .charter
@@ -180,7 +177,10 @@ impl Driver {
                     here.insert(site);
                 }
                 Some(left) => {
-                    let until = left.max(self.since).saturating_add(patience);
+                    let parted =
+                        self.parted.as_ref().filter(|(_, invited)| invited.contains(&site));
+                    let since = parted.map_or(self.since, |(closed, _)| self.since.max(*closed));
+                    let until = left.max(since).saturating_add(patience);
                     if until > now {
                         grace = grace.max(Some(until));
                     }
@@ -266,6 +266,7 @@ impl Driver {
             courses,
             journaled: 0,
             wake: None,
+            lost: BTreeSet::new(),
         };
         // Nothing closes here: at least a quorum is invited.
         self.let_out_opening(&mut open, outputs);

@@ -33,6 +33,8 @@ pub(crate) enum Recorded {
     Deadline,
     /// A site was revoked, or withdrew.
     Removed { hospital: HospitalId },
+    /// A site's connection was lost for longer than is waited for.
+    Lost { hospital: HospitalId },
     /// The coordinator restarted.
     Resumed,
     /// The round was ended from outside.
@@ -49,6 +51,7 @@ enum InputText {
     Unmask { from: String, terms: String, shares: SharesText },
     Deadline,
     Removed { hospital: String },
+    Lost { hospital: String },
     Resumed,
     Stop { reason: String },
 }
@@ -132,6 +135,7 @@ impl Recorded {
             }
             Self::Deadline => InputText::Deadline,
             Self::Removed { hospital } => InputText::Removed { hospital: hospital.to_string() },
+            Self::Lost { hospital } => InputText::Lost { hospital: hospital.to_string() },
             Self::Resumed => InputText::Resumed,
             Self::Stop { reason } => InputText::Stop { reason: reason.to_string() },
         };
@@ -168,6 +172,7 @@ impl Recorded {
             }
             InputText::Deadline => Self::Deadline,
             InputText::Removed { hospital: name } => Self::Removed { hospital: hospital(&name)? },
+            InputText::Lost { hospital: name } => Self::Lost { hospital: hospital(&name)? },
             InputText::Resumed => Self::Resumed,
             InputText::Stop { reason } => Self::Stop {
                 reason: STOP_REASONS
@@ -207,6 +212,7 @@ mod tests {
             Recorded::Unmask { from: alpha(), terms, shares: Arc::new(Shares::default()) },
             Recorded::Deadline,
             Recorded::Removed { hospital: alpha() },
+            Recorded::Lost { hospital: alpha() },
             Recorded::Resumed,
         ];
         inputs.extend(STOP_REASONS.map(|reason| Recorded::Stop { reason }));

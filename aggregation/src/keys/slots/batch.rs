@@ -9,6 +9,7 @@
 //! ```
 //! Numbers are little-endian. Nothing follows the last slot.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::ids::{Digest, HospitalId, SlotId, StudyId};
@@ -65,7 +66,7 @@ impl BatchScope {
 }
 
 /// A hospital's slots, as its neighbours and the coordinator have them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PrekeyBatch {
     scope: BatchScope,
     slots: u32,
@@ -73,6 +74,18 @@ pub struct PrekeyBatch {
     /// Shared: whoever passes a batch on, or gives it to a round, copies none of it.
     encoded: Arc<Vec<u8>>,
     start: usize,
+}
+
+/// Of its bytes only how many: there are many, and what is sealed in them is nobody's to read.
+impl fmt::Debug for PrekeyBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrekeyBatch")
+            .field("scope", &self.scope)
+            .field("slots", &self.slots)
+            .field("neighbours", &self.neighbours)
+            .field("bytes", &self.encoded.len())
+            .finish()
+    }
 }
 
 impl Statement for PrekeyBatch {

@@ -481,7 +481,9 @@ async fn complete(mut command: Command, what: &'static str) -> Result<(), Failur
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim().lines().last().unwrap_or("it said nothing").to_owned();
+    let lines = || said.trim().lines();
+    let error = lines().find_map(|line| line.strip_prefix("error: "));
+    let said = error.or_else(|| lines().last()).unwrap_or("it said nothing").to_owned();
     Err(Failure::failed("demo_process", format!("{what}: {said}")))
 }
 

@@ -42,8 +42,6 @@ pub(super) fn text(args: &DemoArgs, source: &Source, thresholds: &Thresholds) ->
     let Recipe { name, classes, side, window, mean, sd, local, .. } = recipe(source);
     let rounds = rounds(args, source);
     let (quorum, colluding) = (thresholds.least(), thresholds.colluding());
-    // Whoever is killed on purpose is not waited for as long as one that may come back.
-    let upload = if args.drop.is_empty() { "1m" } else { "15s" };
     format!(
         r#"name = "{name}"
 
@@ -70,7 +68,8 @@ mode = "danger_no_privacy"
 quorum = {quorum}
 tolerate_colluding = {colluding}
 round_deadline = "5m"
-upload_deadline = "{upload}"
+upload_deadline = "30s"
+grace = "5s"
 
 [evaluate]
 every = 1
