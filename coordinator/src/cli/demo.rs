@@ -3,34 +3,34 @@
 //! Nothing is simulated: the coordinator, one node and one trainer per hospital are the programs
 //! that a real consortium runs, each its own process, over mTLS on loopback, on DICOM files.
 
-mod drop;
+mod drops;
 mod federation;
 mod manifest;
 mod screen;
+mod watch;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use aggregation::keys::thresholds::Thresholds;
 use clap::{Args, ValueEnum};
 use proto::cli::{Failure, Format};
 use proto::federation::operator_client::OperatorClient;
 use proto::federation::{
-    ControlStudyRequest, ExportModelRequest, ProposeStudyRequest, RoundView, StudyControl,
-    StudyEvent, StudyRequest, StudyState, StudyView, study_event,
+    ControlStudyRequest, ExportModelRequest, ProposeStudyRequest, StudyControl, StudyState,
 };
 use tonic::transport::Channel;
 
-use self::drop::{Drops, Wish};
+use self::drops::{Drop, Drops};
 use self::federation::{Federation, Source};
-use self::screen::{Done, RoundLine, Screen};
+use self::screen::{Done, Screen};
 use crate::clock;
 
 /// What the demo shows.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Hospitals, each with a node and a trainer of its own.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(3..=40))]
+    /// Hospitals, each with a node and a trainer of its own; 3 to 40.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(..=40))]
     hospitals: u16,
     /// Rounds of training; the default depends on the data.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -44,13 +44,13 @@ pub(crate) struct DemoArgs {
     /// Privacy: this version trains without noise only.
     #[arg(long, value_enum, default_value_t = Mode::None)]
     mode: Mode,
-    /// Kills hospital SITE (from 1) in a round, once it is ready, masked (uploaded), signed or at
-    /// unmask (its shares given), and starts it again for the next. May be given more than once.
-    #[arg(long, value_name = "SITE@ROUND:PHASE")]
-    drop: Vec<Wish>,
     /// Decides data, split and training: the same seed gives the same model.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Kill a hospital (numbered from 1) in a round after what it did last: ready, masked, signed or
+    /// unmask; it is started again for the next round. Can be given several times.
+    #[arg(long, value_name = "SITE@ROUND:PHASE")]
+    drop: Vec<Drop>,
     /// Where everything is written; must not exist or be empty. Default: a new temporary folder.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -72,21 +72,16 @@ pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> 
     let Mode::None = args.mode;
     let begun = clock::now();
     let source = Source::parse(&args.data)?;
-    if let Some(wish) = args.drop.iter().find(|wish| wish.site() > args.hospitals) {
-        let message = format!(
-            "--drop: expected a hospital from 1 to {}, found {}",
-            args.hospitals,
-            wish.site()
-        );
-        return Err(Failure::usage("bad_drop", message));
-    }
+    let thresholds = manifest::thresholds(args.hospitals)
+        .map_err(|bad| Failure::usage("bad_thresholds", format!("--hospitals: {bad}")))?;
+    check_drops(args, &source)?;
     let folder = Folder::create(args.dir.as_deref(), args.keep)?;
     let screen = Screen::new(format);
     let mut federation =
         Federation::build(folder.path(), args.hospitals, &source, args.seed, args.keep, &screen)
             .await?;
     let told = tokio::select! {
-        told = story(args, &source, &mut federation, &screen) => told,
+        told = story(args, &source, &thresholds, &mut federation, &screen) => told,
         _ = tokio::signal::ctrl_c() => {
             Err(Failure::failed("interrupted", "interrupted before the study was complete"))
         }
@@ -113,6 +108,32 @@ pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> 
     })
 }
 
+/// Whether every drop is of a hospital and a round that there will be, and each only once a round.
+fn check_drops(args: &DemoArgs, source: &Source) -> Result<(), Failure> {
+    let wrong = |drop: &Drop, what: String| {
+        let Drop { site, round, phase } = drop;
+        Failure::usage("bad_drop", format!("--drop {site}@{round}:{phase}: {what}"))
+    };
+    // The round after the last that trains scores the model.
+    let rounds = manifest::rounds(args, source).saturating_add(1);
+    for (index, drop) in args.drop.iter().enumerate() {
+        if drop.site > args.hospitals {
+            return Err(wrong(drop, format!("expected a hospital from 1 to {}", args.hospitals)));
+        }
+        if drop.round > rounds {
+            return Err(wrong(drop, format!("expected a round from 1 to {rounds}")));
+        }
+        let same = |other: &Drop| (other.site, other.round) == (drop.site, drop.round);
+        if args.drop.iter().take(index).any(same) {
+            return Err(wrong(
+                drop,
+                "the same hospital is dropped in this round before".to_owned(),
+            ));
+        }
+    }
+    Ok(())
+}
+
 struct Told {
     auroc: Option<f64>,
     accuracy: Option<f64>,
@@ -126,10 +147,11 @@ struct Told {
 async fn story(
     args: &DemoArgs,
     source: &Source,
+    thresholds: &Thresholds,
     federation: &mut Federation,
     screen: &Screen,
 ) -> Result<Told, Failure> {
-    let manifest_toml = manifest::text(args, source);
+    let manifest_toml = manifest::text(args, source, thresholds);
     let mut operator = federation.operator().await?;
     let proposed = operator
         .propose_study(ProposeStudyRequest { manifest_toml })
@@ -144,7 +166,8 @@ async fn story(
         .await
         .map_err(|status| refused("the start", &status))?;
 
-    let last = watch(&proposed.digest, &args.drop, federation, screen).await?;
+    let mut drops = Drops::new(&args.drop, &federation.names(), thresholds.shares());
+    let last = watch::watch(&proposed.digest, federation, &mut drops, screen).await?;
     if last.state() != StudyState::Completed {
         let reason =
             if last.waiting_for.is_empty() { "no reason given" } else { &last.waiting_for };
@@ -167,176 +190,6 @@ async fn story(
             .map_or_else(String::new, |round| round.model.clone()),
         model,
     })
-}
-
-/// Follows the study to its end, through restarts of anything.
-async fn watch(
-    study: &str,
-    wishes: &[Wish],
-    federation: &mut Federation,
-    screen: &Screen,
-) -> Result<StudyView, Failure> {
-    screen.begin(&federation.names());
-    let mut shown = Shown::default();
-    let mut drops = Drops::new(wishes);
-    loop {
-        let mut operator = federation.operator().await?;
-        let request = StudyRequest { study: study.to_owned() };
-        if let Ok(stream) = operator.watch_study(request).await {
-            let mut events = stream.into_inner();
-            loop {
-                let next = tokio::time::timeout(CHECK, events.message()).await;
-                if let Ok(Ok(Some(StudyEvent { event: Some(event) }))) = &next {
-                    if let Some((site, wish)) = drops.due(event) {
-                        federation.kill(&site)?;
-                        screen.event(&format!("{site} is killed in round {}", wish.round()));
-                    }
-                    for site in drops.missed(event) {
-                        federation.kill(&site)?;
-                        screen.event(&format!(
-                            "{site} is killed: the round was over without its word"
-                        ));
-                    }
-                    for late in drops.closed(event) {
-                        screen.event(&late);
-                    }
-                }
-                for name in federation.revive_nodes(|name| drops.keeps_down(name))? {
-                    screen.event(&format!("{name} had ended and is started again"));
-                }
-                match next {
-                    // Quiet: time to look after the processes, as above.
-                    Err(_) => {}
-                    Ok(Ok(Some(event))) => {
-                        if let Some(last) = shown.event(event, screen) {
-                            drops.unfulfilled().for_each(|wish| screen.event(&wish));
-                            return Ok(last);
-                        }
-                    }
-                    Ok(Ok(None) | Err(_)) => break,
-                }
-            }
-        }
-        if federation.revive_coordinator()? {
-            screen.event("the coordinator had ended and is started again");
-        } else {
-            screen.event("the coordinator does not answer; waiting for it");
-        }
-        tokio::time::sleep(CHECK).await;
-    }
-}
-
-const CHECK: Duration = Duration::from_millis(500);
-
-/// What has been put on the screen so far; a reconnected stream repeats things.
-///
-/// A round's metrics are those of the model that it offered, which is the model that the round
-/// before it made. The table shows each model beside the round that made it, so a row waits for
-/// the next round.
-#[derive(Default)]
-struct Shown {
-    planned: u32,
-    seen: u32,
-    slot: u64,
-    row: Option<RoundLine>,
-}
-
-impl Shown {
-    /// Shows an event; the study's last view when it has ended.
-    fn event(&mut self, event: StudyEvent, screen: &Screen) -> Option<StudyView> {
-        match event.event? {
-            study_event::Event::Snapshot(view) => {
-                self.planned = view.rounds;
-                for round in &view.history {
-                    self.round(round, screen);
-                }
-                let over = matches!(
-                    view.state(),
-                    StudyState::Completed
-                        | StudyState::Failed
-                        | StudyState::Stopped
-                        | StudyState::Paused
-                );
-                return over.then_some(view);
-            }
-            study_event::Event::Started(started) => {
-                for site in &started.invited {
-                    screen.progress(site, proto::federation::Stage::Unspecified, 0);
-                }
-            }
-            study_event::Event::Progress(progress) => {
-                screen.progress(&progress.site, progress.stage(), progress.permille);
-            }
-            study_event::Event::Ready(ready) => {
-                screen.progress(&ready.site, proto::federation::Stage::Waiting, 1000);
-            }
-            study_event::Event::Uploaded(uploaded) => {
-                screen.progress(&uploaded.site, proto::federation::Stage::Done, 1000);
-            }
-            study_event::Event::Signed(_) | study_event::Event::Unmasked(_) => {}
-            study_event::Event::Closed(round) => self.round(&round, screen),
-        }
-        None
-    }
-
-    fn round(&mut self, round: &RoundView, screen: &Screen) {
-        if !round.released {
-            if round.slot > self.slot {
-                let RoundView { round: number, reason, dropped, .. } = round;
-                let missing = dropped.join(", ");
-                screen
-                    .event(&format!("round {number} is tried again: {reason}; without {missing}"));
-            }
-            self.slot = self.slot.max(round.slot);
-            return;
-        }
-        if round.round <= self.seen {
-            return;
-        }
-        self.seen = round.round;
-        if let Some(mut row) = self.row.take() {
-            (row.loss, row.auroc, row.accuracy) = (round.loss, round.auroc, round.accuracy);
-            screen.round(&row);
-        }
-        // The last round only scores; there is no model of its own to wait for.
-        if round.round > self.planned {
-            return;
-        }
-        let seconds = Duration::from_millis(round.closed_ms.saturating_sub(round.announced_ms));
-        self.row = Some(RoundLine {
-            event: "round",
-            round: round.round,
-            sites: round.contributed.clone(),
-            dropped: round.dropped.clone(),
-            notes: notes(round),
-            loss: None,
-            auroc: None,
-            accuracy: None,
-            seconds: seconds.as_secs_f64(),
-        });
-    }
-}
-
-/// Who dropped out of a round, and how far each had come.
-fn notes(round: &RoundView) -> Vec<String> {
-    let mut notes = Vec::new();
-    for site in &round.dropped {
-        let course = round.courses.iter().find(|course| course.site == *site);
-        let why = match course {
-            Some(course) if course.ready => " (ready, then no upload)",
-            Some(_) | None => "",
-        };
-        notes.push(format!("without {site}{why}"));
-    }
-    for course in round.courses.iter().filter(|course| course.away && course.uploaded) {
-        let last = match (course.unmasked, course.signed) {
-            (true, _) => "gave its shares",
-            (false, true) => "signed",
-            (false, false) => "uploaded",
-        };
-        notes.push(format!("{} {last}, then left", course.site));
-    }
-    notes
 }
 
 /// What a call was answered when it was not answered well.

@@ -122,8 +122,15 @@ fn check(file: &Path, out: Out) -> Result<(), Failure> {
     }
     let digest = study.digest();
     let parameters = study.layout().parameters();
+    let cohort = &study.cohort;
+    let updates = if cohort.danger_unmasked {
+        "unmasked: the coordinator sees each of them".to_owned()
+    } else {
+        let (quorum, colluding) = (cohort.quorum, cohort.colluding);
+        format!("masked, at least {quorum} in a sum, {colluding} hospitals may collude")
+    };
     let text = format!(
-        "{} is valid\nname        {}\ndigest      {digest}\nmodel       {}, {parameters} parameters\nrounds      {}",
+        "{} is valid\nname        {}\ndigest      {digest}\nmodel       {}, {parameters} parameters\nrounds      {}\nupdates     {updates}",
         file.display(),
         study.name,
         study.model.name(),
@@ -135,6 +142,7 @@ fn check(file: &Path, out: Out) -> Result<(), Failure> {
         "model": study.model.name(),
         "parameters": parameters,
         "rounds": study.training.rounds,
+        "masked": !cohort.danger_unmasked,
     });
     out.result(&data, &text)
 }

@@ -16,6 +16,7 @@ use proto::channel::{ClientIdentity, Proxy, Target, Trust};
 use proto::cli::{Exit, Failure};
 use proto::federation::operator_client::OperatorClient;
 use proto::federation::{ApproveSiteRequest, CreateTokenRequest, ListSitesRequest, SiteState};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tonic::transport::Channel;
 
@@ -25,6 +26,8 @@ use super::screen::Screen;
 /// How long any one step of the set-up may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long the coordinator may take to notice that a killed hospital is gone.
+const NOTICED: Duration = Duration::from_secs(5);
 
 /// Where the hospitals' images come from.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ struct Hospital {
     name: String,
     config: PathBuf,
     process: Option<Child>,
+    /// It was killed on purpose, and stays so until it is started again on purpose.
+    down: bool,
 }
 
 /// Everything that runs.
@@ -182,7 +187,7 @@ impl Federation {
         let mut run = Command::new(program("hospital-node")?);
         run.arg("--config").arg(&config).arg("run");
         let process = start(run, &home.join("process.log"), self.keep)?;
-        Ok(Hospital { name: name.to_owned(), config, process: Some(process) })
+        Ok(Hospital { name: name.to_owned(), config, process: Some(process), down: false })
     }
 
     /// Waits until every node holds its stream, so that the first round misses nobody.
@@ -248,39 +253,70 @@ impl Federation {
         Ok(true)
     }
 
-    /// Kills a hospital's node, as a power cut would.
-    pub(super) fn kill(&mut self, name: &str) -> Result<(), Failure> {
-        let hospital = self.hospitals.iter_mut().find(|hospital| hospital.name == name);
-        let Some(process) = hospital.and_then(|hospital| hospital.process.as_mut()) else {
-            return Ok(());
-        };
-        process.start_kill().map_err(|error| Failure::failed("kill", format!("{name}: {error}")))
-    }
-
-    /// Starts every node again that has died, but for those that are to stay down; returns their
-    /// names.
-    pub(super) fn revive_nodes(
-        &mut self,
-        stays_down: impl Fn(&str) -> bool,
-    ) -> Result<Vec<String>, Failure> {
+    /// Starts every node again that has died; returns their names.
+    pub(super) fn revive_nodes(&mut self) -> Result<Vec<String>, Failure> {
         let mut revived = Vec::new();
-        for hospital in &mut self.hospitals {
-            if stays_down(&hospital.name) {
-                continue;
-            }
+        for hospital in self.hospitals.iter_mut().filter(|hospital| !hospital.down) {
             let ended = hospital
                 .process
                 .as_mut()
                 .is_none_or(|process| matches!(process.try_wait(), Ok(Some(_))));
             if ended {
-                let mut run = Command::new(program("hospital-node")?);
-                run.arg("--config").arg(&hospital.config).arg("run");
-                let log = self.dir.join(&hospital.name).join("process.log");
-                hospital.process = Some(start(run, &log, self.keep)?);
+                hospital.start(&self.dir, self.keep)?;
                 revived.push(hospital.name.clone());
             }
         }
         Ok(revived)
+    }
+
+    fn hospital(&mut self, name: &str) -> Result<&mut Hospital, Failure> {
+        let unknown = || Failure::failed("demo_process", format!("there is no hospital {name}"));
+        self.hospitals.iter_mut().find(|hospital| hospital.name == name).ok_or_else(unknown)
+    }
+
+    /// Stops a hospital's process where it stands, until it is released or killed.
+    pub(super) fn hold(&mut self, name: &str) -> Result<(), Failure> {
+        self.hospital(name)?.signal(Signal::STOP)
+    }
+
+    /// Lets a hospital's process go on.
+    pub(super) fn release(&mut self, name: &str) -> Result<(), Failure> {
+        self.hospital(name)?.signal(Signal::CONT)
+    }
+
+    /// Kills a hospital's process; comes back when it is gone and the coordinator has noticed.
+    pub(super) async fn kill(
+        &mut self,
+        name: &str,
+        operator: &mut OperatorClient<Channel>,
+    ) -> Result<(), Failure> {
+        let hospital = self.hospital(name)?;
+        hospital.down = true;
+        if let Some(mut process) = hospital.process.take() {
+            process
+                .kill()
+                .await
+                .map_err(|error| Failure::failed("demo_process", format!("{name}: {error}")))?;
+        }
+        let mut waited = Duration::ZERO;
+        while waited < NOTICED {
+            let listed = operator.list_sites(ListSitesRequest {}).await;
+            let sites = listed.map(|sites| sites.into_inner().sites).unwrap_or_default();
+            if !sites.iter().any(|site| site.site == name && site.connected) {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+            waited += PAUSE;
+        }
+        Ok(())
+    }
+
+    /// Starts a hospital again that was killed on purpose.
+    pub(super) fn start_again(&mut self, name: &str) -> Result<(), Failure> {
+        let (dir, keep) = (self.dir.clone(), self.keep);
+        let hospital = self.hospital(name)?;
+        hospital.down = false;
+        hospital.start(&dir, keep)
     }
 
     /// Ends every process: asks first, then insists.
@@ -298,6 +334,26 @@ impl Federation {
                 let _ = child.kill().await;
             }
         }
+    }
+}
+
+impl Hospital {
+    fn start(&mut self, dir: &Path, keep: bool) -> Result<(), Failure> {
+        let mut run = Command::new(program("hospital-node")?);
+        run.arg("--config").arg(&self.config).arg("run");
+        let log = dir.join(&self.name).join("process.log");
+        self.process = Some(start(run, &log, keep)?);
+        Ok(())
+    }
+
+    /// A process that has ended is started again elsewhere.
+    fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        let id = self.process.as_ref().and_then(Child::id);
+        let Some(pid) = id.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) else {
+            return Ok(());
+        };
+        kill_process(pid, signal)
+            .map_err(|error| Failure::failed("demo_process", format!("{}: {error}", self.name)))
     }
 }
 

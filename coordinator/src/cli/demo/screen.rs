@@ -12,6 +12,8 @@ use proto::cli::{Failure, Format, write_line};
 use proto::federation::Stage;
 use serde::Serialize;
 
+use crate::cli::study::shown::Done as DoneBy;
+
 /// A closed round, as a line of JSON.
 #[derive(Debug, Serialize)]
 pub(super) struct RoundLine {
@@ -19,9 +21,10 @@ pub(super) struct RoundLine {
     pub(super) round: u32,
     pub(super) sites: Vec<String>,
     pub(super) dropped: Vec<String>,
-    /// For people: who dropped out at which point.
-    #[serde(skip)]
-    pub(super) notes: Vec<String>,
+    #[serde(flatten)]
+    pub(super) done: DoneBy,
+    /// Hospitals that are not in the sum, or were gone at its end: the last that each did.
+    pub(super) dropped_after: BTreeMap<String, &'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,6 +32,19 @@ pub(super) struct RoundLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) accuracy: Option<f64>,
     pub(super) seconds: f64,
+}
+
+/// What came of a `--drop`, as a line of JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct DropLine {
+    pub(super) event: &'static str,
+    pub(super) round: u32,
+    pub(super) site: String,
+    /// After what it was to be killed.
+    pub(super) asked: String,
+    /// After what it was killed.
+    pub(super) last: String,
+    pub(super) as_asked: bool,
 }
 
 /// The end.
@@ -75,6 +91,27 @@ impl Screen {
         self.text(&format!("  ! {what}"));
     }
 
+    /// What the study waits for.
+    pub(super) fn waiting(&self, why: &str) {
+        if !why.is_empty() {
+            self.text(&format!("  . waiting for {why}"));
+        }
+    }
+
+    /// What came of a drop that was asked for.
+    pub(super) fn dropped(&self, line: &DropLine) {
+        let DropLine { round, site, asked, last, as_asked, .. } = line;
+        match self.format {
+            Format::Json => emit(line),
+            Format::Text if *as_asked => {
+                self.event(&format!("round {round} has survived that {site} went after {asked}"));
+            }
+            Format::Text => self.event(&format!(
+                "round {round}: {site} was to be killed after {asked}; that came too late: the last it did was {last}"
+            )),
+        }
+    }
+
     /// The hospitals take their places, and the table its head.
     pub(super) fn begin(&self, hospitals: &[String]) {
         let width = hospitals.iter().map(String::len).max().unwrap_or(0);
@@ -91,7 +128,7 @@ impl Screen {
         }
         drop(bars);
         self.text("");
-        self.text("  round  hospitals     loss   AUROC                       accuracy  seconds");
+        self.text("  round  ready  in the sum  signed  unmasked    loss   AUROC                       accuracy  seconds");
     }
 
     /// How far a hospital is.
@@ -159,7 +196,7 @@ impl Screen {
     }
 }
 
-fn emit(line: &RoundLine) {
+fn emit(line: &impl Serialize) {
     // A reader that has gone away does not end the study.
     let _ = write_line(&mut io::stdout().lock(), line);
 }
@@ -171,22 +208,42 @@ fn emit_text(line: &str) {
 }
 
 fn row(line: &RoundLine) -> String {
-    let RoundLine { round, sites, dropped, notes, loss, auroc, accuracy, seconds, .. } = line;
+    let RoundLine {
+        round,
+        sites,
+        dropped,
+        done,
+        dropped_after,
+        loss,
+        auroc,
+        accuracy,
+        seconds,
+        ..
+    } = line;
     let of = sites.len() + dropped.len();
     let number = |value: &Option<f64>| {
         value.map_or_else(|| "     -".to_owned(), |value| format!("{value:6.4}"))
     };
     let meter = auroc.map_or_else(String::new, meter);
     let mut row = format!(
-        "  {round:>5}  {:>2} of {of:<5}  {}  {} {meter:<20}   {}  {seconds:>7.1}",
+        "  {round:>5}  {:>5}  {:>4} of {of:<2}  {:>6}  {:>8}  {}  {} {meter:<20}   {}  {seconds:>7.1}",
+        done.ready.len(),
         sites.len(),
+        done.signed.len(),
+        done.unmasked.len(),
         number(loss),
         number(auroc),
         number(accuracy),
     );
-    if !notes.is_empty() {
-        row.push_str("  ");
-        row.push_str(&notes.join(", "));
+    if !dropped.is_empty() {
+        row.push_str("  without ");
+        row.push_str(&dropped.join(", "));
+    }
+    let gone = dropped_after.iter().filter(|(_, after)| **after != "nothing");
+    let gone: Vec<String> = gone.map(|(site, after)| format!("{site} after {after}")).collect();
+    if !gone.is_empty() {
+        row.push_str("  gone: ");
+        row.push_str(&gone.join(", "));
     }
     row
 }
@@ -207,7 +264,8 @@ mod tests {
             round: 7,
             sites: vec!["hospital-1".to_owned()],
             dropped: dropped.iter().map(|&name| name.to_owned()).collect(),
-            notes: dropped.iter().map(|name| format!("without {name}")).collect(),
+            done: DoneBy::default(),
+            dropped_after: dropped.iter().map(|&name| (name.to_owned(), "ready")).collect(),
             loss: Some(0.5),
             auroc,
             accuracy: None,
@@ -219,6 +277,7 @@ mod tests {
     fn a_row_names_who_is_missing() {
         let row = row(&line(Some(0.75), &["hospital-2"]));
         assert!(row.contains("1 of 2") && row.contains("without hospital-2"), "{row}");
+        assert!(row.contains("gone: hospital-2 after ready"), "{row}");
         assert!(row.contains("██████████··········"), "{row}");
     }
 

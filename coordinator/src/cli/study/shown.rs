@@ -55,12 +55,12 @@ pub(super) struct RoundData {
 
 /// Who did what in a round, as far as the coordinator has seen; signatures and shares that come
 /// when there are enough are not counted.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Done {
-    pub(super) ready: Vec<String>,
-    pub(super) uploaded: Vec<String>,
-    pub(super) signed: Vec<String>,
-    pub(super) unmasked: Vec<String>,
+#[derive(Debug, Clone, Default, Serialize)]
+pub(in crate::cli) struct Done {
+    pub(in crate::cli) ready: Vec<String>,
+    pub(in crate::cli) uploaded: Vec<String>,
+    pub(in crate::cli) signed: Vec<String>,
+    pub(in crate::cli) unmasked: Vec<String>,
 }
 
 /// The round that is open.
@@ -78,7 +78,7 @@ pub(super) struct OpenData {
 }
 
 impl Done {
-    fn new(courses: &[wire::SiteCourse]) -> Self {
+    pub(in crate::cli) fn new(courses: &[wire::SiteCourse]) -> Self {
         let who = |done: fn(&wire::SiteCourse) -> bool| {
             courses.iter().filter(|one| done(one)).map(|one| one.site.clone()).collect()
         };
@@ -135,7 +135,7 @@ impl OpenData {
 }
 
 /// The last that a site did in a round.
-pub(in crate::cli) fn last(course: &wire::SiteCourse) -> &'static str {
+fn last(course: &wire::SiteCourse) -> &'static str {
     let wire::SiteCourse { ready, uploaded, signed, unmasked, .. } = course;
     match (unmasked, signed, uploaded, ready) {
         (true, ..) => "unmask",
