@@ -365,3 +365,42 @@ pub(crate) fn all_approve(
 ) -> bool {
     sites.iter().all(|site| decisions.get(site) == Some(&proto::federation::Decision::Approved))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = include_str!("service/tests/study.toml");
+
+    /// The first version knew no masks: what it left is kept and shown, and does not go on.
+    #[tokio::test]
+    async fn the_database_of_the_first_version_is_migrated_and_its_studies_are_ended() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("coordinator.toml");
+        let text =
+            "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
+        std::fs::write(&file, text).expect("written");
+        let study = aggregation::ids::Digest::sha256(b"a digest of then");
+        let manifest = OLD.replace("danger_unmasked_updates = true\n", "");
+        let state = folder.path().join("state");
+        crate::store::schema::first_version(&state, &study.to_string(), &manifest).await;
+        // The second time there is nothing left to migrate.
+        for _ in 0..2 {
+            let config = Config::load(&file).expect("valid");
+            let (authority, _) = Authority::create("north", clock::now()).expect("a CA");
+            let house = Coordinator::open(config, Arc::new(authority)).await.expect("opened");
+            let entry = house.board.study(StudyId::new(study)).expect("it is still there");
+            assert_eq!(entry.manifest, manifest, "verbatim");
+            let standing = entry.standing().clone();
+            assert_eq!(standing.life, Life::Stopped);
+            assert!(standing.reason.contains("before updates were masked"), "{}", standing.reason);
+            assert_eq!(standing.released, 1);
+            let history = house.store.history(entry.id).await.expect("read");
+            assert_eq!((history.len(), history[0].contributed.len()), (1, 1));
+            assert!(house.store.opened(entry.id).await.expect("read").is_none());
+            assert_eq!(house.store.leaves("study_changed").await, 1);
+            house.drive_all().await.expect("nothing to drive");
+            house.store.close().await;
+        }
+    }
+}

@@ -213,6 +213,9 @@ pub(crate) struct Driver {
     not_before: Timestamp,
     /// From when on absent sites have had their chance to come.
     since: Timestamp,
+    /// When the last round closed, and who was in it at its beginning: whoever was lost on the way
+    /// has its chance to come back before the next.
+    parted: Option<(Timestamp, BTreeSet<HospitalId>)>,
     /// Sites whose keys are waited for.
     lag: Option<waiting::Lag>,
 }
@@ -253,6 +256,7 @@ impl Driver {
             failures: 0,
             not_before: now,
             since: now,
+            parted: None,
             lag: None,
         };
         tokio::spawn(driver.run())

@@ -15,6 +15,8 @@ mod entropy;
 mod identity;
 mod model_file;
 mod proposal;
+#[cfg(test)]
+mod rehearsal;
 mod service;
 mod setup;
 mod store;

@@ -42,7 +42,7 @@ pub(crate) struct Setup {
 }
 
 /// Something that a site says about its keys.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Key {
     /// Its announcement.
     Announcement(SignedAnnounce),

@@ -182,6 +182,29 @@ impl Store {
         let order = if refuse { "PRAGMA query_only = 1" } else { "PRAGMA query_only = 0" };
         sqlx::query(order).execute(&self.writer).await.expect("a pragma");
     }
+
+    /// How many facts of a kind there are.
+    pub(crate) async fn leaves(&self, kind: &str) -> i64 {
+        sqlx::query_scalar("SELECT COUNT(*) FROM facts WHERE kind = $1")
+            .bind(kind)
+            .fetch_one(&self.readers)
+            .await
+            .expect("counted")
+    }
+
+    /// As if so many attempts had been made.
+    pub(crate) async fn set_next_slot(
+        &self,
+        study: aggregation::ids::StudyId,
+        slot: aggregation::ids::SlotId,
+    ) {
+        sqlx::query("UPDATE studies SET next_slot = $1 WHERE study = $2")
+            .bind(studies::slot_column(slot))
+            .bind(study.to_string())
+            .execute(&self.writer)
+            .await
+            .expect("set");
+    }
 }
 
 /// A moment as a column has it.

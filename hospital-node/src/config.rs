@@ -14,7 +14,7 @@ use toml::{Table, Value};
 use crate::policy::{NewSites, Policy, Window};
 
 /// What `enroll` writes when there is no configuration yet.
-pub(crate) const SAMPLE: &str = include_str!("sample.toml");
+pub(crate) const SAMPLE: &str = include_str!("../../compose/node.toml");
 
 /// The settings of one hospital's agent.
 #[derive(Clone, Debug)]

@@ -93,6 +93,7 @@ impl Driver {
         let released = row.released;
         let reason = row.reason.clone();
         self.entry.tell(Happened::Closed(Box::new(row)));
+        self.parted = Some((clock::now(), open.terms.invited));
         self.previous = Some((open.digest, open.round));
         self.rest_after(released, &reason).await;
         Ok(())

@@ -102,7 +102,8 @@ impl Driver {
             Whom::Invite { here, absent } if !self.charter.study().cohort.danger_unmasked => {
                 self.keyed(here, absent, now).await
             }
-            other => other,
+            invite @ Whom::Invite { .. } => invite,
+            wait @ Whom::Wait { .. } => wait,
         }
     }
 
@@ -176,7 +177,10 @@ impl Driver {
                     here.insert(site);
                 }
                 Some(left) => {
-                    let until = left.max(self.since).saturating_add(patience);
+                    let parted =
+                        self.parted.as_ref().filter(|(_, invited)| invited.contains(&site));
+                    let since = parted.map_or(self.since, |(closed, _)| self.since.max(*closed));
+                    let until = left.max(since).saturating_add(patience);
                     if until > now {
                         grace = grace.max(Some(until));
                     }

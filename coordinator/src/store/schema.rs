@@ -164,3 +164,38 @@ pub(crate) async fn migrate(tx: &mut Transaction<'_, Sqlite>) -> Result<(), Stor
     }
     Ok(())
 }
+
+/// A database as the first version left it, with one study in the middle of its second round.
+#[cfg(test)]
+pub(crate) async fn first_version(folder: &std::path::Path, study: &str, manifest: &str) {
+    use sqlx::ConnectOptions as _;
+    std::fs::create_dir_all(folder).expect("a folder");
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(folder.join("coordinator.sqlite"))
+        .create_if_missing(true);
+    let mut database = options.connect().await.expect("opened");
+    let model = aggregation::ids::Digest::sha256(b"model").to_string();
+    for step in FIRST {
+        sqlx::query(*step).execute(&mut database).await.expect("made");
+    }
+    let rows = [
+        "CREATE TABLE schema_version (version BIGINT NOT NULL)",
+        "INSERT INTO schema_version (version) VALUES (1)",
+        "INSERT INTO studies VALUES
+            ($1, 'test', $2, '[\"alpha\",\"beta\"]', 'running', '', 5, 2, 3, $3, NULL)",
+        "INSERT INTO rounds VALUES
+            ($1, 1, 1, 1, '', '[\"alpha\"]', '{\"beta\":\"was not ready in time\"}',
+             NULL, NULL, NULL, 6, 7, '')",
+        "UPDATE rounds SET model = (SELECT model FROM studies WHERE study = $1)",
+        "INSERT INTO open_rounds VALUES ($1, 2, 8, '{}', '[]')",
+        "INSERT INTO journal VALUES ($1, 2, 0, 9, '{\"input\":\"deadline\"}')",
+    ];
+    for row in rows {
+        let mut query = sqlx::query(row);
+        for value in [study, manifest, &model].into_iter().take(row.matches('$').count().min(3)) {
+            query = query.bind(value);
+        }
+        query.execute(&mut database).await.expect("written");
+    }
+    sqlx::Connection::close(database).await.expect("closed");
+}

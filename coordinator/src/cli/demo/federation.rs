@@ -248,10 +248,26 @@ impl Federation {
         Ok(true)
     }
 
-    /// Starts every node again that has died; returns their names.
-    pub(super) fn revive_nodes(&mut self) -> Result<Vec<String>, Failure> {
+    /// Kills a hospital's node, as a power cut would.
+    pub(super) fn kill(&mut self, name: &str) -> Result<(), Failure> {
+        let hospital = self.hospitals.iter_mut().find(|hospital| hospital.name == name);
+        let Some(process) = hospital.and_then(|hospital| hospital.process.as_mut()) else {
+            return Ok(());
+        };
+        process.start_kill().map_err(|error| Failure::failed("kill", format!("{name}: {error}")))
+    }
+
+    /// Starts every node again that has died, but for those that are to stay down; returns their
+    /// names.
+    pub(super) fn revive_nodes(
+        &mut self,
+        stays_down: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>, Failure> {
         let mut revived = Vec::new();
         for hospital in &mut self.hospitals {
+            if stays_down(&hospital.name) {
+                continue;
+            }
             let ended = hospital
                 .process
                 .as_mut()
@@ -409,7 +425,9 @@ async fn complete(mut command: Command, what: &'static str) -> Result<(), Failur
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim().lines().last().unwrap_or("it said nothing").to_owned();
+    let lines = || said.trim().lines();
+    let error = lines().find_map(|line| line.strip_prefix("error: "));
+    let said = error.or_else(|| lines().last()).unwrap_or("it said nothing").to_owned();
     Err(Failure::failed("demo_process", format!("{what}: {said}")))
 }
 

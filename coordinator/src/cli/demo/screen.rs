@@ -19,6 +19,9 @@ pub(super) struct RoundLine {
     pub(super) round: u32,
     pub(super) sites: Vec<String>,
     pub(super) dropped: Vec<String>,
+    /// For people: who dropped out at which point.
+    #[serde(skip)]
+    pub(super) notes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,7 +171,7 @@ fn emit_text(line: &str) {
 }
 
 fn row(line: &RoundLine) -> String {
-    let RoundLine { round, sites, dropped, loss, auroc, accuracy, seconds, .. } = line;
+    let RoundLine { round, sites, dropped, notes, loss, auroc, accuracy, seconds, .. } = line;
     let of = sites.len() + dropped.len();
     let number = |value: &Option<f64>| {
         value.map_or_else(|| "     -".to_owned(), |value| format!("{value:6.4}"))
@@ -181,9 +184,9 @@ fn row(line: &RoundLine) -> String {
         number(auroc),
         number(accuracy),
     );
-    if !dropped.is_empty() {
-        row.push_str("  without ");
-        row.push_str(&dropped.join(", "));
+    if !notes.is_empty() {
+        row.push_str("  ");
+        row.push_str(&notes.join(", "));
     }
     row
 }
@@ -204,6 +207,7 @@ mod tests {
             round: 7,
             sites: vec!["hospital-1".to_owned()],
             dropped: dropped.iter().map(|&name| name.to_owned()).collect(),
+            notes: dropped.iter().map(|name| format!("without {name}")).collect(),
             loss: Some(0.5),
             auroc,
             accuracy: None,
