@@ -9,6 +9,7 @@
 mod keys;
 mod pins;
 mod round;
+mod safe;
 mod schema;
 mod slots;
 mod studies;
@@ -17,7 +18,7 @@ mod vault;
 use std::path::Path;
 use std::time::Duration;
 
-use aggregation::ids::Digest;
+use aggregation::ids::{Digest, StudyId};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
@@ -126,6 +127,10 @@ impl Journal {
     pub(crate) async fn finish(self) {
         self.pool.close().await;
     }
+}
+
+fn key(study: StudyId) -> Vec<u8> {
+    study.digest().as_bytes().to_vec()
 }
 
 fn digest(row: &SqliteRow, column: &str, what: &'static str) -> Result<Digest, JournalError> {

@@ -121,15 +121,15 @@ impl Accept {
             let same = pin.key.is_some_and(|(key, _)| {
                 self.fingerprint.is_none_or(|said| said == Digest::sha256(key.as_bytes()))
             });
-            return if same { told_accepted(context, &site, &pin) } else { Err(unknown()) };
+            return match (same, pin.key) {
+                (true, _) => tell(context, &site, &pin, ""),
+                (false, Some((key, _))) => Err(other(self.fingerprint, &key)),
+                (false, None) => Err(unknown()),
+            };
         };
         match self.fingerprint {
             Some(said) if said != Digest::sha256(found.as_bytes()) => {
-                return Err(Failure::failed(
-                    "other_fingerprint",
-                    format!("expected sha256:{said}, found {}", fingerprint(&found)),
-                )
-                .hint("ask the site itself, not the coordinator, which of the two is its own"));
+                return Err(other(Some(said), &found));
             }
             Some(_) => {}
             None => {
@@ -142,15 +142,24 @@ impl Accept {
         }
         let now = clock::now();
         journal.accept(&site, found, now).await?;
-        told_accepted(context, &site, &Pin { key: Some((found, now)), found: None })
+        let again = if pin.key.is_some() {
+            "; studies that were approved with the other key have to be approved again"
+        } else {
+            ""
+        };
+        tell(context, &site, &Pin { key: Some((found, now)), found: None }, again)
     }
 }
 
-fn told_accepted(context: &Context, site: &HospitalId, pin: &Pin) -> Result<Exit, Failure> {
-    context.print(&row(site, pin), |out| {
-        writeln!(out, "{site} {}", told(pin))?;
-        writeln!(out, "studies that were approved with another key have to be approved again")
-    })?;
+fn other(said: Option<Digest>, found: &IdentityKey) -> Failure {
+    let said = said.map_or_else(|| "another key".to_owned(), |said| format!("sha256:{said}"));
+    let text = format!("expected {said}, found {}", fingerprint(found));
+    Failure::failed("other_fingerprint", text)
+        .hint("ask the site itself, not the coordinator, which of the two is its own")
+}
+
+fn tell(context: &Context, site: &HospitalId, pin: &Pin, more: &str) -> Result<Exit, Failure> {
+    context.print(&row(site, pin), |out| writeln!(out, "{site} {}{more}", told(pin)))?;
     Ok(Exit::Ok)
 }
 

@@ -17,8 +17,9 @@ use proto::federation;
 use proto::masks::setup::{KeySetup, encode_key_setup, key_setup};
 use sqlx::{Row as _, SqliteConnection};
 
-use super::vault::{Agreed, Round, Secrets, Shelf, Vault};
-use super::{Journal, JournalError, digest, signed, unsigned};
+use super::safe::Safe;
+use super::vault::{Agreed, Round, Secrets, Shelf};
+use super::{Journal, JournalError, digest, key, signed, unsigned};
 use crate::entropy;
 
 /// Row kinds, each with pads of its own.
@@ -119,8 +120,10 @@ impl Journal {
         study: StudyId,
     ) -> Result<Option<(Secret<32>, GraphNonce)>, JournalError> {
         let mut db = self.pool.acquire().await?;
-        Ok(match load(&mut db, study).await? {
-            Some(Secrets::Announced { agreement, nonce }) => Some((agreement, nonce)),
+        Ok(match Safe::open(&mut db).await?.of(study) {
+            Some(Secrets::Announced { agreement, nonce }) => {
+                Some((Secret::new(*agreement.expose()), *nonce))
+            }
             Some(Secrets::Agreed(_)) | None => None,
         })
     }
@@ -137,13 +140,15 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let study = roll.study();
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut safe = Safe::open(&mut change).await?;
         clear(&mut change, study).await?;
         sqlx::query("INSERT INTO keys (study, roll, agreed, sealed) VALUES (?1, ?2, 0, x'')")
             .bind(key(study))
             .bind(roll.digest().as_bytes().as_slice())
             .execute(&mut *change)
             .await?;
-        store(&mut change, study, Some(&Secrets::Announced { agreement, nonce })).await?;
+        safe.put(study, Secrets::Announced { agreement, nonce });
+        safe.close(&mut change).await?;
         change.commit().await?;
         Ok(())
     }
@@ -180,12 +185,14 @@ impl Journal {
         let keyring = keyring.secrets();
         let secrets = Secrets::Agreed(Agreed { keyring, shelf, round: Round::Nothing });
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut safe = Safe::open(&mut change).await?;
         sqlx::query("UPDATE keys SET setup = ?2, agreed = 1 WHERE study = ?1")
             .bind(key(study))
             .bind(encoded(study, announced, nonces))
             .execute(&mut *change)
             .await?;
-        store(&mut change, study, Some(&secrets)).await?;
+        safe.put(study, secrets);
+        safe.close(&mut change).await?;
         change.commit().await?;
         Ok(())
     }
@@ -196,7 +203,7 @@ impl Journal {
     /// The database's own; when there is none.
     pub(crate) async fn keyring(&self, ours: Ours<'_>) -> Result<Keyring, JournalError> {
         let mut db = self.pool.acquire().await?;
-        ours.keyring(&agreed(&mut db, ours.study()).await?)
+        ours.keyring(Safe::open(&mut db).await?.agreed(ours.study())?)
     }
 
     /// This house's batch of a number, if it was made.
@@ -234,7 +241,8 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let study = ours.study();
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let Agreed { shelf, .. } = agreed(&mut change, study).await?;
+        let mut safe = Safe::open(&mut change).await?;
+        let shelf = &safe.agreed(study)?.shelf;
         sqlx::query(
             "INSERT INTO batch (study, number, signature, encoded) VALUES (?1, ?2, ?3, ?4)",
         )
@@ -245,7 +253,7 @@ impl Journal {
         .execute(&mut *change)
         .await?;
         let own: BTreeMap<SlotId, _> = made.own.into_slots().collect();
-        for (slot, hide) in within(&shelf, own.keys()) {
+        for (slot, hide) in within(shelf, own.keys()) {
             let Some(own) = own.get(&slot) else { continue };
             sqlx::query("INSERT INTO own_slot (study, slot, hidden) VALUES (?1, ?2, ?3)")
                 .bind(key(study))
@@ -299,9 +307,10 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let study = ours.study();
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let Agreed { shelf, .. } = agreed(&mut change, study).await?;
+        let mut safe = Safe::open(&mut change).await?;
+        let shelf = &safe.agreed(study)?.shelf;
         let held: BTreeMap<SlotId, _> = opened.into_iter().collect();
-        for (slot, hide) in within(&shelf, held.keys()) {
+        for (slot, hide) in within(shelf, held.keys()) {
             let Some(held) = held.get(&slot) else { continue };
             // What is held already stays.
             sqlx::query(
@@ -335,21 +344,17 @@ impl Journal {
         slot: SlotId,
         others: &BTreeSet<&HospitalId>,
     ) -> Result<bool, JournalError> {
-        let slot = signed(slot.get(), "slot")?;
-        let own: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM own_slot WHERE study = ?1 AND slot = ?2")
-                .bind(key(study))
-                .bind(slot)
-                .fetch_one(&self.pool)
-                .await?;
-        let held: Vec<String> =
-            sqlx::query_scalar("SELECT owner FROM held WHERE study = ?1 AND slot = ?2")
-                .bind(key(study))
-                .bind(slot)
-                .fetch_all(&self.pool)
-                .await?;
-        let held: BTreeSet<&str> = held.iter().map(String::as_str).collect();
-        Ok(own == 1 && others.iter().all(|other| held.contains(other.as_str())))
+        // A site has a name, so one without stands for ourselves.
+        let found: Vec<String> = sqlx::query_scalar(
+            "SELECT owner FROM held WHERE study = ?1 AND slot = ?2
+             UNION ALL SELECT '' FROM own_slot WHERE study = ?1 AND slot = ?2",
+        )
+        .bind(key(study))
+        .bind(signed(slot.get(), "slot")?)
+        .fetch_all(&self.pool)
+        .await?;
+        let found: BTreeSet<&str> = found.iter().map(String::as_str).collect();
+        Ok(found.contains("") && others.iter().all(|other| found.contains(other.as_str())))
     }
 
     /// How far the keys of a study are.
@@ -379,8 +384,10 @@ impl Journal {
             return Ok(());
         }
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut safe = Safe::open(&mut change).await?;
         clear(&mut change, study).await?;
-        store(&mut change, study, None).await?;
+        safe.remove(study);
+        safe.close(&mut change).await?;
         change.commit().await?;
         self.settle().await
     }
@@ -393,10 +400,6 @@ fn within<'a>(
 ) -> impl Iterator<Item = (SlotId, super::vault::SlotKey)> {
     let last = slots.next_back().copied();
     shelf.keys().take_while(move |(slot, _)| last.is_some_and(|last| *slot <= last))
-}
-
-pub(super) fn key(study: StudyId) -> Vec<u8> {
-    study.digest().as_bytes().to_vec()
 }
 
 fn encoded(
@@ -416,78 +419,5 @@ async fn clear(db: &mut SqliteConnection, study: StudyId) -> Result<(), JournalE
             .execute(&mut *db)
             .await?;
     }
-    Ok(())
-}
-
-async fn vault(db: &mut SqliteConnection) -> Result<Option<Vault>, JournalError> {
-    let found: Option<Vec<u8>> =
-        sqlx::query_scalar("SELECT key FROM vault").fetch_optional(db).await?;
-    let vault = found.map(|bytes| {
-        let bytes = zeroize::Zeroizing::new(bytes);
-        Secret::from_slice(&bytes).map(Vault::new).ok_or(JournalError::Damaged("vault"))
-    });
-    vault.transpose()
-}
-
-/// The secrets of a study, as they stand.
-pub(super) async fn load(
-    db: &mut SqliteConnection,
-    study: StudyId,
-) -> Result<Option<Secrets>, JournalError> {
-    let sealed: Option<Vec<u8>> = sqlx::query_scalar("SELECT sealed FROM keys WHERE study = ?1")
-        .bind(key(study))
-        .fetch_optional(&mut *db)
-        .await?;
-    let Some(sealed) = sealed else { return Ok(None) };
-    let vault = vault(db).await?.ok_or(JournalError::Damaged("vault"))?;
-    vault.open(study, sealed).map(Some)
-}
-
-/// As [`load`], of a study whose keys are agreed on.
-pub(super) async fn agreed(
-    db: &mut SqliteConnection,
-    study: StudyId,
-) -> Result<Agreed, JournalError> {
-    match load(db, study).await? {
-        Some(Secrets::Agreed(agreed)) => Ok(agreed),
-        Some(Secrets::Announced { .. }) | None => Err(JournalError::Damaged("keys")),
-    }
-}
-
-/// Writes a study's secrets, or that there are none left, under a new vault key: what was sealed
-/// before can be opened no more. To be called in a transaction.
-pub(super) async fn store(
-    db: &mut SqliteConnection,
-    study: StudyId,
-    secrets: Option<&Secrets>,
-) -> Result<(), JournalError> {
-    let fresh = Vault::new(Secret::new(entropy::secret()?));
-    let mut pieces = Vec::new();
-    let others = sqlx::query("SELECT study, sealed FROM keys WHERE study <> ?1")
-        .bind(key(study))
-        .fetch_all(&mut *db)
-        .await?;
-    if !others.is_empty() {
-        let before = vault(db).await?.ok_or(JournalError::Damaged("vault"))?;
-        for row in others {
-            let other = StudyId::new(digest(&row, "study", "keys")?);
-            let secrets = before.open(other, row.try_get("sealed")?)?;
-            pieces.push((other, fresh.seal(other, &secrets)));
-        }
-    }
-    pieces.extend(secrets.map(|secrets| (study, fresh.seal(study, secrets))));
-    for (study, sealed) in pieces {
-        sqlx::query("UPDATE keys SET sealed = ?2 WHERE study = ?1")
-            .bind(key(study))
-            .bind(sealed)
-            .execute(&mut *db)
-            .await?;
-    }
-    sqlx::query(
-        "INSERT INTO vault (id, key) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET key = ?1",
-    )
-    .bind(fresh.expose().as_slice())
-    .execute(&mut *db)
-    .await?;
     Ok(())
 }

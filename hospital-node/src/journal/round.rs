@@ -1,7 +1,7 @@
 //! A masked round's steps. Each is one transaction: what leaves this house, and what it erases for
 //! that, become durable together (PROTOCOL M-15, M-16).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aggregation::context::ContextDigest;
 use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
@@ -16,9 +16,10 @@ use proto::masks::round::{Place, encode_final_set, encode_shares, encode_signed_
 use sqlx::{Row as _, SqliteConnection};
 use zeroize::Zeroizing;
 
-use super::keys::{HELD, OWN, Ours, agreed, key, store};
-use super::vault::{Agreed, Round, Secrets};
-use super::{Journal, JournalError, signed};
+use super::keys::{HELD, OWN, Ours};
+use super::safe::Safe;
+use super::vault::{Agreed, Round};
+use super::{Journal, JournalError, key, signed};
 
 impl Journal {
     /// The masks of an update. Nothing has changed by it.
@@ -33,9 +34,10 @@ impl Journal {
         members: &BTreeSet<HospitalId>,
     ) -> Result<Vec<Mask>, JournalError> {
         let mut db = self.pool.acquire().await?;
-        let agreed = agreed(&mut db, ours.study()).await?;
-        let own = own_slot(&mut db, ours, &agreed, slot).await?;
-        let mut keyring = ours.keyring(&agreed)?;
+        let mut safe = Safe::open(&mut db).await?;
+        let agreed = safe.agreed(ours.study())?;
+        let own = own_slot(&mut db, ours, agreed, slot).await?;
+        let mut keyring = ours.keyring(agreed)?;
         let seeds = keyring.take(slot).map_err(|_| no_keys(slot, "the seeds of the pairs"))?;
         Ok(keyring.masks(context, members, &own, &seeds))
     }
@@ -53,9 +55,10 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let (study, slot) = (ours.study(), roster.slot);
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let mut agreed = agreed(&mut change, study).await?;
-        let own = own_slot(&mut change, ours, &agreed, slot).await?;
-        let mut keyring = ours.keyring(&agreed)?;
+        let mut safe = Safe::open(&mut change).await?;
+        let agreed = safe.agreed(study)?;
+        let own = own_slot(&mut change, ours, agreed, slot).await?;
+        let mut keyring = ours.keyring(agreed)?;
         keyring.take(slot).map_err(|_| no_keys(slot, "the seeds of the pairs"))?;
         agreed.keyring = keyring.secrets();
         let share = Secret::new(*own.share().value().secret().expose());
@@ -81,7 +84,7 @@ impl Journal {
         .execute(&mut *change)
         .await?;
         once(changed.rows_affected())?;
-        store(&mut change, study, Some(&Secrets::Agreed(agreed))).await?;
+        safe.close(&mut change).await?;
         change.commit().await?;
         Ok(())
     }
@@ -120,20 +123,22 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let FinalSet { study, round, slot, terms, .. } = asked.set;
         let mut change = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let mut agreed = agreed(&mut change, study).await?;
+        let mut safe = Safe::open(&mut change).await?;
+        let agreed = safe.agreed(study)?;
         let holder = holder(ours)?;
+        let mut held = held(&mut change, ours, agreed, slot).await?;
+        let mut take = |id: &HospitalId, kind| match held.remove(id) {
+            Some(held) => Ok(held.release(kind)),
+            None => Err(no_keys(slot, "a share that we should hold")),
+        };
         let mut shares = Shares::default();
         for id in own {
-            let share = if id == ours.me {
-                own_share(&agreed, slot, holder)?
-            } else {
-                held(&mut change, ours, &agreed, slot, id).await?.release(Kind::Own)
-            };
-            shares.own.insert(id.clone(), share);
+            let share =
+                if id == ours.me { own_share(agreed, slot, holder) } else { take(id, Kind::Own) };
+            shares.own.insert(id.clone(), share?);
         }
         for id in recovery {
-            let share = held(&mut change, ours, &agreed, slot, id).await?.release(Kind::Recovery);
-            shares.recovery.insert(id.clone(), share);
+            shares.recovery.insert(id.clone(), take(id, Kind::Recovery)?);
         }
         let request = encode_shares(&Place { study, round, slot, terms }, holder, &shares);
         agreed.round = Round::Given(slot, SecretBytes::new(request.encode_to_vec()));
@@ -151,7 +156,7 @@ impl Journal {
         .execute(&mut *change)
         .await?;
         once(changed.rows_affected())?;
-        store(&mut change, study, Some(&Secrets::Agreed(agreed))).await?;
+        safe.close(&mut change).await?;
         change.commit().await?;
         Ok(())
     }
@@ -166,8 +171,8 @@ impl Journal {
         slot: SlotId,
     ) -> Result<SharesRequest, JournalError> {
         let mut db = self.pool.acquire().await?;
-        match agreed(&mut db, study).await?.round {
-            Round::Given(at, request) if at == slot => {
+        match &Safe::open(&mut db).await?.agreed(study)?.round {
+            Round::Given(at, request) if *at == slot => {
                 SharesRequest::decode(request.expose()).map_err(|_| JournalError::Damaged("shares"))
             }
             Round::Given(..) | Round::Masked(..) | Round::Nothing => {
@@ -219,12 +224,11 @@ impl Journal {
 }
 
 async fn pass(db: &mut SqliteConnection, ours: Ours<'_>, slot: SlotId) -> Result<(), JournalError> {
-    let study = ours.study();
-    let mut agreed = agreed(db, study).await?;
-    let mut keyring = ours.keyring(&agreed)?;
+    let mut safe = Safe::open(db).await?;
+    let agreed = safe.agreed(ours.study())?;
+    let mut keyring = ours.keyring(agreed)?;
     keyring.pass(slot).map_err(|_| no_keys(slot, "it is too far ahead"))?;
     agreed.keyring = keyring.secrets();
-    agreed.shelf.pass(slot);
     let over = match &agreed.round {
         Round::Masked(at, _) | Round::Given(at, _) => *at <= slot,
         Round::Nothing => false,
@@ -232,8 +236,11 @@ async fn pass(db: &mut SqliteConnection, ours: Ours<'_>, slot: SlotId) -> Result
     if over {
         agreed.round = Round::Nothing;
     }
-    forget_rows(db, study, slot).await?;
-    store(db, study, Some(&Secrets::Agreed(agreed))).await
+    // What the shelf has passed has no rows any more.
+    if agreed.shelf.pass(slot) {
+        forget_rows(db, ours.study(), slot).await?;
+    }
+    safe.close(db).await
 }
 
 async fn forget_rows(
@@ -270,22 +277,26 @@ async fn own_slot(
     OwnSlot::resume(holder(ours)?, &secrets).ok_or(JournalError::Damaged("own slot"))
 }
 
+/// Everything that is held for a slot, by owner.
 async fn held(
     db: &mut SqliteConnection,
     ours: Ours<'_>,
     agreed: &Agreed,
     slot: SlotId,
-    owner: &HospitalId,
-) -> Result<HeldShares, JournalError> {
-    let row = sqlx::query("SELECT hidden FROM held WHERE study = ?1 AND slot = ?2 AND owner = ?3")
+) -> Result<BTreeMap<HospitalId, HeldShares>, JournalError> {
+    let damaged = || JournalError::Damaged("held share");
+    let rows = sqlx::query("SELECT owner, hidden FROM held WHERE study = ?1 AND slot = ?2")
         .bind(key(ours.study()))
         .bind(signed(slot.get(), "slot")?)
-        .bind(owner.as_str())
-        .fetch_optional(db)
+        .fetch_all(db)
         .await?;
-    let row = row.ok_or_else(|| no_keys(slot, "a share that we should hold"))?;
-    let secrets = shown(&row, agreed, slot, HELD, owner)?;
-    HeldShares::resume(holder(ours)?, &secrets).ok_or(JournalError::Damaged("held share"))
+    let mut held = BTreeMap::new();
+    for row in rows {
+        let owner = HospitalId::new(row.try_get("owner")?).map_err(|_| damaged())?;
+        let secrets = shown(&row, agreed, slot, HELD, &owner)?;
+        held.insert(owner, HeldShares::resume(holder(ours)?, &secrets).ok_or_else(damaged)?);
+    }
+    Ok(held)
 }
 
 fn shown(

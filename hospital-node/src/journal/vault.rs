@@ -66,12 +66,14 @@ impl Shelf {
         Self { next, state }
     }
 
-    /// Forgets the keys of all slots up to this one.
-    pub(super) fn pass(&mut self, slot: SlotId) {
+    /// Forgets the keys of all slots up to this one; gives whether there were any.
+    pub(super) fn pass(&mut self, slot: SlotId) -> bool {
+        let any = self.next <= slot;
         while self.next <= slot {
             self.state = self.state.derive(&Transcript::new("consilium/shelf-next/1"));
             self.next = self.next.next();
         }
+        any
     }
 
     /// The keys from the next slot on.
@@ -310,7 +312,7 @@ mod tests {
         distinct.sort();
         distinct.dedup();
         assert_eq!(distinct.len(), 5);
-        shelf.pass(SlotId::new(3));
+        assert!(shelf.pass(SlotId::new(3)) && !shelf.pass(SlotId::new(3)));
         assert!((0..4).all(|slot| hidden(&shelf, slot).is_none()));
         assert_eq!(hidden(&shelf, 5).as_ref(), Some(&before[4]));
         let key = shelf.key(SlotId::new(5)).expect("ahead");
