@@ -4,6 +4,7 @@
 
 mod books;
 mod setup;
+mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use aggregation::ids::{Digest, HospitalId, SlotId};
 use aggregation::message::{Said, StopReason, Terms};
 use aggregation::refusal::Refusal;
-use aggregation::round::{Fact, Input, Masks, Output, Release, Round};
+use aggregation::round::{Input, Masks, Output, Round};
 use aggregation::setup::gathering::Gathering;
 use aggregation::units::Timestamp;
 
@@ -20,7 +21,7 @@ use crate::simulation::flaw::Flaw;
 use crate::simulation::stage::{Fate, Halt, Happening, Stage, Task};
 use crate::simulation::trace::Who;
 use crate::simulation::watch::Invariant;
-use crate::simulation::words::{Answer, Call, Notice, Word};
+use crate::simulation::words::{Answer, Call, Word};
 pub(crate) use books::Books;
 use books::OpenBook;
 
@@ -137,10 +138,8 @@ impl Coordinator {
             }
             last.extend(round.combine_here());
             // Facts are in the journal with the inputs that they follow from.
-            for output in &last {
-                if let Output::Fact(fact) = output {
-                    stage.watch.fact(slot, fact);
-                }
+            for fact in last.iter().filter_map(tell::fact) {
+                stage.watch.fact(slot, fact);
             }
         }
         let ended = round.closed().is_some();
@@ -161,13 +160,23 @@ impl Coordinator {
         match what {
             Task::Look => {
                 stage.after(LOOK_EVERY, Happening::Desk { life, what });
+                if !stage.calm && stage.chance.permille(5) {
+                    // Somebody sets the clock, forwards or back.
+                    self.skew = self.skew.saturating_add(stage.chance.between(0, 40_000));
+                    self.skew = self.skew.saturating_sub(stage.chance.between(0, 40_000));
+                }
                 self.look(stage)
             }
             Task::Deadline => {
                 let now = self.clock(stage);
                 match self.desk.as_ref().and_then(|desk| desk.wake) {
+                    None => Ok(()),
                     Some(wake) if wake <= now => self.input(stage, Input::Deadline),
-                    Some(_) | None => Ok(()),
+                    // The clock was set back since.
+                    Some(wake) => {
+                        self.wake_at(stage, wake);
+                        Ok(())
+                    }
                 }
             }
         }
@@ -386,132 +395,6 @@ impl Coordinator {
         })
     }
 
-    /// Lets out what follows from what is journaled.
-    fn let_out(&mut self, stage: &mut Stage, outputs: Vec<Output>) -> Result<(), Halt> {
-        let mut released = None;
-        for output in outputs {
-            match output {
-                Output::Offer(terms) => {
-                    let invited = terms.invited.clone();
-                    self.tell(stage, &invited, Notice::Offer(terms));
-                }
-                Output::Freeze(roster) => {
-                    let invited = self.invited();
-                    self.tell(stage, &invited, Notice::Freeze(roster));
-                }
-                Output::Fix(set) => self.tell(stage, &self.members(), Notice::Fix(set)),
-                Output::Unmask(signed) => self.tell(stage, &self.members(), Notice::Unmask(signed)),
-                Output::WakeAt(at) => self.wake_at(stage, at),
-                Output::Fact(fact) => self.record(stage, fact),
-                Output::Release(release) => released = Some(release),
-                Output::Close(closed) => {
-                    let closed = self.silently(closed);
-                    self.close(stage, released.take(), &closed)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A round has ended: what it came to is kept, then everybody is told.
-    fn close(
-        &mut self,
-        stage: &mut Stage,
-        released: Option<Box<Release>>,
-        closed: &aggregation::message::Closed,
-    ) -> Result<(), Halt> {
-        let invited = self.invited();
-        if let Some(release) = &released {
-            stage.watch.released(release);
-        }
-        stage.watch.closed(&invited, closed);
-        let notice = closed.notice();
-        let round = released.is_some().then(|| closed.round.next());
-        let last = (notice.clone(), invited.clone());
-        self.keep(stage, |books| {
-            books.open = None;
-            books.last = Some(last);
-            if let Some(next) = round {
-                books.next_round = next;
-            }
-        })?;
-        stage.counts.released += u64::from(round.is_some());
-        stage.say(
-            Who::Coordinator,
-            format_args!("closes slot {}: {:?}", closed.slot, closed.outcome),
-        );
-        let now = stage.now;
-        if let Some(desk) = &mut self.desk {
-            desk.previous = desk.round.take();
-            desk.since = now;
-            desk.wake = None;
-        }
-        self.tell(stage, &invited, Notice::Close(notice));
-        self.tell_of_keys_due(stage);
-        Ok(())
-    }
-
-    fn record(&self, stage: &mut Stage, fact: Fact) {
-        let slot = self.books.open.as_ref().map_or(SlotId::new(0), |open| open.terms.slot);
-        let fact = self.blames_another(fact);
-        stage.say(
-            Who::Coordinator,
-            format_args!(
-                "records {}{}",
-                fact.kind(),
-                fact.hospital().map(|id| format!(" of {id}")).unwrap_or_default()
-            ),
-        );
-        stage.watch.fact(slot, &fact);
-    }
-
-    fn wake_at(&mut self, stage: &mut Stage, at: Timestamp) {
-        let delay = at.since(self.clock(stage));
-        if let Some(desk) = &mut self.desk {
-            desk.wake = Some(at);
-        }
-        let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        let life = self.life;
-        stage.after(delay, Happening::Desk { life, what: Task::Deadline });
-    }
-
-    /// The present state, for whoever connects.
-    fn tell_where_things_stand(&self, stage: &mut Stage, to: usize) {
-        let (Some(desk), Some(id)) = (&self.desk, self.cast.names.get(to)) else { return };
-        if let Some(keys) = self.keys() {
-            stage.tell(to, &Arc::new(Notice::Keys(keys)));
-        }
-        let Some(round) = &desk.round else {
-            if let Some((notice, invited)) = &self.books.last
-                && invited.contains(id)
-            {
-                stage.tell(to, &Arc::new(Notice::Close(notice.clone())));
-            }
-            return;
-        };
-        let terms = round.terms();
-        if !terms.invited.contains(id) {
-            return;
-        }
-        stage.tell(to, &Arc::new(Notice::Offer(terms.clone())));
-        let Some(roster) = round.roster() else { return };
-        let member = roster.members.contains(id);
-        stage.tell(to, &Arc::new(Notice::Freeze(roster)));
-        if let Some(set) = round.final_set().filter(|_| member) {
-            stage.tell(to, &Arc::new(Notice::Fix(set)));
-        }
-        if let Some(signed) = round.signed_set().filter(|_| member) {
-            stage.tell(to, &Arc::new(Notice::Unmask(signed)));
-        }
-    }
-
-    fn tell(&self, stage: &mut Stage, whom: &BTreeSet<HospitalId>, notice: Notice) {
-        let notice = Arc::new(notice);
-        for place in whom.iter().filter_map(|id| self.cast.place(id)) {
-            stage.tell(place, &notice);
-        }
-    }
-
     fn invited(&self) -> BTreeSet<HospitalId> {
         self.books.open.as_ref().map(|open| open.terms.invited.clone()).unwrap_or_default()
     }
@@ -528,24 +411,6 @@ impl Coordinator {
 
     fn clock(&self, stage: &Stage) -> Timestamp {
         Timestamp::from_millis(stage.now.saturating_add(self.skew))
-    }
-
-    /// [`Flaw::SilentQuorum`].
-    fn silently(&self, mut closed: aggregation::message::Closed) -> aggregation::message::Closed {
-        if self.flaw == Some(Flaw::SilentQuorum) {
-            closed.dropped.clear();
-        }
-        closed
-    }
-
-    /// [`Flaw::BlamesAnother`].
-    fn blames_another(&self, fact: Fact) -> Fact {
-        match fact {
-            Fact::Unmasked { hospital } if self.flaw == Some(Flaw::BlamesAnother) => {
-                Fact::WrongShare { of: hospital.clone(), hospital }
-            }
-            other => other,
-        }
     }
 
     /// One transaction: all of it is in the books, or nothing.
