@@ -27,7 +27,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(services)
         .build_transport(services)
         .bytes(".consilium.federation.v1.Chunk")
-        .bytes(".consilium.federation.v1.UpdatePart.part.data")
+        // A field of a oneof is named by its message, not by the oneof.
+        .bytes(".consilium.federation.v1.UpdatePart.data")
+        .bytes(".consilium.trainer.v1.ToTrainer.model")
+        .bytes(".consilium.trainer.v1.FromTrainer.update")
         .skip_debug([
             // These carry models, updates and tokens: nothing prints them by accident.
             ".consilium.federation.v1.Chunk",

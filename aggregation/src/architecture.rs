@@ -313,7 +313,11 @@ pub enum InvalidModel {
 /// The flat little-endian bytes of a model: what is stored, sent and hashed.
 #[must_use]
 pub fn model_bytes(model: &[f32]) -> Vec<u8> {
-    model.iter().flat_map(|value| value.to_le_bytes()).collect()
+    let mut bytes = vec![0; 4 * model.len()];
+    for (place, value) in bytes.as_chunks_mut().0.iter_mut().zip(model) {
+        *place = value.to_le_bytes();
+    }
+    bytes
 }
 
 /// Reads what [`model_bytes`] wrote.

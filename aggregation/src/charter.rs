@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn the_plan_is_the_studys() {
         let charter = charter(4, 3);
-        let plan = charter.plan(Work::Evaluate).expect("the example has a format");
+        let plan = charter.plan(Work::Evaluate, None).expect("the example has a format");
         assert_eq!((plan.quorum, plan.format.model(), plan.format.sites()), (3, 0, 4));
         assert_eq!(plan.round_deadline, charter.study().cohort.round_deadline);
         assert_eq!(plan.upload_deadline, charter.study().cohort.upload_deadline);

@@ -144,7 +144,7 @@ pub fn pair_sign(hospital: &HospitalId, neighbour: &HospitalId) -> Sign {
 mod tests {
     use super::*;
     use crate::masking::group::Modulus;
-    use crate::masking::keystream::apply;
+    use crate::masking::masks::{Masks, Tiles};
     use crate::secret::Secret;
 
     fn name(text: &str) -> HospitalId {
@@ -221,7 +221,7 @@ mod tests {
                 Mask::new(&ours.pair_key(&seed), pair_sign(&name("a"), &name("b"))),
                 Mask::new(&theirs.pair_key(&seed), pair_sign(&name("b"), &name("a"))),
             ];
-            apply(&masks, Modulus::Bits32, 0, &mut lanes);
+            Masks::new(Modulus::Bits32, masks).apply(Tiles::new(&mut lanes));
             let small = lanes.iter().filter(|lane| lane.cast_signed().unsigned_abs() < 1 << 20);
             assert!(small.count() < 10, "{field}: the masks still cancel");
         }
@@ -234,11 +234,13 @@ mod tests {
         let seed = PairSeed::new(Secret::new([1; 32]));
         let own = [2, 3].map(|byte| SecretScalar::from_wide(&Secret::new([byte; 64])));
         let mut lanes = vec![0; 5_000];
-        apply(&digest.masks_of(&a, &own[0], [(&b, &seed)]), Modulus::Bits32, 0, &mut lanes);
-        apply(&digest.masks_of(&b, &own[1], [(&a, &seed)]), Modulus::Bits32, 0, &mut lanes);
-        let remove = own.map(|own| digest.self_mask_removed(&own));
+        let apply = |masks: Vec<Mask>, lanes: &mut [u32]| {
+            Masks::new(Modulus::Bits32, masks).apply(Tiles::new(lanes));
+        };
+        apply(digest.masks_of(&a, &own[0], [(&b, &seed)]), &mut lanes);
+        apply(digest.masks_of(&b, &own[1], [(&a, &seed)]), &mut lanes);
         assert!(lanes.iter().any(|lane| *lane != 0));
-        apply(&remove, Modulus::Bits32, 0, &mut lanes);
+        apply(own.iter().map(|own| digest.self_mask_removed(own)).collect(), &mut lanes);
         assert_eq!(lanes, vec![0; 5_000]);
     }
 

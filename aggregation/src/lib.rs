@@ -9,14 +9,15 @@
 //! hospitals that it names; every hospital that is missing from it is named too; a round below its
 //! quorum releases nothing; nothing is counted twice, and nothing is counted for another round or
 //! another model. A hospital takes its parameters from the study that it approved, never from a
-//! message. **Not promised yet**: that the coordinator cannot see a single update (the masks), and
-//! that the sum hides each patient (the noise). The only privacy mode is therefore spelt
-//! [`study::Privacy::DangerNone`].
+//! message. The coordinator learns the sum and no update of a hospital, together with up to t
+//! hospitals, whoever drops out when. **Not promised yet**: that the sum hides each patient (the
+//! noise). The only privacy mode is therefore spelt [`study::Privacy::DangerNone`].
 //!
 //! **Reading order**: [`study`] and [`message`] say what is agreed and what is said; [`round`] and
 //! [`participant`] are one round seen from either end, phase by phase under the same names;
-//! [`vector`], [`evaluation`] and [`masking`] are what an update consists of; [`strategy`] is what
-//! a sum becomes.
+//! [`setup`] is what comes before the first, and [`keys`] and [`masking`] what it makes;
+//! [`vector`] and [`evaluation`] are what an update consists of; [`strategy`] is what a sum
+//! becomes; [`privacy`] is the noise, and the account of it, that studies will ask for.
 
 pub mod architecture;
 pub mod charter;
@@ -28,6 +29,7 @@ pub mod life;
 pub mod masking;
 pub mod message;
 pub mod participant;
+pub mod privacy;
 pub mod refusal;
 pub mod round;
 pub mod secret;

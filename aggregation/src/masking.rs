@@ -4,4 +4,5 @@
 pub mod fixed_point;
 pub mod group;
 pub mod keystream;
+pub mod masks;
 pub mod sharing;

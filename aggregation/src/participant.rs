@@ -468,7 +468,11 @@ mod tests {
                 Output::Offer(terms) => Event::Offered(terms),
                 Output::Freeze(roster) => Event::Frozen(roster),
                 Output::Close(closed) => Event::Closed(closed.notice()),
-                Output::WakeAt(_) | Output::Fact(_) | Output::Release(_) => continue,
+                Output::Fix(_)
+                | Output::Unmask(_)
+                | Output::WakeAt(_)
+                | Output::Fact(_)
+                | Output::Release(_) => continue,
             };
             for (index, hospital) in hospitals.iter_mut().enumerate() {
                 let mut due = hospital.handle(event.clone()).expect("an honest coordinator");
@@ -486,6 +490,10 @@ mod tests {
                             continue;
                         }
                         Action::Forget(_) => continue,
+                        Action::Mask { .. } | Action::Sign { .. } | Action::Unmask { .. } => {
+                            assert_eq!(hospital.phase(), "announce", "this study has no masks");
+                            continue;
+                        }
                         Action::Ready { terms, .. } => Said::Ready { terms },
                         Action::Decline { terms, reason, .. } => Said::Declined { terms, reason },
                         Action::Upload { terms, digest, .. } => {

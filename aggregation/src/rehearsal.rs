@@ -47,10 +47,20 @@ pub(crate) const fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(millis)
 }
 
-/// The example study with so many sites.
+/// The example study with so many sites, without masks.
 pub(crate) fn charter(sites: usize, quorum: u16) -> Charter {
+    of_example(sites, quorum, true)
+}
+
+/// The example study with so many sites, with masks.
+pub(crate) fn masked_charter(sites: usize, quorum: u16) -> Charter {
+    of_example(sites, quorum, false)
+}
+
+fn of_example(sites: usize, quorum: u16, danger_unmasked: bool) -> Charter {
     let mut study = example();
     study.cohort.quorum = quorum;
+    study.cohort.danger_unmasked = danger_unmasked;
     Charter::new(study, (0..sites).map(site).collect()).expect("the example is valid")
 }
 
@@ -87,7 +97,7 @@ impl Rehearsal {
     }
 
     pub(crate) fn with(charter: Charter, terms: Terms) -> Self {
-        let plan = charter.plan(terms.work).expect("the example has a format");
+        let plan = charter.plan(terms.work, None).expect("the example has a format");
         let (round, told) = Round::open(at(0), terms.clone(), plan);
         Self { charter, terms, round, now: at(0), told }
     }
@@ -156,6 +166,8 @@ impl Rehearsal {
             Output::Fact(fact) => Some(fact.kind()),
             Output::Offer(_)
             | Output::Freeze(_)
+            | Output::Fix(_)
+            | Output::Unmask(_)
             | Output::WakeAt(_)
             | Output::Release(_)
             | Output::Close(_) => None,
@@ -168,6 +180,8 @@ impl Rehearsal {
             Output::Release(release) => Some(release.as_ref()),
             Output::Offer(_)
             | Output::Freeze(_)
+            | Output::Fix(_)
+            | Output::Unmask(_)
             | Output::WakeAt(_)
             | Output::Fact(_)
             | Output::Close(_) => None,

@@ -30,8 +30,7 @@ pub use unmask::Unmask;
 use crate::ids::{Digest, HospitalId};
 use crate::keys::provision::Provision;
 use crate::keys::slots::PrekeyBatch;
-use crate::masking::group::Modulus;
-use crate::masking::keystream;
+use crate::masking::{self, masks::Tiles};
 use crate::message::{
     Abandoned, Closed, DeclineReason, Dropped, FinalSet, Roster, Said, SignedSet, StopReason, Terms,
 };
@@ -81,6 +80,12 @@ pub enum Input {
     Resumed,
     /// A hospital was revoked or has withdrawn.
     Removed {
+        /// Which.
+        hospital: HospitalId,
+    },
+    /// A hospital's connection was lost, and has been for as long as one is waited for. It is not
+    /// waited for any more; what it says before the phase ends still counts.
+    Lost {
         /// Which.
         hospital: HospitalId,
     },
@@ -387,12 +392,8 @@ impl Round {
     }
 
     /// Takes the masks out of the sum and closes the round; nothing in any other phase. `how` is
-    /// given the masks, the width of the lanes, and all lanes, the first being that of tile 0; it
-    /// may cut the lanes at any multiple of [`keystream::TILE_LANES`] and see to the parts at once.
-    pub fn combine(
-        &mut self,
-        how: impl FnOnce(&[keystream::Mask], Modulus, &mut [u32]),
-    ) -> Vec<Output> {
+    /// given the masks and all lanes; it may split the lanes and see to the parts at once.
+    pub fn combine(&mut self, how: impl FnOnce(&masking::masks::Masks, Tiles<'_>)) -> Vec<Output> {
         let Self::Combine(phase) = self else { return Vec::new() };
         let step = phase.combine(how);
         if let Some(next) = step.next {
@@ -403,7 +404,7 @@ impl Round {
 
     /// [`Round::combine`] on this thread.
     pub fn combine_here(&mut self) -> Vec<Output> {
-        self.combine(|masks, modulus, lanes| keystream::apply(masks, modulus, 0, lanes))
+        self.combine(|masks, lanes| masks.apply(lanes))
     }
 
     /// The phase's name.
@@ -536,7 +537,7 @@ mod tests {
                 None => abandoned += 1,
             }
 
-            let plan = play.charter.plan(play.terms.work).expect("valid");
+            let plan = play.charter.plan(play.terms.work, None).expect("valid");
             let (mut again, mut told) = Round::open(at(0), play.terms.clone(), plan);
             for (now, input) in journal {
                 told.extend(again.handle(now, input).unwrap_or_default());
@@ -565,7 +566,7 @@ mod tests {
             for (step, input) in script(&play).into_iter().enumerate() {
                 play.feed(input).expect("an ordinary course");
                 if step == restart {
-                    let plan = play.charter.plan(play.terms.work).expect("valid");
+                    let plan = play.charter.plan(play.terms.work, None).expect("valid");
                     let (mut again, _) = Round::open(at(0), play.terms.clone(), plan);
                     for input in script(&play).into_iter().take(step + 1) {
                         again.handle(at(0), input).expect("it was accepted the first time");

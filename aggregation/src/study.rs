@@ -204,6 +204,8 @@ pub struct CohortRules {
     pub danger_unmasked: bool,
     /// From the offer of a round until every site should have trained.
     pub round_deadline: Duration,
+    /// How long a site whose connection was lost is waited for when all others are there.
+    pub grace: Duration,
     /// From the frozen roster until every member should have uploaded.
     pub upload_deadline: Duration,
 }
@@ -252,6 +254,11 @@ impl CohortRules {
                 "at least 3 sites, for a sum of two tells each the other's update".to_owned(),
             ),
             BadThresholds::TooManyColluding { colluding, .. } => fault(
+                "cohort.tolerate_colluding",
+                format!("{colluding} of {n} sites"),
+                format!("at most {}", n - 2),
+            ),
+            BadThresholds::FinalSet { colluding, least_allowed, .. } if least_allowed > n => fault(
                 "cohort.tolerate_colluding",
                 format!("{colluding} of {n} sites"),
                 format!("at most {}", n - 2),
@@ -371,6 +378,7 @@ pub(crate) mod tests {
                 colluding: 1,
                 danger_unmasked: false,
                 round_deadline: Duration::from_secs(120),
+                grace: Duration::from_secs(10),
                 upload_deadline: Duration::from_secs(30),
             },
             evaluation: EvaluationRules { every: 5, split: Split::Validation },

@@ -23,6 +23,9 @@ pub const MAX_SITES: usize = u16::MAX as usize;
 /// A counter of one site ends below 2^48.
 const COUNTER_BITS: u32 = 48;
 
+/// Coordinates that are encoded before they are packed.
+const AT_ONCE: usize = 4_096;
+
 /// The lanes of an update: how many, what they mean, how wide they are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VectorFormat {
@@ -228,19 +231,26 @@ pub fn encode(format: &VectorFormat, contribution: &Contribution) -> Result<Enco
     let weight = (*weight).min(format.weight_cap.into());
     let share = real(weight) / f64::from(format.weight_cap);
     let mut saturated = 0;
-    let mut lanes = Vec::with_capacity(format.lanes());
-    lanes.extend(update.iter().map(|value| {
-        let (lane, clamped) = format.grid.lane(share * f64::from(*value));
-        saturated += u64::from(clamped);
-        lane
-    }));
+    let mut packed = Vec::with_capacity(format.packed_bytes());
+    // Packed piece by piece, while they are in the cache: all lanes at once would cost more time in
+    // new memory than in arithmetic.
+    let mut lanes = Vec::with_capacity(AT_ONCE);
+    for values in update.chunks(AT_ONCE) {
+        lanes.clear();
+        lanes.extend(values.iter().map(|value| {
+            let (lane, clamped) = format.grid.lane(share * f64::from(*value));
+            saturated += u64::from(clamped);
+            lane
+        }));
+        format.modulus().pack(&lanes, &mut packed);
+    }
+    lanes.clear();
     push_counter(format, &mut lanes, weight)?;
     if let Some(tally) = metrics {
         for counter in tally.counters() {
             push_counter(format, &mut lanes, counter)?;
         }
     }
-    let mut packed = Vec::with_capacity(format.packed_bytes());
     format.modulus().pack(&lanes, &mut packed);
     Ok(Encoded { packed, saturated })
 }
@@ -268,6 +278,7 @@ fn push_counter(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rehearsal::Seeded;
     use crate::study::tests::example;
 
     /// A format over any modulus, for sums that [`Grid::for_sites`] would give another.
@@ -344,6 +355,26 @@ mod tests {
         let beyond = encode(&format, &contribution(4_096, &[1.5, f32::MIN])).expect("it fits");
         assert_eq!(beyond.saturated, 2);
         assert_eq!(&beyond.packed[..6], [0xff, 0xff, 0x7f, 0x01, 0x00, 0x80]);
+    }
+
+    /// However many pieces the lanes were packed in, each is where it belongs.
+    #[test]
+    fn lanes_follow_each_other_whatever_their_number() {
+        for modulus in Modulus::ALL {
+            for model in [0, 1, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE + 7] {
+                let format = format(modulus, 3, model, false);
+                let mut seeded = Seeded::new(2);
+                #[expect(clippy::cast_possible_truncation, reason = "a value of a test")]
+                let update: Vec<f32> = (0..model).map(|_| seeded.signed() as f32).collect();
+                let mut lanes: Vec<u32> =
+                    update.iter().map(|value| format.grid.lane(f64::from(*value)).0).collect();
+                push_counter(&format, &mut lanes, 4_096).expect("it fits");
+                let mut packed = Vec::new();
+                modulus.pack(&lanes, &mut packed);
+                let encoded = encode(&format, &contribution(4_096, &update)).expect("it fits");
+                assert_eq!(encoded, Encoded { packed, saturated: 0 }, "{modulus:?} {model}");
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,8 @@ use aggregation::keys::slots::{
 };
 use aggregation::keys::thresholds::Thresholds;
 use aggregation::masking::group::Modulus;
-use aggregation::masking::keystream::{TILE_LANES, add_packed_masked, apply, apply_packed};
+use aggregation::masking::keystream::TILE_LANES;
+use aggregation::masking::masks::{Masks, Tiles};
 use aggregation::masking::sharing::{Holder, Recovery, SecretScalar, Share};
 use aggregation::secret::Secret;
 
@@ -184,7 +185,7 @@ fn upload(
     let masks = context.masks_of(&site.id, own, ready.map(|id| (id, &seeds[id])));
     let mut packed = Vec::new();
     modulus.pack(&plain(&site.id), &mut packed);
-    apply_packed(&masks, modulus, 0, &mut packed).expect("whole lanes");
+    Masks::new(modulus, masks).pass(LANES).mask(&mut packed).expect("the length is right");
     packed
 }
 
@@ -208,9 +209,10 @@ fn unmask(
         slots::recover(&federation.batches[owner], slot, kind, &holders, &shares)
     };
     let mut sums = vec![0; LANES];
+    let mut masks = Vec::new();
     for (id, packed) in uploads {
-        let mask = context.self_mask_removed(&recover(id, Kind::Own)?);
-        add_packed_masked(&mask, modulus, 0, &mut sums, packed).expect("the length is right");
+        modulus.add_packed(&mut sums, packed).expect("the length is right");
+        masks.push(context.self_mask_removed(&recover(id, Kind::Own)?));
     }
     for dropped in roster.iter().filter(|id| !uploads.contains_key(id)) {
         let recovery = recover(dropped, Kind::Recovery)?;
@@ -218,9 +220,9 @@ fn unmask(
         let hood = federation.graph.neighbourhood(dropped).expect("it is a member");
         let neighbours = hood.neighbours().iter().map(|m| &m.hospital).zip(&seeds);
         let added = neighbours.filter(|(id, _)| uploads.contains_key(id));
-        let masks: Vec<_> = context.pair_masks(dropped, added).collect();
-        apply(&masks, modulus, 0, &mut sums);
+        masks.extend(context.pair_masks(dropped, added));
     }
+    Masks::new(modulus, masks).apply(Tiles::new(&mut sums));
     Ok(sums.iter().map(|sum| modulus.unsigned(*sum)).collect())
 }
 

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use aggregation::ids::{Digest, HospitalId, StudyId};
+use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
+use aggregation::keys::identity::IdentityKey;
 use aggregation::life::Life;
-use aggregation::message::{ClosedNotice, Roster, Terms};
+use aggregation::message::{ClosedNotice, FinalSet, Roster, SignedSet, Terms};
 use aggregation::study::Study;
 use aggregation::units::Timestamp;
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use proto::federation as wire;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::driver::Command;
+use crate::setup::Setup;
+use crate::store::course::Courses;
 use crate::store::rounds::RoundRow;
 
 /// Notices that a slow watcher may be behind before its stream is ended; it reconnects and is told
@@ -42,8 +45,14 @@ pub(crate) enum Told {
     Offer(Terms),
     /// A roster is frozen.
     Roster(Roster),
+    /// The final set of a round is fixed.
+    FinalSet(FinalSet),
+    /// The final set is signed.
+    SignedSet(SignedSet),
     /// A round has closed.
     Closed(ClosedNotice),
+    /// How far the keys of a study are.
+    Keys(Arc<wire::KeySetup>),
 }
 
 /// What operators are told of a study.
@@ -59,6 +68,10 @@ pub(crate) enum Happened {
     Ready(u32, HospitalId),
     /// A site's update is complete.
     Uploaded(u32, HospitalId),
+    /// A site has signed the final set.
+    Signed(u32, HospitalId),
+    /// A site has given its shares.
+    Unmasked(u32, HospitalId),
     /// A round has closed.
     Closed(Box<RoundRow>),
 }
@@ -74,6 +87,10 @@ pub(crate) struct Entry {
     pub(crate) manifest: String,
     /// The roster.
     pub(crate) sites: BTreeSet<HospitalId>,
+    /// The keys that the sites are known by, since the study was proposed.
+    pub(crate) identities: BTreeMap<HospitalId, IdentityKey>,
+    /// How far the keys for its masks are; held from checking what is said to keeping it.
+    pub(crate) setup: tokio::sync::Mutex<Setup>,
     /// Held by whoever changes the study's life or a decision, from reading to keeping.
     pub(crate) turn: tokio::sync::Mutex<()>,
     /// Held while a driver is looked for and, if there is none, started.
@@ -99,6 +116,16 @@ pub(crate) struct Standing {
     pub(crate) offer: Option<Terms>,
     /// The open round's roster, once frozen.
     pub(crate) roster: Option<Roster>,
+    /// The final set, from when it is fixed until it is signed.
+    pub(crate) final_set: Option<FinalSet>,
+    /// The signed set, while shares are awaited.
+    pub(crate) signed_set: Option<SignedSet>,
+    /// What the sites of the open round have done in it.
+    pub(crate) courses: Courses,
+    /// The slot that the next attempt will have.
+    pub(crate) next_slot: SlotId,
+    /// How far the keys are, as the sites are told of it; none without masks.
+    pub(crate) keys: Option<Arc<wire::KeySetup>>,
     /// How the last round closed.
     pub(crate) last: Option<ClosedNotice>,
     /// The model on offer, by its digest.
@@ -120,27 +147,45 @@ impl Standing {
             waiting_for: String::new(),
             offer: None,
             roster: None,
+            final_set: None,
+            signed_set: None,
+            courses: Courses::new(),
+            next_slot: SlotId::new(1),
+            keys: None,
             last: None,
             model: None,
             progress: BTreeMap::new(),
             driver: None,
         }
     }
+
+    /// No round is open any more.
+    pub(crate) fn clear_round(&mut self) {
+        self.offer = None;
+        self.roster = None;
+        self.final_set = None;
+        self.signed_set = None;
+        self.courses.clear();
+    }
 }
 
 impl Entry {
     /// A study as it stands.
     pub(crate) fn new(
+        id: StudyId,
         study: Study,
         manifest: String,
         sites: BTreeSet<HospitalId>,
+        identities: BTreeMap<HospitalId, IdentityKey>,
         standing: Standing,
     ) -> Self {
         Self {
-            id: study.digest(),
+            id,
             study,
             manifest,
             sites,
+            identities,
+            setup: tokio::sync::Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
             driving: tokio::sync::Mutex::new(()),
             standing: Mutex::new(standing),
@@ -175,6 +220,8 @@ impl Entry {
             decision: decision.into(),
             sites: self.sites.iter().map(ToString::to_string).collect(),
             rounds_released: standing.released,
+            // As long as the sites, or empty: a study of an earlier version has none.
+            identities: self.identities.values().map(|key| key.as_bytes().to_vec()).collect(),
         }
     }
 }
@@ -292,6 +339,11 @@ impl Board {
     pub(crate) fn present(&self, site: &HospitalId) -> (bool, String) {
         let presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
         presence.get(site).map_or_else(Default::default, |one| (one.open > 0, one.version.clone()))
+    }
+
+    /// Since when this program has been running.
+    pub(crate) const fn opened(&self) -> Timestamp {
+        self.opened
     }
 
     /// When a site was last here: `None` while it is. Before it ever came, the board's beginning.

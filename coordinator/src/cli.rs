@@ -22,7 +22,7 @@ use self::out::Out;
 
 /// Threads for files and sums. Each keeps memory of the size of the largest update that it has
 /// handled, so they are few.
-const BLOCKING_THREADS: usize = 6;
+const BLOCKING_THREADS: usize = 4;
 
 /// Trains one model across hospitals; no hospital's data or update leaves it alone.
 #[derive(Debug, Parser)]

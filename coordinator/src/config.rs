@@ -414,6 +414,15 @@ mod tests {
     const GOOD: &str =
         "consortium = \"north\"\nurl = \"https://localhost:8443\"\nlisten = \"127.0.0.1:8443\"\n";
 
+    #[test]
+    fn the_samples_are_a_good_configuration_and_a_good_study() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/coordinator.toml");
+        let config = Config::load(&file).expect("no faults");
+        assert_eq!((config.consortium.as_str(), config.url.port), ("council", 443));
+        let study = proto::manifest::parse(include_str!("../../compose/study.toml"));
+        assert_eq!(study.expect("no faults").cohort.quorum, 3);
+    }
+
     fn faults(text: &str) -> Vec<String> {
         match Config::parse(text, Path::new("/etc/consilium")) {
             Ok(_) => Vec::new(),

@@ -113,7 +113,10 @@ impl Coordinator {
             }
         }
         let board = Arc::new(Board::new(now));
-        for row in store.studies().await? {
+        for mut row in store.studies().await? {
+            if row.earlier && !row.life.ended() {
+                end_earlier(&store, &mut row, now).await?;
+            }
             let entry = entry_of(&store, &row).await?;
             board.put(Arc::new(entry));
         }
@@ -157,6 +160,10 @@ impl Coordinator {
             .find(|row| row.study == entry.id)
             .ok_or_else(|| unfit("it is not in the store".to_owned()))?;
         let progress = Progress::load(&self.store, &row, &charter).await?;
+        entry.standing().next_slot = progress.next_slot;
+        if charter.thresholds().is_some() {
+            self.tell_keys_now(entry).await;
+        }
         Driver::spawn(Arc::clone(self), Arc::clone(entry), charter, progress);
         Ok(())
     }
@@ -308,15 +315,47 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, StartError>
 
 async fn entry_of(store: &Store, row: &StudyRow) -> Result<Entry, StartError> {
     let unreadable = |reason: String| StartError::Study { study: row.study, reason };
+    let manifest = if row.earlier {
+        unmasked(&row.manifest).ok_or_else(|| unreadable("its manifest is no TOML".to_owned()))?
+    } else {
+        row.manifest.clone()
+    };
     let study: Study =
-        proto::manifest::parse(&row.manifest).map_err(|faults| unreadable(faults.to_string()))?;
-    if study.digest() != row.study {
+        proto::manifest::parse(&manifest).map_err(|faults| unreadable(faults.to_string()))?;
+    if study.digest() != row.study && !row.earlier {
         return Err(unreadable("its manifest has another digest".to_owned()));
     }
     let mut standing = Standing::new(row.life, row.reason.clone());
     standing.decisions = store.decisions(row.study).await?;
     standing.released = store.released(row.study).await?;
-    Ok(Entry::new(study, row.manifest.clone(), row.sites.clone(), standing))
+    let (manifest, sites, identities) =
+        (row.manifest.clone(), row.sites.clone(), row.identities.clone());
+    Ok(Entry::new(row.study, study, manifest, sites, identities, standing))
+}
+
+/// A study that was proposed before there were masks cannot go on: its sites have approved a digest
+/// that does not say whether its updates are masked.
+async fn end_earlier(store: &Store, row: &mut StudyRow, now: Timestamp) -> Result<(), StoreError> {
+    let reason = "it was proposed before updates were masked; propose it again";
+    let fact = Leaf::of(row.study, "study_changed")
+        .with("from", row.life.name())
+        .with("to", Life::Stopped.name())
+        .with("by", "coordinator")
+        .with("reason", reason);
+    store.set_life(row.study, Life::Stopped, reason, now, fact).await?;
+    store.blobs.clear_staged(row.study, None).await;
+    tracing::warn!(study = %row.study.short(), reason, "study ended");
+    row.life = Life::Stopped;
+    reason.clone_into(&mut row.reason);
+    Ok(())
+}
+
+/// A manifest from before there were masks, as it is to be read today.
+fn unmasked(manifest: &str) -> Option<String> {
+    let mut table: toml::Table = manifest.parse().ok()?;
+    let cohort = table.get_mut("cohort")?.as_table_mut()?;
+    cohort.insert("danger_unmasked_updates".to_owned(), true.into());
+    toml::to_string(&table).ok()
 }
 
 /// Whether every site of a roster has approved.
@@ -325,4 +364,43 @@ pub(crate) fn all_approve(
     decisions: &std::collections::BTreeMap<HospitalId, proto::federation::Decision>,
 ) -> bool {
     sites.iter().all(|site| decisions.get(site) == Some(&proto::federation::Decision::Approved))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = include_str!("service/tests/study.toml");
+
+    /// The first version knew no masks: what it left is kept and shown, and does not go on.
+    #[tokio::test]
+    async fn the_database_of_the_first_version_is_migrated_and_its_studies_are_ended() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("coordinator.toml");
+        let text =
+            "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
+        std::fs::write(&file, text).expect("written");
+        let study = aggregation::ids::Digest::sha256(b"a digest of then");
+        let manifest = OLD.replace("danger_unmasked_updates = true\n", "");
+        let state = folder.path().join("state");
+        crate::store::schema::first_version(&state, &study.to_string(), &manifest).await;
+        // The second time there is nothing left to migrate.
+        for _ in 0..2 {
+            let config = Config::load(&file).expect("valid");
+            let (authority, _) = Authority::create("north", clock::now()).expect("a CA");
+            let house = Coordinator::open(config, Arc::new(authority)).await.expect("opened");
+            let entry = house.board.study(StudyId::new(study)).expect("it is still there");
+            assert_eq!(entry.manifest, manifest, "verbatim");
+            let standing = entry.standing().clone();
+            assert_eq!(standing.life, Life::Stopped);
+            assert!(standing.reason.contains("before updates were masked"), "{}", standing.reason);
+            assert_eq!(standing.released, 1);
+            let history = house.store.history(entry.id).await.expect("read");
+            assert_eq!((history.len(), history[0].contributed.len()), (1, 1));
+            assert!(house.store.opened(entry.id).await.expect("read").is_none());
+            assert_eq!(house.store.leaves("study_changed").await, 1);
+            house.drive_all().await.expect("nothing to drive");
+            house.store.close().await;
+        }
+    }
 }

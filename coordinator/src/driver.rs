@@ -6,6 +6,8 @@
 //! the journal, the callers are told, and the round goes on. A restart is the same rebuilding.
 
 mod close;
+mod combine;
+mod lost;
 mod replay;
 mod tell;
 mod waiting;
@@ -18,17 +20,19 @@ use std::time::Duration;
 
 use aggregation::charter::Charter;
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
+use aggregation::keys::identity::Signature;
 use aggregation::life::Life;
-use aggregation::message::{DeclineReason, Said, StopReason, Terms};
+use aggregation::message::{DeclineReason, Said, SetStatement, Shares, StopReason, Terms};
 use aggregation::refusal::Refusal;
 use aggregation::round::{Input, Output, Round};
 use aggregation::units::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::board::{Entry, Happened, Told};
 use crate::clock;
 use crate::coordinator::Coordinator;
-use crate::store::rounds::Recorded;
+use crate::store::course::{Absences, Courses};
+use crate::store::recorded::Recorded;
 use crate::store::{Leaf, StoreError};
 
 /// Commands that may wait for a driver; past that, callers wait.
@@ -70,7 +74,7 @@ pub(crate) enum Command {
 }
 
 /// What a site can say to a round; an update is named by its digest, since its bytes are staged.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Heard {
     /// "I have trained on these terms."
     Ready(Digest),
@@ -83,12 +87,20 @@ pub(crate) enum Heard {
         /// BLAKE3 of its bytes.
         digest: Digest,
     },
+    /// "These are in the sum."
+    Signed(Digest, Signature<SetStatement>),
+    /// "Here are my shares."
+    Unmask(Digest, Arc<Shares>),
 }
 
 impl Heard {
-    fn terms(self) -> Digest {
+    fn terms(&self) -> Digest {
         match self {
-            Self::Ready(terms) | Self::Declined(terms, _) | Self::Update { terms, .. } => terms,
+            Self::Ready(terms)
+            | Self::Declined(terms, _)
+            | Self::Update { terms, .. }
+            | Self::Signed(terms, _)
+            | Self::Unmask(terms, _) => *terms,
         }
     }
 
@@ -97,6 +109,23 @@ impl Heard {
             Self::Ready(terms) => Recorded::Ready { from, terms },
             Self::Declined(terms, reason) => Recorded::Declined { from, terms, reason },
             Self::Update { terms, digest } => Recorded::Update { from, terms, digest },
+            Self::Signed(terms, signature) => Recorded::Signed { from, terms, signature },
+            Self::Unmask(terms, shares) => Recorded::Unmask { from, terms, shares },
+        }
+    }
+
+    /// What is said to the round, with the bytes that an update was staged with.
+    fn said(&self, packed: Vec<u8>) -> Said {
+        match self {
+            Self::Ready(terms) => Said::Ready { terms: *terms },
+            Self::Declined(terms, reason) => Said::Declined { terms: *terms, reason: *reason },
+            Self::Update { terms, digest } => {
+                Said::Update { terms: *terms, digest: *digest, packed }
+            }
+            Self::Signed(terms, signature) => Said::Signed { terms: *terms, signature: *signature },
+            Self::Unmask(terms, shares) => {
+                Said::Unmask { terms: *terms, shares: Arc::clone(shares) }
+            }
         }
     }
 }
@@ -148,12 +177,16 @@ struct Open {
     terms: Terms,
     digest: Digest,
     opened: Timestamp,
-    /// Approved sites that were not here to be invited.
-    absent: BTreeSet<HospitalId>,
+    /// Approved sites that were not invited.
+    absent: Absences,
+    /// What the invited have done so far.
+    courses: Courses,
     /// Inputs in the journal.
     journaled: usize,
     /// When the round wants to be woken.
     wake: Option<Timestamp>,
+    /// Invited sites that the round knows to be lost.
+    lost: BTreeSet<HospitalId>,
 }
 
 /// One input that the round has taken, not yet journaled.
@@ -180,6 +213,8 @@ pub(crate) struct Driver {
     not_before: Timestamp,
     /// From when on absent sites have had their chance to come.
     since: Timestamp,
+    /// Sites whose keys are waited for.
+    lag: Option<waiting::Lag>,
 }
 
 /// The driver stops here; the study's rows say where to go on.
@@ -204,6 +239,7 @@ impl Driver {
             let mut standing = entry.standing();
             standing.driver = Some(sender);
             standing.model = Some((study.model, study.model_bytes.clone()));
+            standing.next_slot = study.next_slot;
         }
         let now = clock::now();
         let driver = Self {
@@ -217,6 +253,7 @@ impl Driver {
             failures: 0,
             not_before: now,
             since: now,
+            lag: None,
         };
         tokio::spawn(driver.run())
     }
@@ -226,16 +263,20 @@ impl Driver {
             Ok(never) => match never {},
             Err(halt) => halt,
         };
-        let mut standing = self.entry.standing();
-        standing.driver = None;
-        standing.offer = None;
-        standing.roster = None;
-        standing.model = None;
-        standing.waiting_for.clear();
-        drop(standing);
+        {
+            let mut standing = self.entry.standing();
+            standing.driver = None;
+            standing.clear_round();
+            standing.model = None;
+            standing.keys = None;
+            standing.waiting_for.clear();
+        }
         match halt {
             Halt::Closing => tracing::debug!(study = %self.entry.id.short(), "driver rests"),
-            Halt::Ended => tracing::info!(study = %self.entry.id.short(), "study ended"),
+            Halt::Ended => {
+                self.house.forget_keys(&self.entry).await;
+                tracing::info!(study = %self.entry.id.short(), "study ended");
+            }
         }
     }
 
@@ -254,8 +295,9 @@ impl Driver {
 
     /// Plays the open round to its end.
     async fn play(&mut self, mut open: Open) -> Result<(), Halt> {
+        let mut presence = self.house.board.presence_changes();
         loop {
-            let batch = self.gather(&mut open).await?;
+            let batch = self.gather(&mut open, &mut presence).await?;
             let (taken, replies) = self.step(&mut open, batch).await;
             if taken.is_empty() {
                 continue;
@@ -284,13 +326,21 @@ impl Driver {
     }
 
     /// Waits for something to do, then takes along what else is waiting.
-    async fn gather(&mut self, open: &mut Open) -> Result<Vec<Command>, Halt> {
+    async fn gather(
+        &mut self,
+        open: &mut Open,
+        presence: &mut watch::Receiver<()>,
+    ) -> Result<Vec<Command>, Halt> {
         let mut batch: Vec<Command> = self.held.drain(..).take(BATCH).collect();
         if batch.is_empty() {
+            let loss = self.next_loss(open);
             tokio::select! {
                 () = self.house.board.until_closing() => return Err(Halt::Closing),
                 command = self.inbox.recv() => batch.extend(command),
                 () = wake(open.wake) => {}
+                // The board outlives its drivers.
+                _ = presence.changed() => {}
+                () = wake(loss) => {}
             }
         }
         while batch.len() < BATCH {
@@ -315,11 +365,11 @@ impl Driver {
                     let _ = reply.send(answer);
                 }
                 Command::Said { from, heard, reply } if heard.terms() != open.digest => {
-                    let _ = reply.send(self.late(&from, heard));
+                    let _ = reply.send(self.late(&from, &heard));
                 }
                 Command::Said { from, heard, reply } => {
                     let at = clock::now();
-                    match self.say(open, at, &from, heard).await {
+                    match self.say(open, at, &from, &heard).await {
                         Ok(outputs) if outputs.is_empty() => {
                             let _ = reply.send(Ok(Heed::Kept));
                         }
@@ -353,6 +403,9 @@ impl Driver {
             }
         }
         self.held.extend(commands);
+        if !taken.last().is_some_and(closes) {
+            self.tell_losses(open, &mut taken);
+        }
         let due = open.wake.is_some_and(|wake| wake <= clock::now());
         if due && !taken.last().is_some_and(closes) {
             open.wake = None;
@@ -368,20 +421,20 @@ impl Driver {
         open: &mut Open,
         at: Timestamp,
         from: &HospitalId,
-        heard: Heard,
+        heard: &Heard,
     ) -> Result<Vec<Output>, Turned> {
-        let said = match heard {
-            Heard::Ready(terms) => Said::Ready { terms },
-            Heard::Declined(terms, reason) => Said::Declined { terms, reason },
-            Heard::Update { terms, digest } => {
+        let packed = match heard {
+            Heard::Update { digest, .. } => {
                 let (study, slot) = (open.terms.study, open.terms.slot);
-                let staged = self.house.store.blobs.staged(study, slot, from, digest).await;
-                let packed = Vec::from(staged.map_err(|fault| Turned::from(&fault))?);
-                Said::Update { terms, digest, packed }
+                let staged = self.house.store.blobs.staged(study, slot, from, *digest).await;
+                Vec::from(staged.map_err(|fault| Turned::from(&fault))?)
+            }
+            Heard::Ready(_) | Heard::Declined(..) | Heard::Signed(..) | Heard::Unmask(..) => {
+                Vec::new()
             }
         };
-        let input = Input::Said { from: from.clone(), said };
-        Ok(tokio::task::block_in_place(|| open.round.handle(at, input))?)
+        let input = Input::Said { from: from.clone(), said: heard.said(packed) };
+        Ok(tokio::task::block_in_place(|| combine::step(&mut open.round, at, input))?)
     }
 
     /// How long an update must be: asked before a byte of it is staged.
@@ -407,17 +460,13 @@ impl Driver {
     }
 
     /// Answers what is said of a round that is not open: the last one still knows its own.
-    fn late(&mut self, from: &HospitalId, heard: Heard) -> Result<Heed, Turned> {
+    fn late(&mut self, from: &HospitalId, heard: &Heard) -> Result<Heed, Turned> {
         let Some((digest, round)) = &mut self.previous else { return Err(Turned::NoRound) };
         if heard.terms() != *digest {
             return Err(Turned::NoRound);
         }
-        let said = match heard {
-            Heard::Ready(terms) => Said::Ready { terms },
-            Heard::Declined(terms, reason) => Said::Declined { terms, reason },
-            // A closed round compares digests; the bytes would only be looked at to be added.
-            Heard::Update { terms, digest } => Said::Update { terms, digest, packed: Vec::new() },
-        };
+        // A closed round compares digests; an update's bytes would only be looked at to be added.
+        let said = heard.said(Vec::new());
         round.handle(clock::now(), Input::Said { from: from.clone(), said })?;
         Ok(Heed::Repeated)
     }
@@ -448,9 +497,22 @@ impl Driver {
                         self.entry.standing().roster = Some(roster.clone());
                         self.house.board.tell(&open.terms.invited, Told::Roster(roster));
                     }
+                    Output::Fix(set) => {
+                        self.entry.standing().final_set = Some(set.clone());
+                        self.tell_members(open, Told::FinalSet(set));
+                    }
+                    Output::Unmask(signed) => {
+                        {
+                            let mut standing = self.entry.standing();
+                            standing.final_set = None;
+                            standing.signed_set = Some(signed.clone());
+                        }
+                        self.tell_members(open, Told::SignedSet(signed));
+                    }
                     Output::WakeAt(moment) => open.wake = Some(moment),
                     Output::Fact(fact) => {
                         tell::trace(&open.terms, &fact);
+                        tell::note(&mut open.courses, &fact);
                         self.announce_fact(open, &fact);
                         if closing {
                             ended.leaves.push(tell::leaf(&open.terms, &fact));
@@ -461,12 +523,20 @@ impl Driver {
                 }
             }
         }
+        self.entry.standing().courses.clone_from(&open.courses);
         ended.closed.is_some().then_some(ended)
+    }
+
+    /// Tells the members of the roster, which the round still has.
+    fn tell_members(&self, open: &Open, what: Told) {
+        let members = open.round.roster().map(|roster| roster.members);
+        self.house.board.tell(&members.unwrap_or_default(), what);
     }
 
     fn offer(&self, terms: Terms) {
         {
             let mut standing = self.entry.standing();
+            standing.clear_round();
             standing.offer = Some(terms.clone());
             standing.waiting_for.clear();
             standing.progress.clear();
@@ -492,7 +562,7 @@ fn closes(taken: &Taken) -> bool {
 /// Gives the round an input that no peer has said: it is never refused.
 fn shove(open: &mut Open, recorded: Recorded, input: Input) -> Option<Taken> {
     let at = clock::now();
-    match open.round.handle(at, input) {
+    match combine::step(&mut open.round, at, input) {
         Ok(outputs) => Some(Taken { at, recorded, outputs }),
         Err(refusal) => {
             tracing::error!(reason = %refusal, "the round refused an input of the coordinator's own");

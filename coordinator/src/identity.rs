@@ -48,7 +48,7 @@ impl Who {
 }
 
 /// Every method that this program serves. A path that is not here is nobody's.
-const TABLE: [(&str, Who); 21] = [
+const TABLE: [(&str, Who); 28] = [
     ("/consilium.federation.v1.Enrolment/Enrol", Who::Anyone),
     ("/consilium.federation.v1.Federation/Watch", Who::Sites),
     ("/consilium.federation.v1.Federation/ListStudies", Who::Sites),
@@ -57,6 +57,13 @@ const TABLE: [(&str, Who); 21] = [
     ("/consilium.federation.v1.Federation/SendReady", Who::Sites),
     ("/consilium.federation.v1.Federation/SendDecline", Who::Sites),
     ("/consilium.federation.v1.Federation/SendUpdate", Who::Sites),
+    ("/consilium.federation.v1.Federation/SendSignature", Who::Sites),
+    ("/consilium.federation.v1.Federation/SendShares", Who::Sites),
+    ("/consilium.federation.v1.Federation/SendAnnouncement", Who::Sites),
+    ("/consilium.federation.v1.Federation/SendNonce", Who::Sites),
+    ("/consilium.federation.v1.Federation/SendBatch", Who::Sites),
+    ("/consilium.federation.v1.Federation/FetchBatch", Who::Sites),
+    ("/consilium.federation.v1.Federation/SendOpened", Who::Sites),
     ("/consilium.federation.v1.Federation/ReportProgress", Who::Sites),
     ("/consilium.federation.v1.Federation/Renew", Who::Sites),
     ("/consilium.federation.v1.Operator/CreateToken", Who::Operators),

@@ -3,7 +3,7 @@
 //!
 //! A thin shell around `aggregation`: it decodes, journals, steps the machine, sends, and traces.
 //! Reading order: [`config`], [`identity`] (who may call what), [`service`] (gRPC in and out),
-//! [`driver`] (the loop of one study), [`store`] (what survives), [`cli`] (what people type).
+//! [`driver`] (the loop of one study), [`setup`] (the keys for its masks), [`store`] (what survives), [`cli`] (what people type).
 
 mod board;
 mod cli;
@@ -15,7 +15,10 @@ mod entropy;
 mod identity;
 mod model_file;
 mod proposal;
+#[cfg(test)]
+mod rehearsal;
 mod service;
+mod setup;
 mod store;
 mod telemetry;
 

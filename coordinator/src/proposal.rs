@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aggregation::architecture::model_bytes;
 use aggregation::charter::Charter;
 use aggregation::ids::{HospitalId, RoundId, SlotId};
+use aggregation::keys::roll::{NoRoll, Roll};
 use aggregation::life::Life;
 use aggregation::study::{InitialModel, Study, StudyFault};
 use bytes::Bytes;
@@ -26,6 +27,9 @@ pub(crate) enum ProposalError {
     /// The file of the initial model.
     #[error(transparent)]
     Model(#[from] ModelFileError),
+    /// Its sites cannot mask with one another.
+    #[error(transparent)]
+    Roll(#[from] NoRoll),
     /// It cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -52,7 +56,12 @@ impl Coordinator {
             return Ok(known);
         }
         let sites = roster(&study, &self.gate.standing()).map_err(ProposalError::Faults)?;
-        Charter::new(study.clone(), sites.clone()).map_err(ProposalError::Faults)?;
+        let charter = Charter::new(study.clone(), sites.clone()).map_err(ProposalError::Faults)?;
+        let mut identities = self.store.identities().await?;
+        identities.retain(|site, _| sites.contains(site));
+        if charter.thresholds().is_some() {
+            Roll::new(&charter, &identities)?;
+        }
         let state = self.config.state.clone();
         let of = study.clone();
         let first = tokio::task::spawn_blocking(move || first_model(&of, &state))
@@ -71,6 +80,8 @@ impl Coordinator {
             next_slot: SlotId::new(1),
             model,
             optimizer: None,
+            identities: identities.clone(),
+            earlier: false,
         };
         let fact = Leaf::of(id, "study_proposed")
             .with("name", study.name.as_str())
@@ -83,7 +94,8 @@ impl Coordinator {
             return Ok(known);
         }
         let standing = Standing::new(Life::Proposed, String::new());
-        let entry = Arc::new(Entry::new(study, manifest.to_owned(), sites, standing));
+        let entry =
+            Arc::new(Entry::new(id, study, manifest.to_owned(), sites, identities, standing));
         self.board.put(Arc::clone(&entry));
         tracing::info!(study = %id.short(), name = entry.study.name, sites = entry.sites.len(), by, "study proposed");
         self.board.changed(&entry);

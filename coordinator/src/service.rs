@@ -5,6 +5,7 @@ pub(crate) mod federation;
 pub(crate) mod listener;
 pub(crate) mod operator;
 mod operator_view;
+mod setup;
 mod upload;
 
 use std::convert::Infallible;

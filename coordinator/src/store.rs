@@ -7,9 +7,12 @@
 //! rebuilt is abandoned with that reason. Models are flushed to disk before a row names them.
 
 pub(crate) mod blobs;
+pub(crate) mod course;
 pub(crate) mod leaf;
+pub(crate) mod recorded;
 pub(crate) mod rounds;
 pub(crate) mod schema;
+pub(crate) mod setup;
 pub(crate) mod sites;
 pub(crate) mod studies;
 pub(crate) mod tokens;
@@ -19,6 +22,7 @@ use std::time::Duration;
 
 use aggregation::ids::{Digest, HospitalId};
 use aggregation::units::Timestamp;
+use data_encoding::HEXLOWER;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Sqlite, SqlitePool, Transaction};
 
@@ -135,6 +139,8 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
+            // A closed round takes its shares along: what is deleted is overwritten.
+            .pragma("secure_delete", "ON")
             .busy_timeout(Duration::from_secs(10))
             .disable_statement_logging();
         let writer =
@@ -176,6 +182,29 @@ impl Store {
         let order = if refuse { "PRAGMA query_only = 1" } else { "PRAGMA query_only = 0" };
         sqlx::query(order).execute(&self.writer).await.expect("a pragma");
     }
+
+    /// How many facts of a kind there are.
+    pub(crate) async fn leaves(&self, kind: &str) -> i64 {
+        sqlx::query_scalar("SELECT COUNT(*) FROM facts WHERE kind = $1")
+            .bind(kind)
+            .fetch_one(&self.readers)
+            .await
+            .expect("counted")
+    }
+
+    /// As if so many attempts had been made.
+    pub(crate) async fn set_next_slot(
+        &self,
+        study: aggregation::ids::StudyId,
+        slot: aggregation::ids::SlotId,
+    ) {
+        sqlx::query("UPDATE studies SET next_slot = $1 WHERE study = $2")
+            .bind(studies::slot_column(slot))
+            .bind(study.to_string())
+            .execute(&self.writer)
+            .await
+            .expect("set");
+    }
 }
 
 /// A moment as a column has it.
@@ -189,6 +218,13 @@ fn moment(column: i64) -> Timestamp {
 
 fn digest(text: &str, what: &str) -> Result<Digest, StoreError> {
     text.parse().map_err(|_| StoreError::Corrupt(format!("a digest ({what})")))
+}
+
+/// Exactly so many bytes, as hex text has them.
+fn bytes<const N: usize>(text: &str, what: &str) -> Result<[u8; N], StoreError> {
+    let damaged = || StoreError::Corrupt(what.to_owned());
+    let read = HEXLOWER.decode(text.as_bytes()).map_err(|_| damaged())?;
+    read.try_into().map_err(|_| damaged())
 }
 
 fn hospital(text: &str) -> Result<HospitalId, StoreError> {
@@ -236,7 +272,7 @@ mod tests {
         drop(store);
         let refused = Store::open(folder.path()).await.expect_err("newer");
         let expected =
-            "the state folder has schema version 99; this program knows versions up to 1";
+            "the state folder has schema version 99; this program knows versions up to 2";
         assert_eq!(refused.to_string(), expected);
     }
 }

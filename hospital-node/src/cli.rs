@@ -5,6 +5,7 @@ mod data;
 mod doctor;
 mod enroll;
 mod pages;
+mod roster;
 mod run;
 mod study;
 
@@ -63,6 +64,9 @@ enum Command {
     /// Lists studies and decides on them
     #[command(subcommand)]
     Study(study::Study),
+    /// Shows and accepts the identity keys of the other sites
+    #[command(subcommand)]
+    Roster(roster::Roster),
     /// Checks everything that a round needs, and says how to mend what is wrong
     Doctor,
     /// Prints completions for a shell
@@ -187,6 +191,7 @@ const fn standard_level(command: &Command) -> &'static str {
         | Command::Renew
         | Command::Data(_)
         | Command::Study(_)
+        | Command::Roster(_)
         | Command::Doctor
         | Command::Completions { .. }
         | Command::Man { .. } => "warn",
@@ -206,6 +211,7 @@ fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> {
             Command::Run(run) => run.run(context).await,
             Command::Data(data) => data.run(context).await,
             Command::Study(study) => study.run(context).await,
+            Command::Roster(roster) => roster.run(context).await,
             Command::Doctor => doctor::run(context).await,
             Command::Completions { shell } => pages::completions(context, shell),
             Command::Man { dir } => pages::man(context, &dir),

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use proto::cli::Failure;
 use toml::{Table, Value};
 
-use crate::policy::{Policy, Window};
+use crate::policy::{NewSites, Policy, Window};
 
 /// What `enroll` writes when there is no configuration yet.
-pub(crate) const SAMPLE: &str = include_str!("sample.toml");
+pub(crate) const SAMPLE: &str = include_str!("../../compose/node.toml");
 
 /// The settings of one hospital's agent.
 #[derive(Clone, Debug)]
@@ -274,7 +274,21 @@ fn read_policy(section: &mut Section<'_>, faults: &mut Vec<Fault>) -> Policy {
             _ => faults.push(fault("policy.hours", &shown(value), ALLOWED, EXAMPLE)),
         }
     }
+    const NEW_SITES: &str = "\"pin\" (at first sight) or \"ask\" (`hospital-node roster accept`)";
+    let new_sites = match section.text("new_sites", NEW_SITES, "\"ask\"", faults) {
+        None => standard.new_sites,
+        Some("pin") => NewSites::Pin,
+        Some("ask") => NewSites::Ask,
+        Some(other) => {
+            faults.push(fault("policy.new_sites", &format!("{other:?}"), NEW_SITES, "\"ask\""));
+            standard.new_sites
+        }
+    };
     Policy {
+        new_sites,
+        danger_accept_unmasked_updates: section
+            .flag("danger_accept_unmasked_updates", faults)
+            .unwrap_or(standard.danger_accept_unmasked_updates),
         danger_allow_no_privacy: section
             .flag("danger_allow_no_privacy", faults)
             .unwrap_or(standard.danger_allow_no_privacy),
@@ -525,6 +539,8 @@ mod tests {
         assert_eq!(config.state, Path::new("/etc/node/state"));
         assert_eq!(config.policy.min_cohort, 3);
         assert!(!config.policy.danger_allow_no_privacy);
+        assert!(!config.policy.danger_accept_unmasked_updates);
+        assert_eq!(config.policy.new_sites, NewSites::Pin);
         assert!(config.trainer.program.ends_with("hospital-trainer"));
     }
 
@@ -546,6 +562,8 @@ mod tests {
             colour = 1
             [policy]
             danger_allow_no_privacy = "yes"
+            danger_accept_unmasked_updates = 1
+            new_sites = "trust"
             max_rounds = 0
             min_cohort = 1
             hours = ["22:00-06:00", "25:00-1"]
@@ -574,6 +592,8 @@ mod tests {
             "stat",
             "network.proxy",
             "policy.hours[1]",
+            "policy.new_sites",
+            "policy.danger_accept_unmasked_updates",
             "policy.danger_allow_no_privacy",
             "policy.max_rounds",
             "policy.min_cohort",

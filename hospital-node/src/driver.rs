@@ -3,26 +3,33 @@
 //! on, except this house's own no: approval, policy and hours are asked before any work begins.
 
 mod calls;
+mod keys;
 mod model;
 mod progress;
+mod roster;
 mod seat;
 mod work;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aggregation::ids::{HospitalId, SlotId, StudyId};
+use aggregation::keys::identity::Identity;
 use aggregation::message::{DeclineReason, Terms};
 use aggregation::participant::{Action, Event};
-use proto::decode;
+use proto::decode::{self, DecodeError};
 use proto::federation::{DecideStudyRequest, StudyNotice, StudyState, notice};
+use proto::masks::round::{final_set, signed_set};
+use proto::masks::setup::{KeySetup, key_setup};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use self::calls::CallError;
-use self::seat::{Seat, folder_of};
+use self::keys::KeyTask;
+use self::roster::Told;
+use self::seat::{MaskError, Seat, folder_of};
 use self::work::WorkError;
 use crate::clock;
 use crate::config::Config;
@@ -51,6 +58,8 @@ pub(crate) struct House {
     pub state: State,
     /// This site.
     pub me: HospitalId,
+    /// What it signs with.
+    pub identity: Arc<Identity>,
     /// The facts that must last.
     pub journal: Journal,
 }
@@ -62,10 +71,12 @@ enum Done {
     Worked { study: StudyId, slot: SlotId, result: Box<Result<(Worker, Packed), WorkError>> },
     /// The work of a slot could not even begin.
     NoWork { study: StudyId, slot: SlotId },
+    /// The update of a slot was masked, or could not be.
+    Masked { study: StudyId, slot: SlotId, result: Result<Packed, MaskError> },
     /// A call under a session.
     Called { study: StudyId, session: u64, action: Action, result: Result<(), CallError> },
     /// The coordinator knows a decision of this house.
-    Told { study: StudyId, decision: Decision },
+    Heard { study: StudyId, decision: Decision },
 }
 
 /// The loop's state.
@@ -76,7 +87,8 @@ pub(crate) struct Driver {
     clients: watch::Sender<Option<Client>>,
     session: u64,
     seats: BTreeMap<StudyId, Seat>,
-    rosters: BTreeMap<StudyId, BTreeSet<HospitalId>>,
+    told: BTreeMap<StudyId, Told>,
+    keys: BTreeMap<StudyId, KeyTask>,
     done: mpsc::Sender<Done>,
     results: mpsc::Receiver<Done>,
     version: Option<i64>,
@@ -95,7 +107,8 @@ impl Driver {
             clients: watch::Sender::new(None),
             session: 0,
             seats: BTreeMap::new(),
-            rosters: BTreeMap::new(),
+            told: BTreeMap::new(),
+            keys: BTreeMap::new(),
             done,
             results,
             version: None,
@@ -145,13 +158,22 @@ impl Driver {
                 Ok(terms) => self.offered(terms).await,
                 Err(error) => tracing::warn!(%error, "an offer that does not hold together"),
             },
-            notice::Notice::Roster(roster) => match decode::roster(&roster) {
-                Ok(roster) => {
-                    if let Some(seat) = self.seats.get_mut(&roster.study) {
-                        seat.happen(self.session, Event::Frozen(roster)).await;
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "a roster that does not hold together"),
+            notice::Notice::Roster(said) => {
+                let roster =
+                    decode::roster(&said).map(|roster| (roster.study, Event::Frozen(roster)));
+                self.happens("a roster", roster).await;
+            }
+            notice::Notice::FinalSet(said) => {
+                let set = final_set(&said).map(|set| (set.study, Event::Fixed(set)));
+                self.happens("a final set", set).await;
+            }
+            notice::Notice::SignedSet(said) => {
+                let asked = signed_set(&said).map(|asked| (asked.set.study, Event::Unmask(asked)));
+                self.happens("a signed set", asked).await;
+            }
+            notice::Notice::Keys(said) => match key_setup(&said) {
+                Ok(setup) => self.setup(setup).await,
+                Err(error) => tracing::warn!(%error, "keys that do not hold together"),
             },
             notice::Notice::Closed(closed) => match decode::closed(&closed) {
                 Ok(closed) => {
@@ -160,9 +182,52 @@ impl Driver {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "an end of a round that does not hold together")
+                    tracing::warn!(%error, "an end of a round that does not hold together");
                 }
             },
+        }
+    }
+
+    /// Something of a round at hand.
+    async fn happens(&mut self, what: &str, said: Result<(StudyId, Event), DecodeError>) {
+        match said {
+            Ok((study, event)) => {
+                if let Some(seat) = self.seats.get_mut(&study) {
+                    seat.happen(self.session, event).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, what, "something that does not hold together"),
+        }
+    }
+
+    /// The coordinator tells how far the keys of a study are.
+    async fn setup(&mut self, setup: KeySetup) {
+        let id = setup.study;
+        let ours = self.decided(id).await.filter(|ours| ours.decision == Decision::Approved);
+        let Some(ours) = ours else {
+            self.keys.remove(&id);
+            return;
+        };
+        if !self.told.get(&id).is_none_or(|told| told.fits(&ours)) {
+            // Said at every round that is offered.
+            self.keys.remove(&id);
+            return;
+        }
+        match self.keys.get(&id).filter(|task| task.works_under(&ours)) {
+            Some(task) => task.tell(self.session, setup),
+            None => {
+                let clients = self.clients.subscribe();
+                let house = self.house.clone();
+                match KeyTask::start(house, &ours, clients, self.session, setup) {
+                    Ok(task) => {
+                        self.keys.insert(id, task);
+                    }
+                    Err(error) => {
+                        self.keys.remove(&id);
+                        tracing::warn!(study = ours.name, %error, "cannot have keys for this study");
+                    }
+                }
+            }
         }
     }
 
@@ -176,6 +241,9 @@ impl Driver {
             }
         };
         let (id, name) = (proposal.id, proposal.study.name.clone());
+        if roster::meet(&self.house, &proposal.identities).await.is_err() {
+            return;
+        }
         let ours = self.decided(id).await;
         let over = matches!(
             proposal.state,
@@ -193,11 +261,16 @@ impl Driver {
             None | Some(_) => {}
         }
         if over {
-            self.rosters.remove(&id);
+            self.told.remove(&id);
+            self.keys.remove(&id);
             self.unseat(id).await;
             self.tidy(id).await;
-        } else if self.rosters.len() < MOST_STUDIES || self.rosters.contains_key(&id) {
-            self.rosters.insert(id, proposal.sites);
+            if let Err(error) = self.house.journal.erase_keys(id).await {
+                tracing::error!(study = name, %error, "cannot erase the keys of a study that is over");
+            }
+        } else if self.told.len() < MOST_STUDIES || self.told.contains_key(&id) {
+            let told = Told { sites: proposal.sites, identities: proposal.identities };
+            self.told.insert(id, told);
         }
     }
 
@@ -218,7 +291,8 @@ impl Driver {
         let stale = |seat: &Seat| {
             // A changed configuration counts from the next slot on.
             let settings = seat.works_under(&self.house.config) || seat.holds(terms.slot);
-            seat.local != ours || !settings
+            // Keys that were agreed on since then count from then on.
+            seat.local != ours || !settings || seat.lacks_keys()
         };
         if self.seats.get(&id).is_none_or(stale) {
             self.unseat(id).await;
@@ -234,10 +308,22 @@ impl Driver {
                 }
             }
         }
-        let told = self.rosters.get(&id);
+        let told = self.told.get(&id);
         let Some(seat) = self.seats.get_mut(&id) else { return };
         let event = match barred(&self.house, seat, told) {
-            None => Event::Offered(terms),
+            // What is offered again was judged the first time.
+            None if seat.holds(terms.slot) || seat.has_keys_for(&terms).await => {
+                Event::Offered(terms)
+            }
+            None => {
+                let reason = DeclineReason::NoKeys;
+                tracing::warn!(
+                    study = seat.local.name,
+                    slot = terms.slot.get(),
+                    "no keys for this slot"
+                );
+                Event::Barred { terms, reason }
+            }
             Some(reason) => Event::Barred { terms, reason },
         };
         seat.happen(self.session, event).await;
@@ -262,12 +348,17 @@ impl Driver {
                     seat.worked(self.session, slot, *result).await;
                 }
             }
+            Done::Masked { study, slot, result } => {
+                if let Some(seat) = self.seats.get_mut(&study) {
+                    seat.masked(self.session, slot, result).await;
+                }
+            }
             Done::NoWork { study, slot } => {
                 if let Some(seat) = self.seats.get_mut(&study) {
                     seat.happen(self.session, Event::TrainerFailed { slot }).await;
                 }
             }
-            Done::Told { study, decision } => {
+            Done::Heard { study, decision } => {
                 if let Err(error) = self.house.journal.told(study, decision).await {
                     tracing::warn!(%error, "cannot journal that the coordinator knows a decision");
                 }
@@ -399,7 +490,7 @@ impl Driver {
                         "told the coordinator our decision"
                     );
                     // Nobody hears it when we are stopping.
-                    let _ = done.send(Done::Told { study, decision }).await;
+                    let _ = done.send(Done::Heard { study, decision }).await;
                 }
                 Err(status) => {
                     tracing::warn!(
@@ -431,11 +522,7 @@ fn written(config: &Config) -> Option<SystemTime> {
 }
 
 /// This house's own no to a round of a study that it approved.
-fn barred(
-    house: &House,
-    seat: &Seat,
-    told: Option<&BTreeSet<HospitalId>>,
-) -> Option<DeclineReason> {
+fn barred(house: &House, seat: &Seat, told: Option<&Told>) -> Option<DeclineReason> {
     let study = seat.study();
     let violations = house.config.policy.violations(study);
     if !violations.is_empty() {
@@ -447,8 +534,16 @@ fn barred(
         );
         return Some(DeclineReason::Policy);
     }
-    if told.is_some_and(|sites| *sites != seat.local.sites) {
+    if told.is_some_and(|told| told.sites != seat.local.sites) {
         tracing::warn!(study = study.name, "the roster is not the one that this house approved");
+        return Some(DeclineReason::Terms);
+    }
+    if told.is_some_and(|told| !told.fits(&seat.local)) {
+        tracing::error!(
+            study = study.name,
+            "ALARM: a site has another identity key than when this house approved the study; see \
+             `hospital-node roster list`, then approve the study again"
+        );
         return Some(DeclineReason::Terms);
     }
     if !house.config.policy.open_at(clock::now()) {

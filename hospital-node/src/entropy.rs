@@ -7,7 +7,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 /// The machine has no randomness to give.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the operating system gave no randomness")]
-pub(crate) struct NoEntropy;
+pub struct NoEntropy;
 
 /// The source for key generation.
 #[must_use]
@@ -22,6 +22,16 @@ pub(crate) fn source() -> SystemRandom {
 /// When the operating system refuses.
 pub(crate) fn secret() -> Result<[u8; 32], NoEntropy> {
     let mut bytes = [0; 32];
+    source().fill(&mut bytes).map_err(|_| NoEntropy)?;
+    Ok(bytes)
+}
+
+/// Random bytes that name something and are no secret.
+///
+/// # Errors
+/// When the operating system refuses.
+pub(crate) fn identifier() -> Result<[u8; 16], NoEntropy> {
+    let mut bytes = [0; 16];
     source().fill(&mut bytes).map_err(|_| NoEntropy)?;
     Ok(bytes)
 }

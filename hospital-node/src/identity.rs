@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use aggregation::ids::{Digest, HospitalId};
+use aggregation::keys::identity::{Identity, IdentityKey};
 use aggregation::transcript::Transcript;
 use aggregation::units::Timestamp;
 use proto::channel::{ClientIdentity, Proxy, Target, Trust};
@@ -156,7 +157,7 @@ impl Keys {
     /// What the operator compares before approving: SHA-256 of the identity key.
     #[must_use]
     pub(crate) fn identity_fingerprint(&self) -> String {
-        format!("sha256:{}", Digest::sha256(self.identity_public()))
+        fingerprint_text(self.identity_public())
     }
 
     /// That the holder of the token also holds both keys.
@@ -335,6 +336,27 @@ pub(crate) fn refuse_elsewhere(state: &State, pinned: Digest) -> Result<(), Iden
     }
 }
 
+/// An identity key as people compare it, and as `enroll` prints this site's own.
+#[must_use]
+pub(crate) fn fingerprint(key: &IdentityKey) -> String {
+    fingerprint_text(key.as_bytes())
+}
+
+fn fingerprint_text(key: &[u8]) -> String {
+    format!("sha256:{}", Digest::sha256(key))
+}
+
+/// The identity that the other hospitals know this site by, to sign with.
+///
+/// # Errors
+/// When its key is missing, damaged or readable by others.
+pub(crate) fn signing(state: &State) -> Result<Identity, IdentityError> {
+    refuse_exposed(state, IDENTITY_KEY)?;
+    let document = Zeroizing::new(required(state, IDENTITY_KEY)?);
+    Identity::from_pkcs8(&document)
+        .map_err(|_| damaged(state, IDENTITY_KEY, "an Ed25519 key, PKCS #8"))
+}
+
 /// Where the trainer reads the key of its pseudonyms.
 #[must_use]
 pub(crate) fn pseudonym_key(state: &State) -> PathBuf {
@@ -498,6 +520,18 @@ mod tests {
         for name in SECRETS {
             assert_eq!(mode_of(&state, name), Some(0o600), "{name}");
         }
+    }
+
+    #[test]
+    fn what_we_sign_with_is_what_we_enrolled_with() {
+        let (_folder, state) = scratch();
+        assert!(signing(&state).is_err(), "there is no key yet");
+        let keys = Keys::load_or_make(&state).expect("made");
+        let identity = signing(&state).expect("read");
+        assert_eq!(identity.key().as_bytes().as_slice(), keys.identity_public());
+        assert_eq!(fingerprint(&identity.key()), keys.identity_fingerprint());
+        state.replace(IDENTITY_KEY, b"damaged").expect("written");
+        assert!(matches!(signing(&state), Err(IdentityError::Damaged { .. })));
     }
 
     #[test]

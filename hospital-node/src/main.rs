@@ -7,6 +7,7 @@
 mod cli;
 mod clock;
 mod config;
+mod cpu;
 mod driver;
 mod entropy;
 mod identity;

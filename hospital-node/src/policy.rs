@@ -14,6 +14,10 @@ use aggregation::units::Timestamp;
 pub(crate) struct Policy {
     /// Whether studies without differential privacy may run here at all.
     pub danger_allow_no_privacy: bool,
+    /// Whether studies whose updates the coordinator can read may run here at all.
+    pub danger_accept_unmasked_updates: bool,
+    /// What becomes of the identity of a site that was never seen before.
+    pub new_sites: NewSites,
     /// The most rounds that a study may have.
     pub max_rounds: u32,
     /// The fewest hospitals whose sum may be released.
@@ -22,9 +26,27 @@ pub(crate) struct Policy {
     pub hours: Vec<Window>,
 }
 
+/// What becomes of the identity of a site that was never seen before. One that *changed* is never
+/// taken without an administrator's word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NewSites {
+    /// It is pinned as it is found.
+    #[default]
+    Pin,
+    /// An administrator has to accept it.
+    Ask,
+}
+
 impl Default for Policy {
     fn default() -> Self {
-        Self { danger_allow_no_privacy: false, max_rounds: 1000, min_cohort: 3, hours: Vec::new() }
+        Self {
+            danger_allow_no_privacy: false,
+            danger_accept_unmasked_updates: false,
+            new_sites: NewSites::default(),
+            max_rounds: 1000,
+            min_cohort: 3,
+            hours: Vec::new(),
+        }
     }
 }
 
@@ -57,6 +79,13 @@ impl Policy {
                 allowed: "only studies with it".to_owned(),
             }),
             Privacy::DangerNone => {}
+        }
+        if study.cohort.danger_unmasked && !self.danger_accept_unmasked_updates {
+            found.push(Violation {
+                key: "policy.danger_accept_unmasked_updates",
+                found: "updates that the coordinator can read".to_owned(),
+                allowed: "only masked ones".to_owned(),
+            });
         }
         if study.training.rounds > self.max_rounds {
             found.push(Violation {
@@ -132,10 +161,10 @@ fn minute(text: &str) -> Result<u16, InvalidWindow> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const MANIFEST: &str = r#"
+    pub(crate) const MANIFEST: &str = r#"
 name = "small"
 [task]
 kind = "classification"
@@ -151,6 +180,7 @@ local = { epochs = 1, batch_size = 32, optimizer = "sgd", learning_rate = 1e-3 }
 mode = "danger_no_privacy"
 [cohort]
 quorum = 3
+danger_unmasked_updates = true
 round_deadline = "120s"
 [evaluate]
 every = 0
@@ -165,13 +195,19 @@ metrics = ["auroc"]
             policy.violations(&study).iter().map(|violation| violation.key).collect()
         };
         let strict = Policy { max_rounds: 499, min_cohort: 4, ..Policy::default() };
-        let all = ["policy.danger_allow_no_privacy", "policy.max_rounds", "policy.min_cohort"];
+        let all = [
+            "policy.danger_allow_no_privacy",
+            "policy.danger_accept_unmasked_updates",
+            "policy.max_rounds",
+            "policy.min_cohort",
+        ];
         assert_eq!(keys(&strict), all);
         let wide = Policy {
             danger_allow_no_privacy: true,
+            danger_accept_unmasked_updates: true,
             max_rounds: 500,
             min_cohort: 3,
-            hours: Vec::new(),
+            ..Policy::default()
         };
         assert!(keys(&wide).is_empty(), "caps are inclusive");
     }

@@ -2,9 +2,10 @@
 //! this program, and the roster must name this site. Nothing that the coordinator says about a
 //! study is believed beyond that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aggregation::ids::{Digest, HospitalId, StudyId};
+use aggregation::keys::identity::IdentityKey;
 use aggregation::study::Study;
 use proto::federation::{self, StudyNotice, StudyState};
 use proto::limits::MAX_SITES;
@@ -22,6 +23,8 @@ pub(crate) struct Proposal {
     pub manifest: String,
     /// Who takes part.
     pub sites: BTreeSet<HospitalId>,
+    /// The keys that the coordinator names for them: all, or none.
+    pub identities: BTreeMap<HospitalId, IdentityKey>,
     /// Where it stands, as the coordinator says.
     pub state: StudyState,
     /// Our decision, as the coordinator knows it.
@@ -87,12 +90,24 @@ impl Proposal {
                 notice.sites.len()
             )));
         }
-        let sites = notice
+        let named = notice
             .sites
             .iter()
             .map(|name| HospitalId::new(name))
-            .collect::<Result<BTreeSet<_>, _>>()
+            .collect::<Result<Vec<_>, _>>()
             .map_err(|error| roster(error.to_string()))?;
+        let keys = notice.identities.iter().map(|key| proto::masks::identity(key));
+        let keys =
+            keys.collect::<Result<Vec<_>, _>>().map_err(|error| roster(error.to_string()))?;
+        if !keys.is_empty() && keys.len() != named.len() {
+            return Err(roster(format!(
+                "expected {} identity keys, found {}",
+                named.len(),
+                keys.len()
+            )));
+        }
+        let identities = named.iter().cloned().zip(keys).collect();
+        let sites: BTreeSet<HospitalId> = named.into_iter().collect();
         if !sites.contains(me) {
             return Err(roster(format!("expected {me} among its sites, found it missing")));
         }
@@ -101,6 +116,7 @@ impl Proposal {
             id,
             study,
             sites,
+            identities,
             state,
             known,
             rounds_released: notice.rounds_released,

@@ -3,19 +3,25 @@
 //!
 //! A worker that failed in any way is not spoken to again: its place in the conversation is
 //! unknown. It is dropped, which kills it, and the next round starts another.
+//!
+//! Each direction of the conversation has a thread of its own while a round is worked on: there
+//! are megabytes to move, and a thread that waits for a pipe moves them with the fewest steps.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aggregation::ids::Digest;
-use proto::frames::{read_frame_async, write_frame_async};
+use proto::frames::{read_frame, write_frame};
 use proto::limits::CHUNK;
 use proto::trainer::{FromTrainer, Open, Task, ToTrainer, from_trainer, to_trainer};
-use tokio::fs::File;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader, BufWriter};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 
 use crate::config::Trainer;
 use crate::journal::Packed;
@@ -23,6 +29,8 @@ use crate::state::private;
 
 /// How long a trainer may take to end by itself once its input is closed.
 const GRACE: Duration = Duration::from_secs(2);
+/// What a pipe holds before the one side waits for the other; what Linux allows to everybody.
+const PIPE: usize = 1024 * 1024;
 /// The most of a trainer's own words that we repeat.
 const WORDS: usize = 400;
 
@@ -86,8 +94,8 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) struct Worker {
     child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
+    to: Arc<File>,
+    from: Arc<File>,
 }
 
 impl Worker {
@@ -114,16 +122,25 @@ impl Worker {
             return Err(WorkerError::Ended);
         };
         tokio::spawn(repeat(words));
-        let mut worker = Self { child, to, from: BufReader::with_capacity(64 * 1024, from) };
+        let worker = Self {
+            child,
+            to: pipe(to.into_owned_fd().map_err(WorkerError::Frame)?),
+            from: pipe(from.into_owned_fd().map_err(WorkerError::Frame)?),
+        };
         worker.open(open).await?;
         Ok(worker)
     }
 
-    async fn open(&mut self, open: Open) -> Result<(), WorkerError> {
-        let message = ToTrainer { message: Some(to_trainer::Message::Open(open)) };
-        // A trainer that dies at once says so on the other pipe; that is the better story.
-        let sent = write_frame_async(&mut self.to, &message).await;
-        match self.next().await? {
+    async fn open(&self, open: Open) -> Result<(), WorkerError> {
+        let (to, from) = (Arc::clone(&self.to), Arc::clone(&self.from));
+        let (sent, answer) = on_a_thread(move || {
+            let message = ToTrainer { message: Some(to_trainer::Message::Open(open)) };
+            // A trainer that dies at once says so on the other pipe; that is the better story.
+            let sent = write_frame(&mut &*to, &message);
+            Ok((sent, next(&from)?))
+        })
+        .await?;
+        match answer {
             // The counts stay in the house: they are not even logged.
             from_trainer::Message::Opened(_) => sent.map_err(WorkerError::Frame),
             from_trainer::Message::Failed(failed) => Err(WorkerError::Said(brief(&failed.message))),
@@ -141,10 +158,16 @@ impl Worker {
     pub(crate) async fn train(
         &mut self,
         job: &Job,
-        mut progress: impl FnMut(u32),
+        mut progress: impl FnMut(u32) + Send + 'static,
     ) -> Result<Packed, WorkerError> {
-        let sending = send_task(&mut self.to, job);
-        let receiving = receive_update(&mut self.from, job, &mut progress);
+        let mut options = private();
+        options.create(true).truncate(true);
+        // Made here and not on the thread, which may outlive this call.
+        let file = options.open(&job.update).map_err(WorkerError::Disk)?;
+        let (to, task) = (Arc::clone(&self.to), job.clone());
+        let sending = on_a_thread(move || send_task(&to, &task));
+        let (from, expected) = (Arc::clone(&self.from), job.update_bytes);
+        let receiving = on_a_thread(move || receive_update(&from, file, expected, &mut progress));
         tokio::pin!(sending, receiving);
         tokio::select! {
             // The trainer may give up while the model is still on its way.
@@ -159,10 +182,6 @@ impl Worker {
         }
     }
 
-    async fn next(&mut self) -> Result<from_trainer::Message, WorkerError> {
-        next(&mut self.from).await
-    }
-
     /// Closes its input and waits for its end, not for ever.
     pub(crate) async fn stop(self) {
         let Self { mut child, to, from } = self;
@@ -175,49 +194,73 @@ impl Worker {
     }
 }
 
-async fn send_task(to: &mut ChildStdin, job: &Job) -> Result<(), WorkerError> {
+/// Our end of a pipe to or from a trainer.
+fn pipe(end: OwnedFd) -> Arc<File> {
+    // A smaller pipe only costs more turns.
+    let _ = rustix::pipe::fcntl_setpipe_size(&end, PIPE);
+    Arc::new(File::from(end))
+}
+
+/// Does what waits for a trainer on a thread of its own. Not on the runtime's threads for such
+/// work, whose end a program waits for when it stops: a thread that nobody listens to any more ends
+/// with its trainer, and what it says is dropped.
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WorkerError> + Send + 'static,
+) -> Result<T, WorkerError> {
+    let (done, result) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("trainer".to_owned())
+        .spawn(move || {
+            // As said: nobody may listen any more.
+            let _ = done.send(work());
+        })
+        .map_err(WorkerError::Frame)?;
+    result.await.map_err(|_| WorkerError::Ended)?
+}
+
+fn send_task(mut to: &File, job: &Job) -> Result<(), WorkerError> {
     let task = Task { round: job.round, work: job.work, model_bytes: job.model_bytes };
     let message = ToTrainer { message: Some(to_trainer::Message::Task(task)) };
-    write_frame_async(to, &message).await.map_err(WorkerError::Frame)?;
-    let mut model = File::open(&job.model).await.map_err(WorkerError::Disk)?;
+    write_frame(&mut to, &message).map_err(WorkerError::Frame)?;
+    let mut model = File::open(&job.model).map_err(WorkerError::Disk)?;
     loop {
-        let mut part = Vec::with_capacity(CHUNK);
-        let limit = u64::try_from(CHUNK).unwrap_or(u64::MAX);
-        (&mut model).take(limit).read_to_end(&mut part).await.map_err(WorkerError::Disk)?;
-        if part.is_empty() {
+        let mut part = vec![0; CHUNK];
+        let read = model.read(&mut part).map_err(WorkerError::Disk)?;
+        if read == 0 {
             return Ok(());
         }
-        let message = ToTrainer { message: Some(to_trainer::Message::Model(part)) };
-        write_frame_async(to, &message).await.map_err(WorkerError::Frame)?;
+        part.truncate(read);
+        let message = ToTrainer { message: Some(to_trainer::Message::Model(part.into())) };
+        write_frame(&mut to, &message).map_err(WorkerError::Frame)?;
     }
 }
 
-async fn receive_update(
-    from: &mut BufReader<ChildStdout>,
-    job: &Job,
+fn receive_update(
+    from: &File,
+    mut file: File,
+    expected: u64,
     progress: &mut impl FnMut(u32),
 ) -> Result<Packed, WorkerError> {
-    let mut options = private();
-    options.create(true).truncate(true);
-    let file = options.open(&job.update).map_err(WorkerError::Disk)?;
-    let mut file = BufWriter::with_capacity(CHUNK, File::from_std(file));
     let mut hash = blake3::Hasher::new();
     let mut found = 0_u64;
     loop {
-        match next(from).await? {
+        match next(from)? {
             from_trainer::Message::Progress(said) => progress(said.permille.min(1000)),
             from_trainer::Message::Update(part) => {
                 found = found.saturating_add(u64::try_from(part.len()).unwrap_or(u64::MAX));
-                if found > job.update_bytes {
-                    return Err(WorkerError::Size { expected: job.update_bytes, found });
+                if found > expected {
+                    return Err(WorkerError::Size { expected, found });
                 }
                 hash.update(&part);
-                file.write_all(&part).await.map_err(WorkerError::Disk)?;
+                file.write_all(&part).map_err(WorkerError::Disk)?;
             }
-            from_trainer::Message::Done(_) if found == job.update_bytes => break,
-            from_trainer::Message::Done(_) => {
-                return Err(WorkerError::Size { expected: job.update_bytes, found });
+            // Not synced: the journal holds the digest, and bytes that a power cut ate are never
+            // sent.
+            from_trainer::Message::Done(_) if found == expected => {
+                let digest = Digest::new(*hash.finalize().as_bytes());
+                return Ok(Packed { digest, bytes: found });
             }
+            from_trainer::Message::Done(_) => return Err(WorkerError::Size { expected, found }),
             from_trainer::Message::Failed(failed) => {
                 return Err(WorkerError::Said(brief(&failed.message)));
             }
@@ -226,14 +269,11 @@ async fn receive_update(
             }
         }
     }
-    // Not synced: the journal holds the digest, and bytes that a power cut ate are never sent.
-    file.flush().await.map_err(WorkerError::Disk)?;
-    Ok(Packed { digest: Digest::new(*hash.finalize().as_bytes()), bytes: found })
 }
 
-async fn next(from: &mut BufReader<ChildStdout>) -> Result<from_trainer::Message, WorkerError> {
+fn next(mut from: &File) -> Result<from_trainer::Message, WorkerError> {
     let frame: FromTrainer =
-        read_frame_async(from).await.map_err(WorkerError::Frame)?.ok_or(WorkerError::Ended)?;
+        read_frame(&mut from).map_err(WorkerError::Frame)?.ok_or(WorkerError::Ended)?;
     frame.message.ok_or(WorkerError::Unexpected { expected: "a message" })
 }
 
@@ -329,7 +369,7 @@ pub(crate) mod tests {
     pub(crate) fn frame(message: from_trainer::Message) -> Vec<u8> {
         let mut bytes = Vec::new();
         let message = FromTrainer { message: Some(message) };
-        proto::frames::write_frame(&mut bytes, &message).expect("memory");
+        write_frame(&mut bytes, &message).expect("memory");
         bytes
     }
 
@@ -347,10 +387,11 @@ pub(crate) mod tests {
         let model = usize::try_from(job.model_bytes).expect("small");
         let task = Task { round: job.round, work: job.work, model_bytes: job.model_bytes };
         let mut bytes = Vec::new();
-        for message in [to_trainer::Message::Task(task), to_trainer::Message::Model(vec![0; model])]
+        for message in
+            [to_trainer::Message::Task(task), to_trainer::Message::Model(vec![0; model].into())]
         {
             let message = ToTrainer { message: Some(message) };
-            proto::frames::write_frame(&mut bytes, &message).expect("memory");
+            write_frame(&mut bytes, &message).expect("memory");
         }
         bytes.len()
     }
@@ -358,7 +399,7 @@ pub(crate) mod tests {
     pub(crate) fn opening_bytes(open: &Open) -> usize {
         let mut bytes = Vec::new();
         let message = ToTrainer { message: Some(to_trainer::Message::Open(open.clone())) };
-        proto::frames::write_frame(&mut bytes, &message).expect("memory");
+        write_frame(&mut bytes, &message).expect("memory");
         bytes.len()
     }
 
@@ -371,7 +412,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn part(bytes: &[u8]) -> Vec<u8> {
-        frame(from_trainer::Message::Update(bytes.to_vec()))
+        frame(from_trainer::Message::Update(bytes.to_vec().into()))
     }
 
     fn failed(words: &str) -> Vec<u8> {
@@ -405,11 +446,12 @@ pub(crate) mod tests {
         );
         let trainer = script(folder.path(), "trainer", &body);
         let mut worker = Worker::start(&trainer, Open::default()).await.expect("opened");
-        let mut seen = Vec::new();
-        let first = worker.train(&job, |permille| seen.push(permille)).await.expect("trained");
+        let (told, seen) = std::sync::mpsc::channel();
+        let told = move |permille| told.send(permille).expect("heard");
+        let first = worker.train(&job, told).await.expect("trained");
         assert_eq!(first, Packed { digest: Digest::blake3(b"abcdef"), bytes: 6 });
         assert_eq!(std::fs::read(&job.update).expect("there"), b"abcdef");
-        assert_eq!(seen, [500]);
+        assert_eq!(seen.iter().collect::<Vec<_>>(), [500]);
         let second = worker.train(&job, |_| {}).await.expect("trained");
         assert_eq!(second.digest, Digest::blake3(b"uvwxyz"));
         worker.stop().await;

@@ -36,6 +36,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Large enough that a chunked model is not held up by window updates.
 const WINDOW: u32 = 8 * 1024 * 1024;
+/// The largest HTTP/2 frame that we take. With frames of 16 KiB, the default, every one would end
+/// in a TLS record of its header's few bytes.
+const FRAME: u32 = 256 * 1024;
 /// What is read from a socket at once.
 const READ_BUFFER: usize = 64 * 1024;
 
@@ -144,6 +147,7 @@ pub async fn connect(target: &Target) -> Result<Channel, ChannelError> {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(2 * WINDOW)
+        .max_frame_size(FRAME)
         .tcp_nodelay(true)
         .user_agent(concat!("consilium/", env!("CARGO_PKG_VERSION")))
         .map_err(|error| ChannelError::new(Trouble::Settings, error.to_string(), ""))?;

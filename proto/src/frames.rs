@@ -2,9 +2,18 @@
 
 use std::io::{self, Read, Write};
 
+use bytes::Bytes;
 use prost::Message;
 
-use crate::limits::MAX_MESSAGE;
+use crate::limits::{CHUNK, MAX_MESSAGE};
+
+/// The parts, of [`CHUNK`] bytes at most, that a model or an update travels in: all share its memory.
+pub fn parts(whole: Vec<u8>) -> impl Iterator<Item = Bytes> {
+    let whole = Bytes::from(whole);
+    (0..whole.len())
+        .step_by(CHUNK)
+        .map(move |from| whole.slice(from..whole.len().min(from + CHUNK)))
+}
 
 /// Writes one frame and flushes it.
 ///
@@ -32,44 +41,7 @@ pub fn read_frame<M: Message + Default>(from: &mut impl Read) -> io::Result<Opti
     }
     let mut body = vec![0; checked(length)?];
     from.read_exact(&mut body)?;
-    decoded(&body).map(Some)
-}
-
-/// [`write_frame`] for the async side.
-///
-/// # Errors
-/// As [`write_frame`].
-#[cfg(feature = "grpc")]
-pub async fn write_frame_async(
-    to: &mut (impl tokio::io::AsyncWrite + Unpin),
-    message: &impl Message,
-) -> io::Result<()> {
-    use tokio::io::AsyncWriteExt as _;
-    to.write_all(&encoded(message)?).await?;
-    to.flush().await
-}
-
-/// [`read_frame`] for the async side. Not safe to cancel half-way: a frame may be lost.
-///
-/// # Errors
-/// As [`read_frame`].
-#[cfg(feature = "grpc")]
-pub async fn read_frame_async<M: Message + Default>(
-    from: &mut (impl tokio::io::AsyncRead + Unpin),
-) -> io::Result<Option<M>> {
-    use tokio::io::AsyncReadExt as _;
-    let mut length = [0; 4];
-    let mut have = 0;
-    while have < length.len() {
-        match from.read(&mut length[have..]).await? {
-            0 if have == 0 => return Ok(None),
-            0 => return Err(cut_off()),
-            n => have += n,
-        }
-    }
-    let mut body = vec![0; checked(length)?];
-    from.read_exact(&mut body).await?;
-    decoded(&body).map(Some)
+    decoded(body).map(Some)
 }
 
 fn encoded(message: &impl Message) -> io::Result<Vec<u8>> {
@@ -80,7 +52,7 @@ fn encoded(message: &impl Message) -> io::Result<Vec<u8>> {
     })?;
     let mut out = Vec::with_capacity(4 + size);
     out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&message.encode_to_vec());
+    message.encode(&mut out).map_err(io::Error::other)?;
     Ok(out)
 }
 
@@ -93,8 +65,9 @@ fn checked(length: [u8; 4]) -> io::Result<usize> {
     )
 }
 
-fn decoded<M: Message + Default>(body: &[u8]) -> io::Result<M> {
-    M::decode(body).map_err(|_| invalid("a frame that does not decode".to_owned()))
+/// Large fields of the message go on sharing the frame's memory.
+fn decoded<M: Message + Default>(body: Vec<u8>) -> io::Result<M> {
+    M::decode(Bytes::from(body)).map_err(|_| invalid("a frame that does not decode".to_owned()))
 }
 
 fn cut_off() -> io::Error {
@@ -128,6 +101,17 @@ mod tests {
         assert!(read_frame::<FromTrainer>(&mut from).expect("clean end").is_none());
         for cut in 1..wire.len() / 2 {
             assert!(read_frame::<FromTrainer>(&mut &wire[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn parts_put_together_are_the_whole_and_none_is_empty() {
+        for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK] {
+            let whole: Vec<u8> = (0_u8..=250).cycle().take(size).collect();
+            let parts: Vec<Bytes> = parts(whole.clone()).collect();
+            assert!(parts.iter().all(|part| !part.is_empty() && part.len() <= CHUNK), "{size}");
+            assert_eq!(parts.len(), size.div_ceil(CHUNK));
+            assert!(parts.concat() == whole, "{size}");
         }
     }
 

@@ -275,6 +275,7 @@ fn cohort(root: &mut Section<'_>, faults: &mut Faults) -> Option<CohortRules> {
     let colluding = cohort.whole("tolerate_colluding", Some(1), faults);
     let unmasked = cohort.flag("danger_unmasked_updates", Some(false), faults);
     let round = cohort.duration("round_deadline", Some(Duration::from_mins(30)), faults);
+    let grace = cohort.duration("grace", Some(Duration::from_secs(10)), faults);
     let upload = cohort.duration("upload_deadline", Some(Duration::from_mins(5)), faults);
     let key = cohort.name("sites");
     cohort.finish(faults);
@@ -293,6 +294,7 @@ fn cohort(root: &mut Section<'_>, faults: &mut Faults) -> Option<CohortRules> {
         colluding: colluding?,
         danger_unmasked: unmasked?,
         round_deadline: round?,
+        grace: grace?,
         upload_deadline: upload?,
     })
 }

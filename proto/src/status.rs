@@ -1,6 +1,7 @@
 //! One table between refusals and gRPC codes, used by both ends.
 
 use aggregation::refusal::Refusal;
+use aggregation::setup::SetupRefused;
 use tonic::{Code, Status};
 
 use crate::cli::{Exit, Failure};
@@ -26,11 +27,32 @@ pub fn from_refusal(refusal: &Refusal) -> Status {
         | Refusal::UsedSlot { .. }
         | Refusal::BelowQuorum { .. }
         | Refusal::OutOfPhase { .. }
+        | Refusal::BadSet { .. }
+        | Refusal::TooFewSignatures { .. }
         | Refusal::TooLate { .. } => Code::FailedPrecondition,
         Refusal::Changed { .. } => Code::AlreadyExists,
-        Refusal::WrongLength(_) | Refusal::WrongDigest { .. } => Code::InvalidArgument,
+        Refusal::WrongLength(_)
+        | Refusal::WrongDigest { .. }
+        | Refusal::BadSignature { .. }
+        | Refusal::WrongShares { .. } => Code::InvalidArgument,
     };
     Status::new(code, format!("{refusal} ({})", refusal.rule()))
+}
+
+/// What the setup of a study's keys did not accept, with the rule that says so.
+#[must_use]
+pub fn from_setup(refused: &SetupRefused) -> Status {
+    let code = match refused {
+        SetupRefused::Stranger { .. } | SetupRefused::ForAnother { .. } => Code::PermissionDenied,
+        SetupRefused::Changed { .. } => Code::AlreadyExists,
+        SetupRefused::Early { .. } | SetupRefused::Missing { .. } | SetupRefused::NotDue { .. } => {
+            Code::FailedPrecondition
+        }
+        SetupRefused::Announce(_) | SetupRefused::Graph(_) | SetupRefused::Slot(_) => {
+            Code::InvalidArgument
+        }
+    };
+    Status::new(code, format!("{refused} ({})", refused.rule()))
 }
 
 /// What a command that was answered with this status tells its user, and how it exits.

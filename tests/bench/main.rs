@@ -1,13 +1,22 @@
 //! `consilium-bench`: every figure that we claim, measured again.
 
+mod cpu;
+mod log;
+mod mask;
 mod round;
+mod sampler;
+mod secagg;
 
+use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use harness::stand_in;
+use harness::{Outcome, stand_in};
 use proto::cli::{Exit, Failure, Format, write_failure, write_line};
+use serde::Serialize;
 
 /// Measures what this project claims.
 #[derive(Debug, Parser)]
@@ -22,8 +31,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The loops that mask and unmask, against the speed of copying memory
+    Mask(mask::MaskArgs),
     /// Whole rounds: real processes, mTLS on loopback, and no training
     Round(round::RoundArgs),
+    /// The noise sampler, and a private sum's way from floats to the wire
+    Sampler(sampler::SamplerArgs),
+    /// The log: leaves appended, all of them verified, some of them proven, on one core
+    Log(log::LogArgs),
+    /// Secure aggregation by itself: whole rounds in this process, charged to whom they fall
+    Secagg(secagg::SecaggArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
     #[command(hide = true)]
     Serve,
@@ -49,19 +66,33 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints what was measured.
+fn tell<M: Display + Serialize>(measured: Outcome<M>, format: Format) -> Result<(), Failure> {
+    let measured =
+        measured.map_err(|trouble| Failure::failed("not_measured", trouble.to_string()))?;
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Json => write_line(&mut out, &measured),
+        Format::Text => write!(out, "{measured}"),
+    }
+    .map_err(|error| Failure::failed("stdout", error.to_string()))
+}
+
 fn run(command: Command, format: Format) -> Result<(), Failure> {
     match command {
-        Command::Round(arguments) => {
-            let measured = round::measure(&arguments)
-                .map_err(|trouble| Failure::failed("not_measured", trouble.to_string()))?;
-            let mut out = io::stdout().lock();
-            match format {
-                Format::Json => write_line(&mut out, &measured),
-                Format::Text => write!(out, "{measured}"),
-            }
-            .map_err(|error| Failure::failed("stdout", error.to_string()))
+        Command::Round(arguments) => tell(round::measure(&arguments), format),
+        Command::Sampler(arguments) => tell(sampler::measure(&arguments), format),
+        Command::Log(arguments) => tell(log::measure(&arguments), format),
+        Command::Mask(arguments) => tell(mask::measure(&arguments), format),
+        Command::Secagg(arguments) => tell(secagg::measure(&arguments), format),
+        Command::Serve => {
+            answer().map_err(|trouble| Failure::failed("conversation", trouble.to_string()))
         }
-        Command::Serve => stand_in::speak(io::stdin().lock(), io::stdout().lock())
-            .map_err(|trouble| Failure::failed("conversation", trouble.to_string())),
     }
+}
+
+/// As the trainer, past standard output's search for line ends.
+fn answer() -> Outcome<()> {
+    let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    stand_in::speak(io::stdin().lock(), out)
 }

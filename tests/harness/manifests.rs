@@ -21,6 +21,8 @@ pub struct Manifest {
     pub learning_rate: f64,
     /// Fewest sites in a released sum.
     pub quorum: usize,
+    /// Whether updates travel masked: for three sites and more.
+    pub masked: bool,
     /// How long a round waits for sites to be ready.
     pub round_deadline: String,
     /// How long it then waits for their updates.
@@ -34,7 +36,8 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// One linear layer on so many pixels, three rounds, quorum 2.
+    /// One linear layer on so many pixels, three rounds, quorum 2, without masks: most stories are
+    /// about something else, and two sites are enough for them.
     #[must_use]
     pub fn linear(height: u32, width: u32) -> Self {
         Self {
@@ -46,6 +49,7 @@ impl Manifest {
             epochs: 1,
             learning_rate: 0.01,
             quorum: 2,
+            masked: false,
             round_deadline: "60s".to_owned(),
             upload_deadline: "60s".to_owned(),
             every: 1,
@@ -65,6 +69,7 @@ impl Manifest {
     pub fn text(&self) -> String {
         let Self { name, arch, rounds, seed, epochs, learning_rate, quorum, every, .. } = self;
         let Self { round_deadline, upload_deadline, more, .. } = self;
+        let unmasked = !self.masked;
         let (channels, height, width) = self.input;
         let mut sites = String::new();
         if !self.sites.is_empty() {
@@ -99,6 +104,7 @@ mode = "danger_no_privacy"
 
 [cohort]
 {sites}quorum = {quorum}
+danger_unmasked_updates = {unmasked}
 round_deadline = "{round_deadline}"
 upload_deadline = "{upload_deadline}"
 

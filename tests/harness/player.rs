@@ -60,7 +60,7 @@ impl Upload {
         let parts = self
             .parts
             .into_iter()
-            .map(|data| UpdatePart { part: Some(update_part::Part::Data(data)) });
+            .map(|data| UpdatePart { part: Some(update_part::Part::Data(data.into())) });
         std::iter::once(header).chain(parts).collect()
     }
 }
@@ -126,6 +126,9 @@ impl Player {
                 notice::Notice::Hello(_)
                 | notice::Notice::Study(_)
                 | notice::Notice::Roster(_)
+                | notice::Notice::FinalSet(_)
+                | notice::Notice::SignedSet(_)
+                | notice::Notice::Keys(_)
                 | notice::Notice::Closed(_) => None,
             })
             .await?;
@@ -144,6 +147,9 @@ impl Player {
                 notice::Notice::Hello(_)
                 | notice::Notice::Study(_)
                 | notice::Notice::Offer(_)
+                | notice::Notice::FinalSet(_)
+                | notice::Notice::SignedSet(_)
+                | notice::Notice::Keys(_)
                 | notice::Notice::Closed(_) => None,
             })
             .await?;
@@ -161,6 +167,9 @@ impl Player {
             notice::Notice::Hello(_)
             | notice::Notice::Study(_)
             | notice::Notice::Offer(_)
+            | notice::Notice::FinalSet(_)
+            | notice::Notice::SignedSet(_)
+            | notice::Notice::Keys(_)
             | notice::Notice::Roster(_) => None,
         })
         .await

@@ -60,7 +60,7 @@ impl Site {
         let config = home.join("node.toml");
         let text = format!(
             "state = \"state\"\n\n[network]\nproxy = \"none\"\n\n\
-             [policy]\ndanger_allow_no_privacy = true\nmin_cohort = 2\n\n{}",
+             [policy]\ndanger_allow_no_privacy = true\ndanger_accept_unmasked_updates = true\nmin_cohort = 2\n\n{}",
             work.sections(programs)
         );
         fs::write(&config, text)?;

@@ -11,8 +11,8 @@ use aggregation::message::Work;
 use aggregation::strategy::{ServerState, apply};
 use aggregation::study::Study;
 use aggregation::vector::{Accumulator, Contribution, Encoded, VectorFormat, encode};
-use proto::frames::{read_frame, write_frame};
-use proto::limits::{CHUNK, MAX_MODEL};
+use proto::frames::{parts, read_frame, write_frame};
+use proto::limits::MAX_MODEL;
 use proto::trainer::{Done, FromTrainer, Open, Opened, Task, ToTrainer, from_trainer, to_trainer};
 
 use crate::{Outcome, Trouble};
@@ -100,10 +100,13 @@ fn tally(shape: MetricShape, own: u16) -> MetricTally {
 /// When the other side breaks the protocol or the pipe.
 pub fn speak(mut from: impl Read, mut to: impl Write) -> Outcome<()> {
     let mut opened: Option<(Study, Open)> = None;
+    // What a site contributes is the same each time, and a trainer's work is not to be measured.
+    let mut made: Option<(Work, VectorFormat, Contribution)> = None;
     while let Some(frame) = read_frame::<ToTrainer>(&mut from)? {
         match (frame.message, &opened) {
             (Some(to_trainer::Message::Open(open)), _) => {
                 opened = Some((proto::manifest::parse(&open.manifest_toml)?, open));
+                made = None;
                 // Counts that no one looks at; the agent keeps them to itself.
                 let counts = Opened {
                     training_examples: 1,
@@ -117,10 +120,20 @@ pub fn speak(mut from: impl Read, mut to: impl Write) -> Outcome<()> {
                 take_model(&mut from, &task)?;
                 let work = i32::try_from(task.work).unwrap_or_default();
                 let work = proto::decode::work(work)?;
-                let sites = usize::try_from(open.sites)?;
-                let packed = update(study, sites, work, &open.site)?.packed;
-                for part in packed.chunks(CHUNK) {
-                    say(&mut to, from_trainer::Message::Update(part.to_vec()))?;
+                let (_, format, contribution) = match made.take().filter(|made| made.0 == work) {
+                    Some(made) => made,
+                    None => {
+                        let sites = usize::try_from(open.sites)?;
+                        let format = VectorFormat::for_work(study, sites, work)
+                            .map_err(|fault| Trouble::new(fault.to_string()))?;
+                        let contribution = contribution(&open.site, &format);
+                        (work, format, contribution)
+                    }
+                };
+                let packed = encode(&format, &contribution)?.packed;
+                made = Some((work, format, contribution));
+                for part in parts(packed) {
+                    say(&mut to, from_trainer::Message::Update(part))?;
                 }
                 say(&mut to, from_trainer::Message::Done(Done {}))?;
             }
@@ -179,8 +192,8 @@ mod tests {
         for message in [
             to_trainer::Message::Open(open),
             to_trainer::Message::Task(task),
-            to_trainer::Message::Model(vec![0; 500]),
-            to_trainer::Message::Model(vec![0; 20]),
+            to_trainer::Message::Model(vec![0; 500].into()),
+            to_trainer::Message::Model(vec![0; 20].into()),
         ] {
             write_frame(&mut wire, &ToTrainer { message: Some(message) }).expect("memory");
         }

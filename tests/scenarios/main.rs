@@ -7,6 +7,7 @@ mod disk;
 mod house;
 mod identity;
 mod manifests;
+mod masked;
 mod one_round;
 mod restart;
 mod secrets;

@@ -33,7 +33,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) -> Outcome<()> {
 }
 
 /// Where, of all that lies below `folder`, something that must not be there was found.
-fn traces(folder: &Path, canaries: &[(String, Vec<u8>)]) -> Outcome<Vec<String>> {
+pub(crate) fn traces(folder: &Path, canaries: &[(String, Vec<u8>)]) -> Outcome<Vec<String>> {
     let mut all = Vec::new();
     files(folder, &mut all)?;
     let mut traces = Vec::new();
@@ -50,7 +50,7 @@ fn traces(folder: &Path, canaries: &[(String, Vec<u8>)]) -> Outcome<Vec<String>>
 }
 
 /// A secret as it is and as it might be printed.
-fn printed(name: &str, secret: &[u8]) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn printed(name: &str, secret: &[u8]) -> Vec<(String, Vec<u8>)> {
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let list: Vec<String> = secret.iter().map(u8::to_string).collect();
     vec![

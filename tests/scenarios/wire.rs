@@ -233,7 +233,8 @@ async fn an_upload_that_is_cut_off_or_out_of_order_leaves_nothing_behind() -> Ou
     table.honest(&terms).await?;
 
     let (terms, packed) = table.deal().await?;
-    let data = |bytes: &[u8]| UpdatePart { part: Some(update_part::Part::Data(bytes.to_vec())) };
+    let data =
+        |bytes: &[u8]| UpdatePart { part: Some(update_part::Part::Data(bytes.to_vec().into())) };
     let header =
         UpdatePart { part: Some(update_part::Part::Header(Upload::new(&terms, &packed).header)) };
     for (what, parts) in [

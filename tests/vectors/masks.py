@@ -1,8 +1,8 @@
-"""Makes keystream.txt, sharing.txt and slots.txt, without any of our own code.
+"""Makes keystream.txt, lanes.txt, sharing.txt and slots.txt, without any of our own code.
 
 Needs Python 3.11 and the package `cryptography` (made with 50.0.2, OpenSSL inside). Run it in this
 folder: `python3 masks.py`. It writes the same bytes every time. The layouts that it follows are
-those of the rules M-02, M-05 and M-09 to M-20 of aggregation/PROTOCOL-MASKS.md, written again.
+those of the rules M-02, M-03, M-05 and M-09 to M-20 of aggregation/PROTOCOL-MASKS.md, written again.
 """
 import hashlib
 import struct
@@ -66,6 +66,37 @@ def make_keystream():
             whole = keystream(key, tile, 16384)
             row = [key, str(tile), whole[:32], whole[-32:], sha256(whole)]
             lines.append(" ".join(x if isinstance(x, str) else x.hex() for x in row))
+    return lines
+
+
+# lanes.txt ---------------------------------------------------------------------------------------
+def lanes_of(key, first, bits, lanes):
+    """The numbers of M-03, from a tile on."""
+    numbers, tile = [], first
+    while len(numbers) < lanes:
+        stream = keystream(key, tile, 4096 * bits // 8)
+        if bits == 24:
+            for block in (stream[at:at + 48] for at in range(0, len(stream), 48)):
+                low, high = struct.unpack("<16H", block[:32]), block[32:]
+                numbers += [h << 16 | l for l, h in zip(low, high)]
+        else:
+            numbers += struct.unpack({16: "<4096H", 32: "<4096I"}[bits], stream)
+        tile += 1
+    return numbers[:lanes]
+
+
+def make_lanes():
+    lines = [
+        "# What a mask is in 4133 lanes, from a tile on: AES-256-CTR of OpenSSL, cut as M-03 says.",
+        "# Made by masks.py in this folder. key, first tile, b, the first 20 lanes as 4 bytes each,",
+        "# little-endian, and SHA-256 of all of them so written.",
+    ]
+    for key in [bytes(range(32)), sha256(b"lanes")]:
+        for first in [0, 2**32 - 1]:
+            for bits in [16, 24, 32]:
+                numbers = lanes_of(key, first, bits, 4133)
+                written = struct.pack("<4133I", *numbers)
+                lines.append(f"{key.hex()} {first} {bits} {written[:80].hex()} {sha256(written).hex()}")
     return lines
 
 
@@ -196,6 +227,11 @@ def make_slots():
 
 
 if __name__ == "__main__":
-    for name, make in [("keystream", make_keystream), ("sharing", make_sharing), ("slots", make_slots)]:
+    for name, make in [
+        ("keystream", make_keystream),
+        ("lanes", make_lanes),
+        ("sharing", make_sharing),
+        ("slots", make_slots),
+    ]:
         with open(f"{name}.txt", "w", encoding="ascii") as out:
             out.write("\n".join(make()) + "\n")

@@ -141,7 +141,18 @@ impl Identity {
     /// # Errors
     /// Never for 32 bytes; `ring` answers so that it may refuse.
     pub fn from_seed(seed: &Secret<32>) -> Result<Self, BadSeed> {
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose()).map_err(|_| BadSeed)?;
+        Self::of(Ed25519KeyPair::from_seed_unchecked(seed.expose()).map_err(|_| BadSeed)?)
+    }
+
+    /// The identity in a PKCS #8 document, as `ring` makes one (RFC 5958, version 2).
+    ///
+    /// # Errors
+    /// When it holds no Ed25519 key pair whose halves belong together.
+    pub fn from_pkcs8(document: &[u8]) -> Result<Self, BadSeed> {
+        Self::of(Ed25519KeyPair::from_pkcs8(document).map_err(|_| BadSeed)?)
+    }
+
+    fn of(pair: Ed25519KeyPair) -> Result<Self, BadSeed> {
         let key = <[u8; 32]>::try_from(pair.public_key().as_ref()).map_err(|_| BadSeed)?;
         Ok(Self { pair, key: IdentityKey(key) })
     }
@@ -173,9 +184,9 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// A seed from which no identity grows.
+/// Bytes from which no identity grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no identity key grows from this seed")]
+#[error("no identity key grows from these bytes")]
 pub struct BadSeed;
 
 #[cfg(test)]
@@ -261,6 +272,26 @@ mod tests {
         let alice = identity(1);
         let moved = Signature::new(*alice.sign(&One(7)).as_bytes());
         assert_eq!(alice.key().verify(&Two(7), &moved), Err(BadSignature { label: "test/two/1" }));
+    }
+
+    /// The pair of RFC 8410 section 10.3; ring writes the public key as RFC 5958 has it.
+    #[test]
+    fn an_identity_is_read_from_pkcs8() {
+        let document = unhex(
+            "302e020100300506032b657004220420d4ee72dbf913584ad5b6d8f1f769f8ad3afe7c28cbf1d4fbe097a8\
+             8f44755842",
+        );
+        assert!(Identity::from_pkcs8(&document).is_err(), "without its public key");
+        let pair = unhex(
+            "3051020101300506032b657004220420d4ee72dbf913584ad5b6d8f1f769f8ad3afe7c28cbf1d4fbe097a8\
+             8f4475584281210019bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1",
+        );
+        let identity = Identity::from_pkcs8(&pair).expect("ring's own form");
+        let key = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
+        assert_eq!(identity.key(), IdentityKey::new(unhex_array(key)));
+        let mut other = pair;
+        other[40] ^= 1;
+        assert!(Identity::from_pkcs8(&other).is_err(), "the halves do not belong together");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::ids::{Digest, HospitalId, SlotId};
 use crate::keys::announce::KeyAnnounce;
 use crate::keys::graph::{Graph, GraphNonce, GraphRefused, GraphSeed, Neighbourhood};
 use crate::keys::roll::Roll;
+use crate::keys::slots::PrekeyBatch;
 use crate::message::Terms;
 use crate::transcript::Transcript;
 use crate::vector::VectorFormat;
@@ -23,14 +24,11 @@ pub const NO_CHECKPOINT: Digest = Digest::new([0; 32]);
 #[must_use]
 pub const fn slots_per_batch(neighbours: usize) -> u32 {
     // 112 k + 80 bytes a slot (PROTOCOL M-17).
-    let fit = (1 << 20) / (112 * neighbours + 80);
-    if fit < 16 {
-        16
-    } else if fit > 256 {
-        256
-    } else {
-        fit as u32
+    let mut slots = 16;
+    while slots < 256 && (slots as usize + 1) * (112 * neighbours + 80) <= 1 << 20 {
+        slots += 1;
     }
+    slots
 }
 
 /// Provisioned hospitals.
@@ -82,6 +80,13 @@ impl Provision {
         let members = self.graph.members();
         let degree = members.first().and_then(|member| self.neighbourhood(&member.hospital));
         slots_per_batch(degree.map_or(0, |neighbourhood| neighbourhood.neighbours().len()))
+    }
+
+    /// The exact size of a hospital's batch (PROTOCOL M-17); none for a stranger.
+    #[must_use]
+    pub fn batch_bytes(&self, owner: &HospitalId) -> Option<usize> {
+        let neighbours = self.neighbourhood(owner)?.neighbours().len();
+        PrekeyBatch::size(owner, self.batch_slots(), neighbours)
     }
 
     /// The number of the batch that covers a slot, counted from 0. Slot 0 is in none, and nobody

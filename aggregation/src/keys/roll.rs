@@ -117,7 +117,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::rehearsal::{charter, site};
+    use crate::rehearsal::{masked_charter as charter, site};
 
     fn pinned(sites: usize) -> BTreeMap<HospitalId, IdentityKey> {
         let key = |index: usize| IdentityKey::new([u8::try_from(index).expect("few sites"); 32]);

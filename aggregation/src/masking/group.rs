@@ -3,6 +3,8 @@
 //! A lane is a `u32` of which the low b bits count. Since 2^b divides 2^32, sums wrap freely in 32
 //! bits and are cut to b bits once, at the end. Only the low b bits travel, little-endian.
 
+use std::array;
+
 /// The size of the group, in bits of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Modulus {
@@ -54,17 +56,22 @@ impl Modulus {
 
     /// Appends the low b bits of each lane.
     pub fn pack(self, lanes: &[u32], packed: &mut Vec<u8>) {
-        packed.reserve(lanes.len() * self.bytes());
+        let before = packed.len();
+        packed.resize(before + lanes.len() * self.bytes(), 0);
+        let packed = &mut packed[before..];
         match self {
-            Self::Bits16 => packed.extend(lanes.iter().flat_map(|lane| {
-                let [a, b, _, _] = lane.to_le_bytes();
-                [a, b]
-            })),
-            Self::Bits24 => packed.extend(lanes.iter().flat_map(|lane| {
-                let [a, b, c, _] = lane.to_le_bytes();
-                [a, b, c]
-            })),
-            Self::Bits32 => packed.extend(lanes.iter().flat_map(|lane| lane.to_le_bytes())),
+            Self::Bits16 => {
+                for (place, lane) in packed.as_chunks_mut().0.iter_mut().zip(lanes) {
+                    let [a, b, _, _] = lane.to_le_bytes();
+                    *place = [a, b];
+                }
+            }
+            Self::Bits24 => pack_24(lanes, packed),
+            Self::Bits32 => {
+                for (place, lane) in packed.as_chunks_mut().0.iter_mut().zip(lanes) {
+                    *place = lane.to_le_bytes();
+                }
+            }
         }
     }
 
@@ -97,25 +104,56 @@ impl Modulus {
     }
 }
 
-/// Sixteen lanes of three bytes at a time, each read as one whole word at its own place. The byte
-/// too many that a word brings along lands above bit 24, where it does not count. Taking words
-/// apart into lanes instead was tried: it is three times slower, since compilers then shuffle bytes.
+/// Lanes of three bytes are read and written so many at a time.
+pub(super) const BLOCK: usize = 16;
+
+/// Bytes of such a block.
+pub(super) const BLOCK_BYTES: usize = 3 * BLOCK;
+
+/// A block of lanes of three bytes, each read as one whole word at its own place. The byte too many
+/// that a word brings along lands above bit 24, where it does not count. Taking words apart into
+/// lanes instead was tried: it is three times slower, since compilers then shuffle bytes.
+#[inline(always)]
+pub(super) fn unpack_block(bytes: &[u8; BLOCK_BYTES]) -> [u32; BLOCK] {
+    let word =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    // The last word would reach past the block, so it starts a byte early.
+    array::from_fn(|lane| if lane == BLOCK - 1 { word(44) >> 8 } else { word(3 * lane) })
+}
+
+/// The other way: each lane but the last is written as a whole word, whose upper byte the next one
+/// overwrites.
+#[inline(always)]
+pub(super) fn pack_block(lanes: &[u32; BLOCK], bytes: &mut [u8; BLOCK_BYTES]) {
+    let [others @ .., last] = lanes;
+    for (at, lane) in (0..).step_by(3).zip(others) {
+        bytes[at..at + 4].copy_from_slice(&lane.to_le_bytes());
+    }
+    bytes[BLOCK_BYTES - 3..].copy_from_slice(&last.to_le_bytes()[..3]);
+}
+
 fn add_packed_24(sums: &mut [u32], packed: &[u8]) {
-    let (blocks, rest) = sums.as_chunks_mut::<16>();
-    let (packed_blocks, tail) = packed.as_chunks::<48>();
+    let (blocks, rest) = sums.as_chunks_mut::<BLOCK>();
+    let (packed_blocks, tail) = packed.as_chunks::<BLOCK_BYTES>();
     for (sums, bytes) in blocks.iter_mut().zip(packed_blocks) {
-        let word = |at: usize| {
-            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-        };
-        let [others @ .., last] = sums;
-        for (lane, sum) in others.iter_mut().enumerate() {
-            *sum = sum.wrapping_add(word(3 * lane));
+        for (sum, lane) in sums.iter_mut().zip(unpack_block(bytes)) {
+            *sum = sum.wrapping_add(lane);
         }
-        // The last word would reach past the block, so it starts a byte early.
-        *last = last.wrapping_add(word(44) >> 8);
     }
     for (sum, [a, b, c]) in rest.iter_mut().zip(tail.as_chunks().0) {
         *sum = sum.wrapping_add(u32::from_le_bytes([*a, *b, *c, 0]));
+    }
+}
+
+/// Writes as many lanes as there is room for.
+fn pack_24(lanes: &[u32], packed: &mut [u8]) {
+    let (blocks, rest) = lanes.as_chunks::<BLOCK>();
+    let (packed_blocks, tail) = packed.as_chunks_mut::<BLOCK_BYTES>();
+    for (lanes, bytes) in blocks.iter().zip(packed_blocks) {
+        pack_block(lanes, bytes);
+    }
+    for (lane, bytes) in rest.iter().zip(tail.as_chunks_mut::<3>().0) {
+        bytes.copy_from_slice(&lane.to_le_bytes()[..3]);
     }
 }
 

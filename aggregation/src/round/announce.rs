@@ -17,6 +17,8 @@ pub struct Announce {
     attempt: Attempt,
     until: Timestamp,
     answers: BTreeMap<HospitalId, Answer>,
+    /// Those that are not waited for.
+    lost: BTreeSet<HospitalId>,
 }
 
 /// A site's first word, which is its last.
@@ -32,7 +34,12 @@ impl Announce {
 
     /// Offers the terms, unless too few sites are invited for the round ever to be released.
     pub(super) fn open(now: Timestamp, attempt: Attempt) -> (Round, Vec<Output>) {
-        let phase = Self { until: attempt.terms.ready_by, answers: BTreeMap::new(), attempt };
+        let phase = Self {
+            until: attempt.terms.ready_by,
+            answers: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            attempt,
+        };
         let invited = phase.attempt.terms.invited.len();
         // PROTOCOL R-13
         if invited < phase.attempt.quorum() {
@@ -58,6 +65,12 @@ impl Announce {
                 Ok(self.go_on(now, Vec::new()))
             }
             // PROTOCOL R-15. An early alarm clock is one of an earlier deadline.
+            Input::Lost { hospital } => {
+                if self.attempt.terms.invited.contains(&hospital) {
+                    self.lost.insert(hospital);
+                }
+                Ok(self.go_on(now, Vec::new()))
+            }
             Input::Deadline if now < self.until => Ok(Step::stay(Vec::new())),
             Input::Deadline => Ok(self.close(now)),
             Input::Resumed => {
@@ -112,13 +125,15 @@ impl Announce {
         })
     }
 
-    /// Closes when no answer is outstanding.
+    /// Closes when no answer is outstanding, but for those of lost sites.
     fn go_on(&self, now: Timestamp, told: Vec<Output>) -> Step {
-        if self.answers.len() == self.attempt.terms.invited.len() {
-            self.close(now).after(told)
-        } else {
-            Step::stay(told)
-        }
+        let invited = &self.attempt.terms.invited;
+        let silent = invited.iter().filter(|site| !self.answers.contains_key(*site));
+        let silent: BTreeSet<_> = silent.cloned().collect();
+        let ready = self.answers.values().filter(|answer| **answer == Answer::Ready).count();
+        // Without the lost there must be enough; otherwise they are what is waited for.
+        let without = silent.is_subset(&self.lost) && ready >= self.attempt.quorum();
+        if silent.is_empty() || without { self.close(now).after(told) } else { Step::stay(told) }
     }
 
     /// Freezes the roster (PROTOCOL R-08), if enough sites are ready (PROTOCOL R-13).
@@ -277,7 +292,8 @@ mod tests {
     fn a_sum_over_nobody_is_never_released_whatever_the_quorum_says() {
         let charter = charter(3, 3);
         let terms = Terms { invited: BTreeSet::new(), ..terms(&charter, 1, 1) };
-        let plan = crate::round::Plan { quorum: 0, ..charter.plan(terms.work).expect("valid") };
+        let plan =
+            crate::round::Plan { quorum: 0, ..charter.plan(terms.work, None).expect("valid") };
         let (round, _) = Round::open(at(0), terms, plan);
         assert_eq!(round.phase(), "closed");
     }
@@ -324,6 +340,23 @@ mod tests {
             play.round.roster().map(|r| r.members),
             Some([site(1), site(2), site(3)].into())
         );
+    }
+
+    #[test]
+    fn a_lost_site_is_not_waited_for_and_still_heard() {
+        let mut play = Rehearsal::open(4, 3);
+        play.feed(Input::Lost { hospital: site(3) }).expect("never refused");
+        play.feed(Input::Lost { hospital: site(9) }).expect("a stranger is no matter");
+        let mut back = Rehearsal::open(4, 3);
+        back.feed(Input::Lost { hospital: site(3) }).expect("never refused");
+        back.say(3, back.ready()).expect("it came back");
+        for index in 0..3 {
+            assert_eq!(play.round.phase(), "announce");
+            play.say(index, play.ready()).expect("invited");
+            back.say(index, back.ready()).expect("invited");
+        }
+        assert_eq!(play.round.roster().map(|r| r.members.len()), Some(3));
+        assert_eq!(back.round.roster().map(|r| r.members.len()), Some(4));
     }
 
     /// Breaks R-15: after a restart the sites get their time again.

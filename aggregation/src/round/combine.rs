@@ -1,36 +1,28 @@
 //! The secrets are recovered. What is left is arithmetic: the masks are taken out of the sum, and
 //! the sum is looked at before it leaves.
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::ids::HospitalId;
-use crate::masking::group::Modulus;
 use crate::masking::keystream;
+use crate::masking::masks::{Masks, Tiles};
 use crate::message::{Abandoned, Roster, Said, Terms};
 use crate::refusal::Refusal;
 use crate::round::mask::Mask;
 use crate::round::{Input, Output, Round, Step};
 
 /// The masks are known.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Combine {
     mask: Mask,
-    masks: Arc<Vec<keystream::Mask>>,
-}
-
-/// The masks stay out of sight.
-impl fmt::Debug for Combine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { mask, masks } = self;
-        f.debug_struct("Combine").field("mask", mask).field("masks", &masks.len()).finish()
-    }
+    masks: Arc<Masks>,
 }
 
 impl Combine {
     pub(super) const NAME: &'static str = "combine";
 
     pub(super) fn open(mask: Mask, masks: Vec<keystream::Mask>, outputs: Vec<Output>) -> Step {
+        let masks = Masks::new(mask.attempt().plan.format.modulus(), masks);
         let next = Round::Combine(Self { mask, masks: Arc::new(masks) });
         Step { outputs, next: Some(next) }
     }
@@ -48,17 +40,15 @@ impl Combine {
                 }
             }
             Input::Stop { reason } => Ok(self.mask.abandon(Abandoned::Stopped(reason))),
-            Input::Deadline | Input::Resumed | Input::Removed { .. } => Ok(Step::stay(Vec::new())),
+            Input::Deadline | Input::Resumed | Input::Removed { .. } | Input::Lost { .. } => {
+                Ok(Step::stay(Vec::new()))
+            }
         }
     }
 
     /// Takes the masks out and ends the round.
-    pub(super) fn combine(
-        &mut self,
-        how: impl FnOnce(&[keystream::Mask], Modulus, &mut [u32]),
-    ) -> Step {
-        let modulus = self.mask.attempt().plan.format.modulus();
-        how(&self.masks, modulus, self.mask.lanes_mut());
+    pub(super) fn combine(&mut self, how: impl FnOnce(&Masks, Tiles<'_>)) -> Step {
+        how(&self.masks, self.mask.tiles());
         self.mask.release()
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ids::{Digest, HospitalId};
+use crate::masking::masks::Tiles;
 use crate::message::{Abandoned, Dropped, Outcome, Roster, Said, StopReason, Terms};
 use crate::refusal::Refusal;
 use crate::round::recover;
@@ -30,6 +31,8 @@ pub struct Mask {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Upload {
     Awaited,
+    /// Its site is gone; it is not waited for, and welcome if it comes in time.
+    Lost,
     Complete(Digest),
     Removed,
 }
@@ -79,8 +82,16 @@ impl Mask {
             Input::Removed { hospital } => {
                 // An update that is in the sum stays there: it was given in good order, and a sum
                 // does not come apart again.
-                if let Some(upload @ Upload::Awaited) = self.members.get_mut(&hospital) {
+                if let Some(upload @ (Upload::Awaited | Upload::Lost)) =
+                    self.members.get_mut(&hospital)
+                {
                     *upload = Upload::Removed;
+                }
+                Ok(self.go_on(now, Step::stay(Vec::new())))
+            }
+            Input::Lost { hospital } => {
+                if let Some(upload @ Upload::Awaited) = self.members.get_mut(&hospital) {
+                    *upload = Upload::Lost;
                 }
                 Ok(self.go_on(now, Step::stay(Vec::new())))
             }
@@ -124,7 +135,7 @@ impl Mask {
         let first = match member {
             None => return Err(Refusal::NotInRoster { hospital: from }),
             Some(Upload::Removed) => return Err(Refusal::Removed { hospital: from }),
-            Some(Upload::Awaited) => None,
+            Some(Upload::Awaited | Upload::Lost) => None,
             Some(Upload::Complete(first)) => Some(first),
         };
         // PROTOCOL R-09
@@ -150,9 +161,12 @@ impl Mask {
         Ok(self.go_on(now, Step::fact(fact)))
     }
 
-    /// Closes when no update is outstanding.
+    /// Closes when no update is outstanding, but for those of lost sites.
     fn go_on(&self, now: Timestamp, step: Step) -> Step {
-        if self.members.values().any(|upload| *upload == Upload::Awaited) {
+        let any = |wanted| self.members.values().any(|upload| *upload == wanted);
+        // Without the lost there must be enough; otherwise they are what is waited for.
+        let enough = self.contributed().len() >= self.attempt.quorum();
+        if any(Upload::Awaited) || any(Upload::Lost) && !enough {
             step
         } else {
             self.close(now).after(step.outputs)
@@ -217,7 +231,7 @@ impl Mask {
             Said::Update { digest, .. } => match member {
                 None => Err(Refusal::NotInRoster { hospital: from.clone() }),
                 Some(Upload::Removed) => Err(Refusal::Removed { hospital: from.clone() }),
-                Some(Upload::Awaited) => Err(Refusal::TooLate { what }),
+                Some(Upload::Awaited | Upload::Lost) => Err(Refusal::TooLate { what }),
                 Some(Upload::Complete(first)) if first == digest => Ok(()),
                 Some(Upload::Complete(_)) => Err(Refusal::Changed { what }),
             },
@@ -231,15 +245,15 @@ impl Mask {
         &self.attempt
     }
 
-    /// The lanes of the sum.
-    pub(super) fn lanes_mut(&mut self) -> &mut [u32] {
-        Arc::make_mut(&mut self.sum).lanes_mut()
+    /// The lanes of the sum, for the masks to be taken out of them.
+    pub(super) fn tiles(&mut self) -> Tiles<'_> {
+        Arc::make_mut(&mut self.sum).tiles()
     }
 
     /// The size of an update that may still be sent: one that was counted, once more.
     pub(super) fn expects_late_update(&self, from: &HospitalId) -> Result<usize, Refusal> {
         match self.members.get(from) {
-            Some(Upload::Awaited) => Err(Refusal::TooLate { what: "an update" }),
+            Some(Upload::Awaited | Upload::Lost) => Err(Refusal::TooLate { what: "an update" }),
             Some(Upload::Complete(_) | Upload::Removed) | None => self.expects_update(from),
         }
     }
@@ -258,7 +272,7 @@ impl Mask {
         let members = self.members.iter().map(|(hospital, upload)| {
             let standing = match upload {
                 Upload::Complete(digest) => Standing::Contributed(*digest),
-                Upload::Awaited => Standing::Dropped(Dropped::ReadyButNoUpdate),
+                Upload::Awaited | Upload::Lost => Standing::Dropped(Dropped::ReadyButNoUpdate),
                 Upload::Removed => Standing::Dropped(Dropped::Revoked),
             };
             (hospital.clone(), standing)
@@ -274,7 +288,7 @@ impl Mask {
 
     pub(super) fn expects_update(&self, from: &HospitalId) -> Result<usize, Refusal> {
         match self.members.get(from) {
-            Some(Upload::Awaited | Upload::Complete(_)) => {
+            Some(Upload::Awaited | Upload::Lost | Upload::Complete(_)) => {
                 Ok(self.attempt.plan.format.packed_bytes())
             }
             Some(Upload::Removed) => Err(Refusal::Removed { hospital: from.clone() }),

@@ -56,7 +56,7 @@ mod tests {
     fn a_sum_of_another_number_of_updates_raises_an_alarm() {
         let charter = charter(3, 3);
         let terms = terms(&charter, 1, 1);
-        let plan = charter.plan(terms.work).expect("valid");
+        let plan = charter.plan(terms.work, None).expect("valid");
         let sum = Accumulator::new(&plan.format);
         let attempt = Attempt { digest: terms.digest(), terms, plan };
         let failed =

@@ -102,9 +102,11 @@ impl Ended {
     pub(super) fn handle(&self, input: Input) -> Result<Step, Refusal> {
         match input {
             Input::Said { from, said } => self.answer(&from, &said).map(Step::stay),
-            Input::Deadline | Input::Resumed | Input::Removed { .. } | Input::Stop { .. } => {
-                Ok(Step::stay(Vec::new()))
-            }
+            Input::Deadline
+            | Input::Resumed
+            | Input::Removed { .. }
+            | Input::Lost { .. }
+            | Input::Stop { .. } => Ok(Step::stay(Vec::new())),
         }
     }
 
@@ -249,6 +251,8 @@ mod tests {
                 Output::Fact(_)
                 | Output::Offer(_)
                 | Output::Freeze(_)
+                | Output::Fix(_)
+                | Output::Unmask(_)
                 | Output::WakeAt(_)
                 | Output::Release(_)
                 | Output::Close(_) => None,

@@ -63,7 +63,7 @@ impl Sign {
         match input {
             Input::Said { from, said } => self.accept(now, from, &said),
             // Its update is in the sum, and it may be gone: nothing is waited for by name.
-            Input::Removed { .. } => Ok(Step::stay(Vec::new())),
+            Input::Removed { .. } | Input::Lost { .. } => Ok(Step::stay(Vec::new())),
             Input::Deadline if now < self.until => Ok(Step::stay(Vec::new())),
             Input::Deadline => Ok(self.mask.abandon(Abandoned::TooFewSignatures {
                 signed: self.signatures.len(),

@@ -69,7 +69,7 @@ impl Unmask {
     pub(super) fn handle(&mut self, now: Timestamp, input: Input) -> Result<Step, Refusal> {
         match input {
             Input::Said { from, said } => self.accept(now, from, said),
-            Input::Removed { .. } => Ok(Step::stay(Vec::new())),
+            Input::Removed { .. } | Input::Lost { .. } => Ok(Step::stay(Vec::new())),
             Input::Deadline if now < self.until => Ok(Step::stay(Vec::new())),
             Input::Deadline => Ok(self.give_up()),
             Input::Resumed => {

@@ -95,6 +95,7 @@ impl Announced {
     /// # Errors
     /// As [`Announced::reveal`]; when a nonce is missing or not the one that was committed to, or a
     /// key makes every agreement the same. Then this hospital stands where it stood.
+    #[expect(clippy::result_large_err, reason = "the hospital gets its secret back")]
     pub fn agree(
         self,
         roll: &Roll,

@@ -90,14 +90,22 @@ fn local(out: &mut Transcript, local: &Local) {
 }
 
 fn cohort(out: &mut Transcript, cohort: &CohortRules) {
-    let CohortRules { sites, quorum, colluding, danger_unmasked, round_deadline, upload_deadline } =
-        cohort;
+    let CohortRules {
+        sites,
+        quorum,
+        colluding,
+        danger_unmasked,
+        round_deadline,
+        grace,
+        upload_deadline,
+    } = cohort;
     out.list(sites.len());
     for site in sites {
         out.text(site.as_str());
     }
     out.u32((*quorum).into()).u32((*colluding).into()).u32((*danger_unmasked).into());
     duration(out, *round_deadline);
+    duration(out, *grace);
     duration(out, *upload_deadline);
 }
 
@@ -194,6 +202,7 @@ mod tests {
             ("colluding", |s| s.cohort.colluding += 1),
             ("unmasked", |s| s.cohort.danger_unmasked = true),
             ("round deadline", |s| s.cohort.round_deadline += Duration::from_millis(1)),
+            ("grace", |s| s.cohort.grace += Duration::from_millis(1)),
             ("upload deadline", |s| s.cohort.upload_deadline += Duration::from_millis(1)),
             ("every", |s| s.evaluation.every += 1),
             ("split", |s| s.evaluation.split = Split::Test),

@@ -238,6 +238,12 @@ fn cohort(faults: &mut Faults, cohort: &CohortRules) {
             "1 millisecond to 30 days",
         );
     }
+    faults.need(
+        cohort.grace <= MAX_DEADLINE,
+        "cohort.grace",
+        format_args!("{:?}", cohort.grace),
+        "at most 30 days",
+    );
 }
 
 #[cfg(test)]
@@ -245,6 +251,10 @@ mod tests {
     use super::*;
     use crate::architecture::Architecture;
     use crate::ids::HospitalId;
+
+    fn site(name: &str) -> HospitalId {
+        HospitalId::new(name).expect("a valid name")
+    }
     use crate::study::tests::example;
 
     type Change = fn(&mut Study);
@@ -320,9 +330,22 @@ mod tests {
             ("train.update_range", |s| s.training.update_range = f64::INFINITY),
             ("train.weight_cap", |s| s.training.weight_cap = 0),
             ("cohort.sites", |s| {
-                let twice = HospitalId::new("a").expect("a valid name");
+                s.cohort.sites = ["a", "a", "b", "c"].map(site).into();
+            }),
+            // Breaks M-21 to M-23.
+            ("cohort.sites", |s| {
                 s.cohort.quorum = 2;
-                s.cohort.sites = vec![twice.clone(), twice];
+                s.cohort.sites = ["a", "b"].map(site).into();
+            }),
+            ("cohort.quorum", |s| s.cohort.quorum = 2),
+            ("cohort.quorum", |s| s.cohort.colluding = 2),
+            ("cohort.quorum", |s| {
+                s.cohort.sites = ["a", "b", "c", "d", "e"].map(site).into();
+            }),
+            ("cohort.tolerate_colluding", |s| {
+                s.cohort.colluding = 3;
+                s.cohort.quorum = 4;
+                s.cohort.sites = ["a", "b", "c", "d"].map(site).into();
             }),
             ("cohort.quorum", |s| s.cohort.quorum = 0),
             ("cohort.quorum", |s| s.cohort.sites.push(HospitalId::new("a").expect("a valid name"))),

@@ -2,6 +2,7 @@
 
 use crate::evaluation::MetricTally;
 use crate::masking::group::WrongLength;
+use crate::masking::masks::Tiles;
 use crate::units::real;
 use crate::vector::VectorFormat;
 
@@ -95,9 +96,10 @@ impl Accumulator {
         Ok(())
     }
 
-    /// The lanes of the sum, for the masks to be taken out of them.
-    pub(crate) fn lanes_mut(&mut self) -> &mut [u32] {
-        &mut self.sums
+    /// The sum's lanes, for the masks to be taken out of them: all at once, or part by part.
+    #[must_use]
+    pub const fn tiles(&mut self) -> Tiles<'_> {
+        Tiles::new(self.sums.as_mut_slice())
     }
 
     /// What the updates add up to (PROTOCOL R-11), unless honest sites cannot have sent them
@@ -147,10 +149,15 @@ impl Accumulator {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
     use crate::evaluation::MetricShape;
     use crate::masking::group::Modulus;
+    use crate::masking::keystream::{Mask, MaskKey, Sign, TILE_LANES};
+    use crate::masking::masks::Masks;
     use crate::rehearsal::Seeded;
+    use crate::secret::Secret;
     use crate::vector::tests::format;
     use crate::vector::{Contribution, encode};
 
@@ -269,6 +276,30 @@ mod tests {
         sum.add(&said(&format, 0, vec![0.75])).expect("the length is right");
         let total = sum.finish().expect("plausible");
         assert_eq!((total.weight, total.update), (0, vec![0.0]));
+    }
+
+    /// Breaks R-11, under masks: noise as long as they are on, and the sum when they are off.
+    #[test]
+    fn a_sum_of_masked_updates_is_the_sum_when_the_masks_are_out() {
+        let mask = |byte: u8, sign| Mask::new(&MaskKey::new(Secret::new([byte; 32])), sign);
+        for modulus in Modulus::ALL {
+            let format = format(modulus, 3, 2 * TILE_LANES + 3, true);
+            let (mut plain, mut masked) = (Accumulator::new(&format), Accumulator::new(&format));
+            for site in [0_u8, 1, 2] {
+                let value = f32::from(site) * 0.25 - 0.3;
+                let mut packed = said(&format, 100, vec![value; format.model()]);
+                plain.add(&packed).expect("the length is right");
+                let masks = Masks::new(modulus, [mask(site, Sign::Add)]);
+                masks.pass(format.lanes()).mask(&mut packed).expect("it is one chunk");
+                masked.add(&packed).expect("the length is right");
+            }
+            assert!(masked.finish().is_err(), "{modulus:?}");
+            let removed = Masks::new(modulus, [0, 1, 2].map(|site| mask(site, Sign::Subtract)));
+            for part in masked.tiles().split(NonZeroUsize::MIN.saturating_add(1)) {
+                removed.apply(part);
+            }
+            assert_eq!(masked.finish(), plain.finish(), "{modulus:?}");
+        }
     }
 
     #[test]

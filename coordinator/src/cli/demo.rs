@@ -3,6 +3,7 @@
 //! Nothing is simulated: the coordinator, one node and one trainer per hospital are the programs
 //! that a real consortium runs, each its own process, over mTLS on loopback, on DICOM files.
 
+mod drop;
 mod federation;
 mod manifest;
 mod screen;
@@ -20,6 +21,7 @@ use proto::federation::{
 };
 use tonic::transport::Channel;
 
+use self::drop::{Drops, Wish};
 use self::federation::{Federation, Source};
 use self::screen::{Done, RoundLine, Screen};
 use crate::clock;
@@ -42,6 +44,10 @@ pub(crate) struct DemoArgs {
     /// Privacy: this version trains without noise only.
     #[arg(long, value_enum, default_value_t = Mode::None)]
     mode: Mode,
+    /// Kills hospital SITE (from 1) in a round, once it is ready, masked (uploaded), signed or at
+    /// unmask (its shares given), and starts it again for the next. May be given more than once.
+    #[arg(long, value_name = "SITE@ROUND:PHASE")]
+    drop: Vec<Wish>,
     /// Decides data, split and training: the same seed gives the same model.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -66,6 +72,14 @@ pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> 
     let Mode::None = args.mode;
     let begun = clock::now();
     let source = Source::parse(&args.data)?;
+    if let Some(wish) = args.drop.iter().find(|wish| wish.site() > args.hospitals) {
+        let message = format!(
+            "--drop: expected a hospital from 1 to {}, found {}",
+            args.hospitals,
+            wish.site()
+        );
+        return Err(Failure::usage("bad_drop", message));
+    }
     let folder = Folder::create(args.dir.as_deref(), args.keep)?;
     let screen = Screen::new(format);
     let mut federation =
@@ -130,7 +144,7 @@ async fn story(
         .await
         .map_err(|status| refused("the start", &status))?;
 
-    let last = watch(&proposed.digest, federation, screen).await?;
+    let last = watch(&proposed.digest, &args.drop, federation, screen).await?;
     if last.state() != StudyState::Completed {
         let reason =
             if last.waiting_for.is_empty() { "no reason given" } else { &last.waiting_for };
@@ -158,11 +172,13 @@ async fn story(
 /// Follows the study to its end, through restarts of anything.
 async fn watch(
     study: &str,
+    wishes: &[Wish],
     federation: &mut Federation,
     screen: &Screen,
 ) -> Result<StudyView, Failure> {
     screen.begin(&federation.names());
     let mut shown = Shown::default();
+    let mut drops = Drops::new(wishes);
     loop {
         let mut operator = federation.operator().await?;
         let request = StudyRequest { study: study.to_owned() };
@@ -170,7 +186,16 @@ async fn watch(
             let mut events = stream.into_inner();
             loop {
                 let next = tokio::time::timeout(CHECK, events.message()).await;
-                for name in federation.revive_nodes()? {
+                if let Ok(Ok(Some(StudyEvent { event: Some(event) }))) = &next {
+                    if let Some((site, wish)) = drops.due(event) {
+                        federation.kill(&site)?;
+                        screen.event(&format!("{site} is killed in round {}", wish.round()));
+                    }
+                    for late in drops.closed(event) {
+                        screen.event(&late);
+                    }
+                }
+                for name in federation.revive_nodes(|name| drops.keeps_down(name))? {
                     screen.event(&format!("{name} had ended and is started again"));
                 }
                 match next {
@@ -178,6 +203,7 @@ async fn watch(
                     Err(_) => {}
                     Ok(Ok(Some(event))) => {
                         if let Some(last) = shown.event(event, screen) {
+                            drops.unfulfilled().for_each(|wish| screen.event(&wish));
                             return Ok(last);
                         }
                     }
@@ -241,6 +267,7 @@ impl Shown {
             study_event::Event::Uploaded(uploaded) => {
                 screen.progress(&uploaded.site, proto::federation::Stage::Done, 1000);
             }
+            study_event::Event::Signed(_) | study_event::Event::Unmasked(_) => {}
             study_event::Event::Closed(round) => self.round(&round, screen),
         }
         None
@@ -275,12 +302,35 @@ impl Shown {
             round: round.round,
             sites: round.contributed.clone(),
             dropped: round.dropped.clone(),
+            notes: notes(round),
             loss: None,
             auroc: None,
             accuracy: None,
             seconds: seconds.as_secs_f64(),
         });
     }
+}
+
+/// Who dropped out of a round, and how far each had come.
+fn notes(round: &RoundView) -> Vec<String> {
+    let mut notes = Vec::new();
+    for site in &round.dropped {
+        let course = round.courses.iter().find(|course| course.site == *site);
+        let why = match course {
+            Some(course) if course.ready => " (ready, then no upload)",
+            Some(_) | None => "",
+        };
+        notes.push(format!("without {site}{why}"));
+    }
+    for course in round.courses.iter().filter(|course| course.away && course.uploaded) {
+        let last = match (course.unmasked, course.signed) {
+            (true, _) => "gave its shares",
+            (false, true) => "signed",
+            (false, false) => "uploaded",
+        };
+        notes.push(format!("{} {last}, then left", course.site));
+    }
+    notes
 }
 
 /// What a call was answered when it was not answered well.

@@ -1,6 +1,6 @@
 //! `coordinator study`: what is trained.
 
-mod shown;
+pub(super) mod shown;
 
 use std::path::{Path, PathBuf};
 
@@ -177,6 +177,9 @@ async fn show(study: String, config: &Path, out: Out) -> Result<(), Failure> {
     if !study.waiting_for.is_empty() {
         text.push_str(&format!("waiting for  {}\n", study.waiting_for));
     }
+    if let Some(open) = &study.open {
+        text.push_str(&format!("\n{}\n", open.text()));
+    }
     let decisions: Vec<Vec<String>> =
         study.decisions.iter().map(|one| vec![one.site.clone(), one.decision.to_owned()]).collect();
     text.push_str(&format!("\n{}\n", table(&["SITE", "DECISION"], &decisions)));
@@ -188,6 +191,11 @@ async fn show(study: String, config: &Path, out: Out) -> Result<(), Failure> {
         );
     }
     out.result(&study, &text)
+}
+
+/// A site has done something in a round.
+fn step(event: &str, round: u32, site: &str) -> serde_json::Value {
+    serde_json::json!({ "event": event, "round": round, "site": site })
 }
 
 /// Follows a study until it ends or the operator has seen enough.
@@ -232,17 +240,13 @@ async fn watch(study: String, config: &Path, out: Out) -> Result<(), Failure> {
                 });
                 out.item(&data, None)?;
             }
-            Event::Ready(ready) => {
-                let data = serde_json::json!({ "event": "ready", "round": ready.round, "site": ready.site });
-                out.item(&data, None)?;
-            }
+            Event::Ready(ready) => out.item(&step("ready", ready.round, &ready.site), None)?,
             Event::Uploaded(uploaded) => {
-                let data = serde_json::json!({
-                    "event": "uploaded",
-                    "round": uploaded.round,
-                    "site": uploaded.site,
-                });
-                out.item(&data, None)?;
+                out.item(&step("uploaded", uploaded.round, &uploaded.site), None)?;
+            }
+            Event::Signed(signed) => out.item(&step("signed", signed.round, &signed.site), None)?,
+            Event::Unmasked(unmasked) => {
+                out.item(&step("unmasked", unmasked.round, &unmasked.site), None)?;
             }
         }
     }

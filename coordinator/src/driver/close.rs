@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::{Driver, Halt, Open};
 use crate::board::{Happened, Told};
 use crate::clock;
+use crate::store::course::Course;
 use crate::store::rounds::{After, RoundRow};
 use crate::store::{Leaf, StoreError};
 
@@ -53,6 +54,9 @@ impl Driver {
         };
         let mut row = row(&open, &closed, ended.release.as_deref());
         row.model = self.study.model;
+        for (site, course) in &mut row.courses {
+            course.away = self.house.board.left(site).is_some();
+        }
         if let Some(reason) = failed {
             tracing::error!(study = %closed.study.short(), round = closed.round.get(), reason, "no model");
             row.released = false;
@@ -73,8 +77,7 @@ impl Driver {
         self.study.next_round = after.next_round;
         {
             let mut standing = self.entry.standing();
-            standing.offer = None;
-            standing.roster = None;
+            standing.clear_round();
             standing.last = Some(closed.notice());
             standing.model = Some((self.study.model, self.study.model_bytes.clone()));
             standing.released += u32::from(row.released);
@@ -196,8 +199,10 @@ fn row(open: &Open, closed: &Closed, release: Option<&Release>) -> RoundRow {
     let metrics = release.and_then(|release| release.total.metrics.as_ref());
     let mut dropped: std::collections::BTreeMap<_, _> =
         closed.dropped.iter().map(|(site, why)| (site.clone(), why.to_string())).collect();
-    for site in &open.absent {
-        dropped.insert(site.clone(), "was not connected".to_owned());
+    let mut courses = open.courses.clone();
+    for (site, why) in &open.absent {
+        dropped.insert(site.clone(), why.reason().to_owned());
+        courses.insert(site.clone(), Course::default());
     }
     RoundRow {
         round: closed.round,
@@ -209,6 +214,7 @@ fn row(open: &Open, closed: &Closed, release: Option<&Release>) -> RoundRow {
         },
         contributed: closed.contributed.clone(),
         dropped,
+        courses,
         loss: metrics.and_then(aggregation::evaluation::MetricTally::loss),
         auroc: metrics.and_then(aggregation::evaluation::MetricTally::auroc),
         accuracy: metrics.and_then(aggregation::evaluation::MetricTally::accuracy),

@@ -1,18 +1,20 @@
 //! After a restart, or after a step that could not be kept: the open round again, from its journal.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aggregation::charter::Charter;
 use aggregation::ids::{Digest, RoundId, SlotId};
 use aggregation::message::{Said, StopReason};
-use aggregation::round::{Input, Output, Round};
+use aggregation::round::{Input, Output, Plan, Round};
 use aggregation::strategy::ServerState;
 use bytes::Bytes;
 
-use super::{DISK_RETRY, Driver, Halt, Open, Taken, closes, shove, tell};
+use super::{DISK_RETRY, Driver, Halt, Open, Taken, closes, combine, shove, tell};
 use crate::clock;
 use crate::coordinator::Coordinator;
-use crate::store::rounds::{OpenRound, Recorded};
+use crate::store::recorded::Recorded;
+use crate::store::rounds::OpenRound;
 use crate::store::studies::StudyRow;
 use crate::store::{Store, StoreError};
 
@@ -128,7 +130,7 @@ impl Driver {
                     continue;
                 }
             };
-            let replayed = match replay(&self.house, &self.charter, &found).await {
+            let replayed = match self.replay(&found).await {
                 Ok(replayed) => replayed,
                 Err(StoreError::Corrupt(what)) => {
                     tracing::warn!(study = %self.entry.id.short(), what, "round cannot be rebuilt");
@@ -150,6 +152,23 @@ impl Driver {
                 Some(_) | None => return Ok(Some(open)),
             }
         }
+    }
+
+    async fn replay(&self, found: &OpenRound) -> Result<Replayed, StoreError> {
+        let damaged = || StoreError::Corrupt("the journal of the open round".to_owned());
+        let plan = self.plan(&found.terms).await?.ok_or_else(damaged)?;
+        let (mut open, outputs) = again(found, plan);
+        remember(&mut open, &outputs);
+        let mut last = None;
+        for (at, recorded) in &found.journal {
+            let input = input_of(&self.house, found, recorded).await?;
+            let stepped =
+                tokio::task::block_in_place(|| combine::step(&mut open.round, *at, input));
+            let outputs = stepped.map_err(|_| damaged())?;
+            remember(&mut open, &outputs);
+            last = Some(Taken { at: *at, recorded: recorded.clone(), outputs });
+        }
+        Ok(Replayed { open, last })
     }
 
     /// Waits a moment for a store that does not answer.
@@ -175,40 +194,30 @@ impl Driver {
     }
 }
 
-async fn replay(
-    house: &Arc<Coordinator>,
-    charter: &Charter,
-    found: &OpenRound,
-) -> Result<Replayed, StoreError> {
-    let damaged = || StoreError::Corrupt("the journal of the open round".to_owned());
-    let plan = charter.plan(found.terms.work).map_err(|_| damaged())?;
+fn again(found: &OpenRound, plan: Plan) -> (Open, Vec<Output>) {
     let (round, outputs) = Round::open(found.opened, found.terms.clone(), plan);
-    let mut open = Open {
+    let open = Open {
         digest: found.terms.digest(),
         round,
         terms: found.terms.clone(),
         opened: found.opened,
         absent: found.absent.clone(),
+        courses: tell::courses(&found.terms),
         journaled: found.journal.len(),
         wake: None,
+        lost: BTreeSet::new(),
     };
-    remember_wake(&mut open, &outputs);
-    let mut last = None;
-    for (at, recorded) in &found.journal {
-        let input = input_of(house, found, recorded).await?;
-        let outputs =
-            tokio::task::block_in_place(|| open.round.handle(*at, input)).map_err(|_| damaged())?;
-        remember_wake(&mut open, &outputs);
-        last = Some(Taken { at: *at, recorded: recorded.clone(), outputs });
-    }
-    Ok(Replayed { open, last })
+    (open, outputs)
 }
 
-fn remember_wake(open: &mut Open, outputs: &[Output]) {
+fn remember(open: &mut Open, outputs: &[Output]) {
     for output in outputs {
         if let Output::WakeAt(moment) = output {
             open.wake = Some(*moment);
         }
+    }
+    for fact in tell::facts(outputs) {
+        tell::note(&mut open.courses, fact);
     }
 }
 
@@ -227,26 +236,32 @@ async fn input_of(
             let packed = Vec::from(house.store.blobs.staged(study, slot, &from, digest).await?);
             Input::Said { from, said: Said::Update { terms, digest, packed } }
         }
+        Recorded::Signed { from, terms, signature } => {
+            Input::Said { from, said: Said::Signed { terms, signature } }
+        }
+        Recorded::Unmask { from, terms, shares } => {
+            Input::Said { from, said: Said::Unmask { terms, shares } }
+        }
         Recorded::Deadline => Input::Deadline,
         Recorded::Removed { hospital } => Input::Removed { hospital },
+        Recorded::Lost { hospital } => Input::Lost { hospital },
         Recorded::Resumed => Input::Resumed,
         Recorded::Stop { reason } => Input::Stop { reason },
     })
 }
 
-/// What was staged is gone: the attempt is opened once more only to be ended.
+/// What was staged, or a key, is gone: the attempt is opened once more only to be ended, so that
+/// no update can come to this plan, which has no masks.
 fn interrupted(charter: &Charter, found: &OpenRound) -> Result<Replayed, Halt> {
-    let plan = charter.plan(found.terms.work).map_err(|_| Halt::Ended)?;
-    let (round, _) = Round::open(found.opened, found.terms.clone(), plan);
-    let mut open = Open {
-        digest: found.terms.digest(),
-        round,
-        terms: found.terms.clone(),
-        opened: found.opened,
-        absent: found.absent.clone(),
-        journaled: found.journal.len(),
-        wake: None,
+    let cohort = &charter.study().cohort;
+    let plan = Plan {
+        format: charter.format(found.terms.work).map_err(|_| Halt::Ended)?,
+        quorum: cohort.quorum,
+        round_deadline: cohort.round_deadline,
+        upload_deadline: cohort.upload_deadline,
+        masks: None,
     };
+    let (mut open, _) = again(found, plan);
     let reason = StopReason::Interrupted;
     let last = shove(&mut open, Recorded::Stop { reason }, Input::Stop { reason });
     Ok(Replayed { open, last })

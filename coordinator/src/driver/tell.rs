@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Driver, Open, Taken, closes, fact_of_round};
 use crate::board::Happened;
 use crate::store::Leaf;
+use crate::store::course::{Course, Courses};
 
 /// The leaves of what was taken. Those of the closing input are left out: they are kept with the
 /// closing itself.
@@ -26,6 +27,8 @@ pub(super) fn facts(outputs: &[Output]) -> impl Iterator<Item = &Fact> {
         Output::Fact(fact) => Some(fact),
         Output::Offer(_)
         | Output::Freeze(_)
+        | Output::Fix(_)
+        | Output::Unmask(_)
         | Output::WakeAt(_)
         | Output::Release(_)
         | Output::Close(_) => None,
@@ -44,6 +47,11 @@ pub(super) fn leaf(terms: &Terms, fact: &Fact) -> Leaf {
         Fact::Declined { .. } => "round_declined",
         Fact::Frozen { .. } => "round_frozen",
         Fact::Contributed { .. } => "round_contribution",
+        Fact::Fixed { .. } => "round_fixed",
+        Fact::Signed { .. } => "round_signed",
+        Fact::Unmasked { .. } => "round_unmasked",
+        Fact::WrongShare { .. } => "round_wrong_share",
+        Fact::Recovered { .. } => "round_recovered",
         Fact::DroppedOut { .. } => "round_dropout",
         Fact::Released { .. } => "round_released",
         Fact::Abandoned { .. } => "round_abandoned",
@@ -56,11 +64,17 @@ pub(super) fn leaf(terms: &Terms, fact: &Fact) -> Leaf {
             .with("work", terms.work.name())
             .with("model", terms.model.to_string())
             .with("invited", names(invited)),
-        Fact::Ready { hospital } => leaf.with("site", hospital.as_str()),
+        Fact::Ready { hospital } | Fact::Signed { hospital } | Fact::Unmasked { hospital } => {
+            leaf.with("site", hospital.as_str())
+        }
         Fact::Declined { hospital, reason } => {
             leaf.with("site", hospital.as_str()).with("reason", reason.name())
         }
-        Fact::Frozen { members } => leaf.with("members", names(members)),
+        Fact::Frozen { members } | Fact::Fixed { members } => leaf.with("members", names(members)),
+        Fact::WrongShare { hospital, of } => {
+            leaf.with("site", hospital.as_str()).with("of", of.as_str())
+        }
+        Fact::Recovered { dropped } => leaf.with("dropped", names(dropped)),
         Fact::Contributed { hospital, digest, bytes } => leaf
             .with("site", hospital.as_str())
             .with("digest", digest.to_string())
@@ -91,6 +105,21 @@ pub(super) fn trace(terms: &Terms, fact: &Fact) {
         Fact::Contributed { hospital, bytes, .. } => {
             tracing::debug!(%study, round, slot, %hospital, bytes, "update complete");
         }
+        Fact::Fixed { members } => {
+            tracing::info!(%study, round, slot, members = members.len(), "final set fixed");
+        }
+        Fact::Signed { hospital } => {
+            tracing::debug!(%study, round, slot, %hospital, "final set signed");
+        }
+        Fact::Unmasked { hospital } => {
+            tracing::debug!(%study, round, slot, %hospital, "shares given");
+        }
+        Fact::WrongShare { hospital, of } => {
+            tracing::error!(%study, round, slot, %hospital, %of, "a share that is not the one it was given");
+        }
+        Fact::Recovered { dropped } => {
+            tracing::info!(%study, round, slot, dropped = dropped.len(), "secrets recovered");
+        }
         Fact::DroppedOut { hospital, why } => {
             tracing::warn!(%study, round, slot, %hospital, reason = %why, "dropped out");
         }
@@ -104,6 +133,34 @@ pub(super) fn trace(terms: &Terms, fact: &Fact) {
     }
 }
 
+/// Notes what a site has done.
+pub(super) fn note(courses: &mut Courses, fact: &Fact) {
+    let done: fn(&mut Course) = match fact {
+        Fact::Ready { .. } => |course| course.ready = true,
+        Fact::Contributed { .. } => |course| course.uploaded = true,
+        Fact::Signed { .. } => |course| course.signed = true,
+        Fact::Unmasked { .. } => |course| course.unmasked = true,
+        Fact::Announced { .. }
+        | Fact::Declined { .. }
+        | Fact::Frozen { .. }
+        | Fact::Fixed { .. }
+        | Fact::WrongShare { .. }
+        | Fact::Recovered { .. }
+        | Fact::DroppedOut { .. }
+        | Fact::Released { .. }
+        | Fact::Abandoned { .. }
+        | Fact::Alarm { .. } => return,
+    };
+    if let Some(course) = fact.hospital().and_then(|hospital| courses.get_mut(hospital)) {
+        done(course);
+    }
+}
+
+/// Nobody has done anything yet.
+pub(super) fn courses(terms: &Terms) -> Courses {
+    terms.invited.iter().map(|site| (site.clone(), Course::default())).collect()
+}
+
 impl Driver {
     /// Tells watching operators of a fact, as far as it concerns them.
     pub(super) fn announce_fact(&self, open: &Open, fact: &Fact) {
@@ -113,9 +170,18 @@ impl Driver {
             Fact::Contributed { hospital, .. } => {
                 self.entry.tell(Happened::Uploaded(round, hospital.clone()));
             }
+            Fact::Signed { hospital } => {
+                self.entry.tell(Happened::Signed(round, hospital.clone()));
+            }
+            Fact::Unmasked { hospital } => {
+                self.entry.tell(Happened::Unmasked(round, hospital.clone()));
+            }
             Fact::Announced { .. }
             | Fact::Declined { .. }
             | Fact::Frozen { .. }
+            | Fact::Fixed { .. }
+            | Fact::WrongShare { .. }
+            | Fact::Recovered { .. }
             | Fact::DroppedOut { .. }
             | Fact::Released { .. }
             | Fact::Abandoned { .. }

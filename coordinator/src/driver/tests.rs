@@ -5,12 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aggregation::evaluation::{MetricShape, MetricTally};
+use aggregation::charter::Charter;
 use aggregation::ids::{Digest, HospitalId, RoundId};
 use aggregation::life::{Change, Life};
 use aggregation::message::{DeclineReason, Roster, Terms};
 use aggregation::refusal::Refusal;
-use aggregation::vector::{Contribution, VectorFormat, encode};
 use bytes::Bytes;
 use proto::federation::Decision;
 use tokio::sync::oneshot;
@@ -21,7 +20,11 @@ use crate::clock;
 use crate::config::Config;
 use crate::coordinator::Coordinator;
 use crate::identity::authority::Authority;
+use crate::rehearsal::{identity, update};
 use crate::store::rounds::RoundRow;
+use crate::store::tokens::Request;
+
+mod masked;
 
 const MANIFEST: &str = r#"
 name = "test"
@@ -42,6 +45,7 @@ learning_rate = 0.1
 mode = "danger_no_privacy"
 [cohort]
 quorum = 2
+danger_unmasked_updates = true
 round_deadline = "30s"
 upload_deadline = "30s"
 [evaluate]
@@ -61,6 +65,7 @@ struct World {
     house: Arc<Coordinator>,
     entry: Arc<Entry>,
     here: Vec<Here>,
+    sites: &'static [&'static str],
 }
 
 impl World {
@@ -70,6 +75,10 @@ impl World {
     }
 
     async fn open_with(folder: &Path, manifest: &str) -> Self {
+        Self::open_for(folder, manifest, &SITES).await
+    }
+
+    async fn open_for(folder: &Path, manifest: &str, sites: &'static [&'static str]) -> Self {
         let file = folder.join("coordinator.toml");
         let text =
             "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
@@ -77,10 +86,10 @@ impl World {
         let config = Config::load(&file).expect("valid");
         let (authority, _) = Authority::create("north", clock::now()).expect("a CA");
         let house = Coordinator::open(config, Arc::new(authority)).await.expect("opened");
-        for name in SITES {
+        for name in sites {
             house.gate.admit(site(name));
         }
-        let here = SITES.map(|name| house.board.arrive(&site(name), "test")).into();
+        let here = sites.iter().map(|name| house.board.arrive(&site(name), "test")).collect();
         let known = house.board.studies().first().cloned();
         let entry = match known {
             Some(entry) => {
@@ -88,8 +97,11 @@ impl World {
                 entry
             }
             None => {
+                for name in sites {
+                    enrol(&house, name).await;
+                }
                 let entry = house.propose(manifest, "test").await.expect("proposed");
-                for name in SITES {
+                for name in sites {
                     let (site, now) = (site(name), clock::now());
                     let (decision, life) = (Decision::Approved, Life::Approved);
                     let kept = house.store.decide(entry.id, &site, decision, life, now, &[]).await;
@@ -101,7 +113,7 @@ impl World {
                 entry
             }
         };
-        Self { house, entry, here }
+        Self { house, entry, here, sites }
     }
 
     /// Takes everything away but the disk.
@@ -142,32 +154,39 @@ impl World {
 
     /// Stages what a site would upload for these terms; the same each time.
     async fn stage(&self, name: &str, terms: &Terms) -> Heard {
-        let format =
-            VectorFormat::for_work(&self.entry.study, SITES.len(), terms.work).expect("a format");
-        let rank = f32::from(u8::try_from(name.len()).expect("short"));
-        let round = f32::from(u8::try_from(terms.round.get()).expect("few"));
-        let update = vec![rank * round / 64.0; format.model()];
-        let metrics = terms.work.evaluates().then(|| {
-            let mut tally = MetricTally::new(MetricShape::new(2));
-            tally.record(&[0.0, 1.0], 1).expect("an example");
-            tally.record(&[1.0, 0.0], 0).expect("an example");
-            tally
-        });
-        let weight = if terms.work.trains() { 10 } else { 0 };
-        let contribution = Contribution { weight, update, metrics };
-        let packed = Bytes::from(encode(&format, &contribution).expect("encoded").packed);
+        let packed = update(name, self.sites.len(), &self.charter(), terms);
+        let digest = self.stage_bytes(name, terms, packed).await;
+        Heard::Update { terms: terms.digest(), digest }
+    }
+
+    fn charter(&self) -> Charter {
+        Charter::new(self.entry.study.clone(), self.entry.sites.clone()).expect("valid")
+    }
+
+    async fn stage_bytes(&self, name: &str, terms: &Terms, packed: Vec<u8>) -> Digest {
+        let packed = Bytes::from(packed);
         let digest = Digest::blake3(&packed);
         let blobs = &self.house.store.blobs;
         let mut staging =
             blobs.stage(terms.study, terms.slot, &site(name), digest).await.expect("begun");
         staging.write(packed).await.expect("written");
         staging.finish().await.expect("in its place");
-        Heard::Update { terms: terms.digest(), digest }
+        digest
     }
 
     async fn history(&self) -> Vec<RoundRow> {
         self.house.store.history(self.entry.id).await.expect("read")
     }
+}
+
+/// A site asks for its certificate; its identity is that of its name.
+async fn enrol(house: &Coordinator, name: &str) {
+    let (now, day) = (clock::now(), Duration::from_secs(86_400));
+    let made = house.store.create_token(&site(name), day, "test", now).await;
+    let (token, _) = made.expect("a token");
+    let key = identity(name).key();
+    let request = Request { csr: name.as_bytes(), identity_key: key.as_bytes() };
+    house.store.enrol(&token, &request, now).await.expect("enrolled");
 }
 
 async fn until(met: impl Fn() -> bool) {
@@ -198,7 +217,7 @@ async fn play(crashes: bool) -> (Digest, Vec<RoundRow>) {
         assert_eq!(roster.members.len(), SITES.len());
         for (index, name) in SITES.into_iter().enumerate() {
             let update = world.stage(name, &terms).await;
-            world.say(name, update).await.expect("the update is accepted");
+            world.say(name, update.clone()).await.expect("the update is accepted");
             if crashes {
                 world.crash().await;
                 world = World::open(folder.path()).await;
@@ -294,10 +313,10 @@ async fn after_a_round_closed_the_same_update_is_answered_as_before_and_another_
     }
     world.roster(1).await;
     let first = world.stage("alpha", &terms).await;
-    world.say("alpha", first).await.expect("accepted");
+    world.say("alpha", first.clone()).await.expect("accepted");
     let other = Heard::Update { terms: terms.digest(), digest: Digest::blake3(b"other") };
     assert!(
-        matches!(world.say("alpha", other).await, Err(Turned::NotKept { .. })),
+        matches!(world.say("alpha", other.clone()).await, Err(Turned::NotKept { .. })),
         "nothing was staged"
     );
     for name in ["beta", "gamma"] {
@@ -353,7 +372,7 @@ async fn what_could_not_be_kept_is_refused_and_counts_once_when_it_is_said_again
     world.say("alpha", alpha).await.expect("accepted");
     let beta = world.stage("beta", &terms).await;
     world.house.store.refuse_writes(true).await;
-    let refused = world.say("beta", beta).await;
+    let refused = world.say("beta", beta.clone()).await;
     assert!(matches!(refused, Err(Turned::NotKept { .. })), "{refused:?}");
     world.house.store.refuse_writes(false).await;
     world.say("beta", beta).await.expect("said again it is kept");

@@ -3,29 +3,41 @@
 //! A round invites the sites that have approved, stand, and are connected. A site that was lost a
 //! moment ago is waited for, so that a broken connection does not cost it the round; one that has
 //! been away longer is not invited, since the round would wait for it until the deadline, each
-//! time. It is named among the dropped all the same, and invited again once it is back.
+//! time. It is named among the dropped all the same, and invited again once it is back. With masks,
+//! only those are invited that have the keys for one another.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
 
 use aggregation::ids::HospitalId;
 use aggregation::life::{Change, Life};
 use aggregation::message::Terms;
-use aggregation::round::Round;
+use aggregation::round::{Plan, Round};
 use aggregation::units::Timestamp;
 use proto::federation::Decision;
 
 use super::{Command, DISK_RETRY, Driver, Halt, Open, tell, wake};
 use crate::clock;
-
-/// How long a lost site is waited for, but never for more than a third of a round.
-const GRACE: Duration = Duration::from_secs(10);
+use crate::setup::{Keyed, listed};
+use crate::store::StoreError;
+use crate::store::course::{Absence, Absences};
 
 enum Whom {
     /// These are invited; those have approved but are not here.
-    Invite { here: BTreeSet<HospitalId>, absent: BTreeSet<HospitalId> },
+    Invite { here: BTreeSet<HospitalId>, absent: Absences },
     /// Nobody is invited yet; look again at the moment, or when somebody comes or goes.
     Wait { why: String, until: Option<Timestamp> },
+}
+
+/// Sites that are here and have no keys for the next slot are waited for.
+#[derive(Debug)]
+pub(super) struct Lag {
+    /// Since when.
+    begun: Timestamp,
+    /// When somebody came to have them, or lost them.
+    changed: Timestamp,
+    /// Who has them.
+    able: BTreeSet<HospitalId>,
 }
 
 impl Driver {
@@ -49,7 +61,7 @@ impl Driver {
                     Some(now.saturating_add(DISK_RETRY))
                 }
                 Life::Running if self.not_before > now => Some(self.not_before),
-                Life::Running => match self.whom(now) {
+                Life::Running => match self.whom(now).await {
                     Whom::Invite { here, absent } => match self.announce(here, absent, now).await {
                         Some(open) => return Ok(open),
                         None => Some(now.saturating_add(DISK_RETRY)),
@@ -85,10 +97,62 @@ impl Driver {
         }
     }
 
-    fn whom(&self, now: Timestamp) -> Whom {
+    async fn whom(&mut self, now: Timestamp) -> Whom {
+        match self.present(now) {
+            Whom::Invite { here, absent } if !self.charter.study().cohort.danger_unmasked => {
+                self.keyed(here, absent, now).await
+            }
+            other => other,
+        }
+    }
+
+    /// Of those who are here, whoever has the keys for the next slot; the others are waited for as
+    /// long as keys still come in.
+    async fn keyed(
+        &mut self,
+        here: BTreeSet<HospitalId>,
+        mut absent: Absences,
+        now: Timestamp,
+    ) -> Whom {
+        let cohort = &self.charter.study().cohort;
+        let (quorum, longest) = (usize::from(cohort.quorum), cohort.round_deadline);
+        let able = match self.house.keyed(&self.entry, self.study.next_slot, &here).await {
+            Ok(Keyed::Able(able)) => able,
+            Ok(Keyed::Nobody(why)) => return Whom::Wait { why, until: None },
+            Err(fault) => {
+                let until = Some(now.saturating_add(DISK_RETRY));
+                return Whom::Wait { why: fault.to_string(), until };
+            }
+        };
+        let lagging: Vec<&HospitalId> = here.difference(&able).collect();
+        if lagging.is_empty() {
+            return Whom::Invite { here, absent };
+        }
+        let why = format!("the keys of {}", listed(lagging.iter().copied()));
+        if able.len() < quorum {
+            let why = format!("{why}; {} have theirs, and the quorum is {quorum}", able.len());
+            return Whom::Wait { why, until: None };
+        }
+        let lag = match self.lag.take() {
+            Some(lag) if lag.able == able => lag,
+            Some(Lag { begun, .. }) => Lag { begun, changed: now, able: able.clone() },
+            None => Lag { begun: now, changed: now, able: able.clone() },
+        };
+        let patience =
+            lag.changed.saturating_add(self.charter.study().cohort.grace.min(longest / 3));
+        let until = patience.min(lag.begun.saturating_add(longest));
+        self.lag = Some(lag);
+        if until > now {
+            return Whom::Wait { why, until: Some(until) };
+        }
+        absent.extend(lagging.into_iter().map(|site| (site.clone(), Absence::NoKeys)));
+        Whom::Invite { here: able, absent }
+    }
+
+    fn present(&self, now: Timestamp) -> Whom {
         let cohort = &self.charter.study().cohort;
         let quorum = usize::from(cohort.quorum);
-        let patience = GRACE.min(cohort.round_deadline / 3);
+        let patience = cohort.grace.min(cohort.round_deadline / 3);
         let decisions = self.entry.standing().decisions.clone();
         let willing: BTreeSet<HospitalId> = self
             .charter
@@ -104,7 +168,7 @@ impl Driver {
             return Whom::Wait { why, until: None };
         }
         let mut here = BTreeSet::new();
-        let mut absent = BTreeSet::new();
+        let mut absent = Absences::new();
         let mut grace = None;
         for site in willing {
             match self.house.board.left(&site) {
@@ -116,7 +180,7 @@ impl Driver {
                     if until > now {
                         grace = grace.max(Some(until));
                     }
-                    absent.insert(site);
+                    absent.insert(site, Absence::Away);
                 }
             }
         }
@@ -139,7 +203,7 @@ impl Driver {
     async fn announce(
         &mut self,
         here: BTreeSet<HospitalId>,
-        absent: BTreeSet<HospitalId>,
+        absent: Absences,
         now: Timestamp,
     ) -> Option<Open> {
         let study = self.charter.study();
@@ -153,42 +217,70 @@ impl Driver {
             invited: here,
             ready_by: now.saturating_add(study.cohort.round_deadline),
         };
-        let plan = match self.charter.plan(terms.work) {
-            Ok(plan) => plan,
+        let plan = match self.plan(&terms).await {
+            Ok(Some(plan)) => plan,
+            Ok(None) => {
+                self.waiting("the study cannot be run: it has no plan for this round".to_owned());
+                return None;
+            }
             Err(fault) => {
-                self.waiting(format!("the study cannot be run: {fault}"));
+                self.waiting(fault.to_string());
                 return None;
             }
         };
         let (opened, outputs) = Round::open(now, terms.clone(), plan);
         let mut leaves: Vec<_> =
             tell::facts(&outputs).map(|fact| tell::leaf(&terms, fact)).collect();
-        leaves.extend(
-            absent.iter().map(|site| {
-                super::fact_of_round(&terms, "round_absent").with("site", site.as_str())
-            }),
-        );
+        leaves.extend(absent.iter().map(|(site, why)| {
+            super::fact_of_round(&terms, "round_absent")
+                .with("site", site.as_str())
+                .with("reason", why.reason())
+        }));
         if let Err(fault) = self.house.store.open_round(&terms, &absent, now, &leaves).await {
             tracing::error!(study = %self.entry.id.short(), fault = %fault.chain(), "round was not opened");
             self.waiting(fault.to_string());
             return None;
         }
         self.study.next_slot = terms.slot.next();
-        for site in &absent {
-            tracing::warn!(study = %terms.study.short(), round = round.get(), hospital = %site, "absent");
+        self.entry.standing().next_slot = self.study.next_slot;
+        self.lag = None;
+        if !self.charter.study().cohort.danger_unmasked {
+            let (house, entry) = (Arc::clone(&self.house), Arc::clone(&self.entry));
+            let slot = terms.slot;
+            tokio::spawn(async move { house.pass_keys(&entry, slot).await });
         }
+        for (site, why) in &absent {
+            tracing::warn!(study = %terms.study.short(), round = round.get(), hospital = %site, reason = why.reason(), "absent");
+        }
+        let courses = tell::courses(&terms);
         let mut open = Open {
             digest: terms.digest(),
             round: opened,
             terms,
             opened: now,
             absent,
+            courses,
             journaled: 0,
             wake: None,
+            lost: BTreeSet::new(),
         };
         // Nothing closes here: at least a quorum is invited.
         self.let_out_opening(&mut open, outputs);
         Some(open)
+    }
+
+    /// How a round of these terms is run. None when it cannot be: a key is gone.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub(super) async fn plan(&self, terms: &Terms) -> Result<Option<Plan>, StoreError> {
+        let masks = if self.charter.study().cohort.danger_unmasked {
+            None
+        } else {
+            self.house.masks(&self.entry, terms.slot).await?
+        };
+        // PROTOCOL R-24: the charter gives no plan without masks to a study that has them.
+        Ok(self.charter.plan(terms.work, masks).ok())
     }
 
     /// The study has run its last round.
@@ -203,7 +295,7 @@ impl Driver {
     fn answer_between(&mut self, command: Command) {
         match command {
             Command::Said { from, heard, reply } => {
-                let answer = self.late(&from, heard);
+                let answer = self.late(&from, &heard);
                 // Who asked may be gone.
                 let _ = reply.send(answer);
             }

@@ -11,6 +11,7 @@ use proto::federation::Decision;
 use proto::federation::federation_server::Federation;
 use proto::federation::notice::Notice as Kind;
 use proto::limits::{CHUNK, MAX_CSR, MAX_VERSION};
+use proto::masks::round::{encode_final_set, encode_signed_set, set_signature, shares};
 use proto::status::from_decode;
 use proto::{decode, encode};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -18,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::enrolment::site_status;
-use super::{store_status, turned_status, upload};
+use super::{setup, store_status, turned_status, upload};
 use crate::board::{Addressed, Entry, Happened, Told};
 use crate::clock;
 use crate::coordinator::{Coordinator, all_approve};
@@ -35,14 +36,16 @@ const OUTBOX: usize = 64;
 pub(crate) struct Service {
     house: Arc<Coordinator>,
     uploads: upload::Slots,
+    batches: setup::Receiving,
 }
 
 type Notices = Pin<Box<dyn Stream<Item = Result<wire::Notice, Status>> + Send>>;
 type Chunks = Pin<Box<dyn Stream<Item = Result<wire::Chunk, Status>> + Send>>;
+type Parts = Pin<Box<dyn Stream<Item = Result<wire::BatchPart, Status>> + Send>>;
 
 impl Service {
     pub(crate) fn new(house: Arc<Coordinator>) -> Self {
-        Self { house, uploads: upload::Slots::default() }
+        Self { house, uploads: upload::Slots::default(), batches: setup::Receiving::default() }
     }
 
     /// A study that this site is on the roster of.
@@ -83,6 +86,7 @@ fn unknown_study(id: StudyId) -> Status {
 impl Federation for Service {
     type WatchStream = Notices;
     type FetchModelStream = Chunks;
+    type FetchBatchStream = Parts;
 
     async fn watch(
         &self,
@@ -224,6 +228,87 @@ impl Federation for Service {
         Ok(Response::new(wire::UpdateReceipt { digest: digest.as_bytes().to_vec() }))
     }
 
+    async fn send_signature(
+        &self,
+        request: Request<wire::SignatureRequest>,
+    ) -> Result<Response<wire::SignatureReply>, Status> {
+        let site = Caller::site(&request)?;
+        let said = request.into_inner();
+        let (place, signature) = set_signature(&said).map_err(|fault| from_decode(&fault))?;
+        self.say(&said.study, site, Heard::Signed(place.terms, signature)).await?;
+        Ok(Response::new(wire::SignatureReply {}))
+    }
+
+    async fn send_shares(
+        &self,
+        request: Request<wire::SharesRequest>,
+    ) -> Result<Response<wire::SharesReply>, Status> {
+        let site = Caller::site(&request)?;
+        let said = request.into_inner();
+        let (place, shares) = shares(&said).map_err(|fault| from_decode(&fault))?;
+        self.say(&said.study, site, Heard::Unmask(place.terms, Arc::new(shares))).await?;
+        Ok(Response::new(wire::SharesReply {}))
+    }
+
+    async fn send_announcement(
+        &self,
+        request: Request<wire::AnnouncementRequest>,
+    ) -> Result<Response<wire::AnnouncementReply>, Status> {
+        let site = Caller::site(&request)?;
+        let said = request.into_inner();
+        let entry = self.study(&said.study, &site)?;
+        setup::announce(&self.house, &entry, &site, &said).await?;
+        Ok(Response::new(wire::AnnouncementReply {}))
+    }
+
+    async fn send_nonce(
+        &self,
+        request: Request<wire::NonceRequest>,
+    ) -> Result<Response<wire::NonceReply>, Status> {
+        let site = Caller::site(&request)?;
+        let said = request.into_inner();
+        let entry = self.study(&said.study, &site)?;
+        setup::reveal(&self.house, &entry, &site, &said).await?;
+        Ok(Response::new(wire::NonceReply {}))
+    }
+
+    async fn send_batch(
+        &self,
+        request: Request<Streaming<wire::BatchPart>>,
+    ) -> Result<Response<wire::BatchReceipt>, Status> {
+        let site = Caller::site(&request)?;
+        let parts = request.into_inner();
+        tokio::select! {
+            received = setup::receive(&self.house, &self.batches, &site, parts) => received?,
+            () = self.house.board.until_expelled(&site) => {
+                return Err(Status::permission_denied("this site was revoked"));
+            }
+        }
+        Ok(Response::new(wire::BatchReceipt {}))
+    }
+
+    async fn fetch_batch(
+        &self,
+        request: Request<wire::FetchBatchRequest>,
+    ) -> Result<Response<Parts>, Status> {
+        let site = Caller::site(&request)?;
+        let asked = request.into_inner();
+        let entry = self.study(&asked.study, &site)?;
+        let parts = setup::fetch(&self.house, &entry, &asked).await?;
+        Ok(Response::new(Box::pin(tokio_stream::iter(parts))))
+    }
+
+    async fn send_opened(
+        &self,
+        request: Request<wire::OpenedRequest>,
+    ) -> Result<Response<wire::OpenedReply>, Status> {
+        let site = Caller::site(&request)?;
+        let said = request.into_inner();
+        let entry = self.study(&said.study, &site)?;
+        setup::opened(&self.house, &entry, &site, &said).await?;
+        Ok(Response::new(wire::OpenedReply {}))
+    }
+
     async fn report_progress(
         &self,
         request: Request<wire::ProgressRequest>,
@@ -344,10 +429,18 @@ fn notice(kind: Kind) -> wire::Notice {
 fn present(entry: &Entry, site: &HospitalId) -> Vec<Kind> {
     let mut kinds = vec![Kind::Study(entry.notice(site))];
     let standing = entry.standing();
+    kinds.extend(standing.keys.iter().map(|keys| Kind::Keys(wire::KeySetup::clone(keys))));
     match &standing.offer {
         Some(terms) if terms.invited.contains(site) => {
             kinds.push(Kind::Offer(encode::terms(terms)));
             kinds.extend(standing.roster.iter().map(|roster| Kind::Roster(encode::roster(roster))));
+            if standing.roster.as_ref().is_some_and(|roster| roster.members.contains(site)) {
+                kinds.extend(
+                    standing.final_set.iter().map(|set| Kind::FinalSet(encode_final_set(set))),
+                );
+                let signed = standing.signed_set.iter();
+                kinds.extend(signed.map(|signed| Kind::SignedSet(encode_signed_set(signed))));
+            }
         }
         Some(_) | None => {
             kinds.extend(standing.last.iter().map(|closed| Kind::Closed(encode::closed(closed))));
@@ -361,6 +454,9 @@ fn addressed_to(addressed: &Addressed, site: &HospitalId) -> Option<Kind> {
         Told::Study(entry) => Kind::Study(entry.notice(site)),
         Told::Offer(terms) => Kind::Offer(encode::terms(terms)),
         Told::Roster(roster) => Kind::Roster(encode::roster(roster)),
+        Told::FinalSet(set) => Kind::FinalSet(encode_final_set(set)),
+        Told::SignedSet(signed) => Kind::SignedSet(encode_signed_set(signed)),
+        Told::Keys(keys) => Kind::Keys(wire::KeySetup::clone(keys)),
         Told::Closed(closed) => Kind::Closed(encode::closed(closed)),
     })
 }

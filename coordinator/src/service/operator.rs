@@ -171,6 +171,9 @@ impl Operator for Service {
         let entry = self.house.propose(&manifest, &by).await.map_err(|fault| match fault {
             ProposalError::Faults(_) => Status::invalid_argument(fault.to_string()),
             ProposalError::Model(cause) => Status::failed_precondition(cause.to_string()),
+            ProposalError::Roll(cause) => {
+                Status::failed_precondition(format!("{cause} ({})", cause.rule()))
+            }
             ProposalError::Store(cause) => store_status(&cause),
         })?;
         Ok(Response::new(self.view(&entry).await?))
@@ -359,6 +362,12 @@ fn told(happened: Happened) -> Option<Event> {
         }
         Happened::Uploaded(round, site) => {
             Some(Event::Uploaded(wire::SiteUploaded { round, site: site.to_string() }))
+        }
+        Happened::Signed(round, site) => {
+            Some(Event::Signed(wire::SiteSigned { round, site: site.to_string() }))
+        }
+        Happened::Unmasked(round, site) => {
+            Some(Event::Unmasked(wire::SiteUnmasked { round, site: site.to_string() }))
         }
         Happened::Closed(row) => Some(Event::Closed(view::round(&row))),
     }

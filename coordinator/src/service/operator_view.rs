@@ -8,8 +8,9 @@ use aggregation::study::Privacy;
 use proto::encode;
 use proto::federation as wire;
 
-use crate::board::{Board, Entry};
+use crate::board::{Board, Entry, Standing};
 use crate::identity::authority::fingerprint_text;
+use crate::store::course::{Course, Courses};
 use crate::store::rounds::RoundRow;
 use crate::store::sites::{Site, SiteState};
 use crate::store::{Store, StoreError};
@@ -29,7 +30,50 @@ pub(super) fn round(row: &RoundRow) -> wire::RoundView {
         announced_ms: row.announced.as_millis(),
         closed_ms: row.closed.as_millis(),
         model: row.model.to_string(),
+        courses: courses(&row.courses, &row.dropped),
     }
+}
+
+fn courses(courses: &Courses, missing: &BTreeMap<HospitalId, String>) -> Vec<wire::SiteCourse> {
+    let one = |(site, course): (&HospitalId, &Course)| wire::SiteCourse {
+        site: site.to_string(),
+        ready: course.ready,
+        uploaded: course.uploaded,
+        signed: course.signed,
+        unmasked: course.unmasked,
+        away: course.away,
+        missing: missing.get(site).cloned().unwrap_or_default(),
+    };
+    courses.iter().map(one).collect()
+}
+
+/// The round that is open, and whom it waits for.
+fn open(entry: &Entry, standing: &Standing) -> Option<wire::OpenRound> {
+    let terms = standing.offer.as_ref()?;
+    let shares = entry.study.cohort.thresholds(entry.sites.len()).ok().flatten();
+    let shares = shares.map_or(0, |thresholds| usize::from(thresholds.shares()));
+    let (phase, asked, done): (_, _, fn(&Course) -> bool) =
+        match (&standing.signed_set, &standing.final_set, &standing.roster) {
+            (Some(_), _, Some(roster)) => ("unmask", &roster.members, |course| course.unmasked),
+            (_, Some(set), _) => ("sign", &set.members, |course| course.signed),
+            (_, None, Some(roster)) => ("mask", &roster.members, |course| course.uploaded),
+            (_, None, None) => ("announce", &terms.invited, |course| course.ready),
+        };
+    let did = |site: &&HospitalId| standing.courses.get(*site).is_some_and(done);
+    let awaited: Vec<String> =
+        asked.iter().filter(|site| !did(site)).map(ToString::to_string).collect();
+    let needed = match phase {
+        "sign" | "unmask" => shares.saturating_sub(asked.len() - awaited.len()),
+        _ => 0,
+    };
+    Some(wire::OpenRound {
+        round: terms.round.get(),
+        slot: terms.slot.get(),
+        phase: phase.to_owned(),
+        courses: courses(&standing.courses, &BTreeMap::new()),
+        awaited,
+        needed: u32::try_from(needed).unwrap_or(u32::MAX),
+    })
 }
 
 /// A study with its history.
@@ -61,11 +105,12 @@ pub(super) async fn study(
         rounds: entry.study.training.rounds,
         history: history.iter().map(round).collect(),
         waiting_for: waiting_for(entry, &standing),
+        open: open(entry, &standing),
     })
 }
 
 /// Why nothing happens right now; empty when something does.
-fn waiting_for(entry: &Entry, standing: &crate::board::Standing) -> String {
+fn waiting_for(entry: &Entry, standing: &Standing) -> String {
     use aggregation::life::Life;
     match standing.life {
         Life::Proposed => {

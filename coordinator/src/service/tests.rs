@@ -256,10 +256,10 @@ async fn an_update_without_a_round_or_without_a_header_stores_nothing() {
         digest: vec![0; 32],
     };
     let part = |part| wire::UpdatePart { part: Some(part) };
-    let parts = [part(Part::Header(header)), part(Part::Data(Bytes::from_static(b"x").into()))];
+    let parts = [part(Part::Header(header)), part(Part::Data(Bytes::from_static(b"x")))];
     let answer = site.send_update(tokio_stream::iter(parts)).await;
     assert_eq!(code(answer), Code::FailedPrecondition, "the study does not run");
-    let parts = [part(Part::Data(Bytes::from_static(b"x").into()))];
+    let parts = [part(Part::Data(Bytes::from_static(b"x")))];
     assert_eq!(code(site.send_update(tokio_stream::iter(parts)).await), Code::InvalidArgument);
     let staged: PathBuf = running.folder.path().join("state/blobs/staged");
     assert!(!staged.exists(), "nothing was stored");

@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
-use bytes::Bytes;
 use proto::decode;
 use proto::federation as wire;
 use proto::federation::update_part::Part;
@@ -200,7 +199,7 @@ async fn fill(
                 "update: expected {expected} bytes, found more"
             ));
         }
-        if let Err(fault) = staging.write(Bytes::from(chunk)).await {
+        if let Err(fault) = staging.write(chunk).await {
             break store_status(&fault);
         }
     };

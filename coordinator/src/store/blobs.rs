@@ -1,6 +1,7 @@
-//! The big things: models and optimiser states by their SHA-256, staged updates by their slot.
+//! The big things: models, optimiser states and batches of keys by their SHA-256, staged updates by
+//! their slot.
 //!
-//! Models are flushed to disk before they are named anywhere. Staged updates are not: they live
+//! Models and batches are flushed to disk before they are named anywhere. Staged updates are not: they live
 //! for one round, and one that a power cut has eaten shows at replay by its digest.
 
 use std::path::Path as FilePath;
@@ -55,12 +56,12 @@ impl Blobs {
         self.put("optimizer", bytes).await
     }
 
-    async fn put(&self, kind: &str, bytes: Bytes) -> Result<Digest, StoreError> {
+    async fn put(&self, folder: &str, bytes: Bytes) -> Result<Digest, StoreError> {
         let hashed = bytes.clone();
         let digest = tokio::task::spawn_blocking(move || Digest::sha256(&hashed))
             .await
             .map_err(|fault| StoreError::Disk(Box::new(fault)))?;
-        let path = addressed(kind, digest);
+        let path = addressed(folder, digest);
         // Under its own digest a blob is whole or absent: it is renamed into place.
         if self.durable.head(&path).await.is_err() {
             self.durable.put(&path, PutPayload::from_bytes(bytes)).await?;
@@ -84,9 +85,9 @@ impl Blobs {
         self.get("optimizer", digest).await
     }
 
-    async fn get(&self, kind: &str, digest: Digest) -> Result<Bytes, StoreError> {
-        let damaged = || StoreError::Corrupt(format!("{kind}/{digest}"));
-        let bytes = match self.durable.get(&addressed(kind, digest)).await {
+    async fn get(&self, folder: &str, digest: Digest) -> Result<Bytes, StoreError> {
+        let damaged = || StoreError::Corrupt(format!("{folder}/{digest}"));
+        let bytes = match self.durable.get(&addressed(folder, digest)).await {
             Ok(found) => found.bytes().await?,
             Err(object_store::Error::NotFound { .. }) => return Err(damaged()),
             Err(fault) => return Err(fault.into()),
@@ -102,6 +103,41 @@ impl Blobs {
     pub(crate) async fn drop_optimizer(&self, digest: Digest) {
         // Left behind it costs disk, nothing else.
         let _ = self.durable.delete(&addressed("optimizer", digest)).await;
+    }
+
+    /// Keeps a batch of keys; gives its digest once it is on disk.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) async fn put_batch(
+        &self,
+        study: StudyId,
+        number: u64,
+        bytes: Bytes,
+    ) -> Result<Digest, StoreError> {
+        self.put(batches_of(study, Some(number)).as_ref(), bytes).await
+    }
+
+    /// Reads a batch of keys back and checks it against its digest.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it is gone or changed.
+    pub(crate) async fn batch(
+        &self,
+        study: StudyId,
+        number: u64,
+        digest: Digest,
+    ) -> Result<Bytes, StoreError> {
+        self.get(batches_of(study, Some(number)).as_ref(), digest).await
+    }
+
+    /// Forgets the batches of a study before this one.
+    pub(crate) async fn drop_batches(&self, study: StudyId, before: u64) {
+        self.delete_under(&batches_of(study, None), |path| {
+            let number = path.parts().nth(2).and_then(|part| part.as_ref().parse::<u64>().ok());
+            number.is_none_or(|number| number < before)
+        })
+        .await;
     }
 
     /// Begins to stage an update that claims to have this digest.
@@ -177,8 +213,14 @@ impl Blobs {
     }
 }
 
-fn addressed(kind: &str, digest: Digest) -> Path {
-    Path::from_iter([kind.to_owned(), digest.to_string()])
+fn addressed(folder: &str, digest: Digest) -> Path {
+    Path::from(folder).join(digest.to_string())
+}
+
+fn batches_of(study: StudyId, number: Option<u64>) -> Path {
+    let number = number.map(|number| number.to_string());
+    let parts = ["batches".to_owned(), study.digest().to_string()].into_iter();
+    Path::from_iter(parts.chain(number))
 }
 
 fn staged_slot(study: StudyId, slot: SlotId) -> Path {

@@ -7,106 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
 use aggregation::life::Life;
-use aggregation::message::{DeclineReason, StopReason, Terms, Work};
+use aggregation::message::{Terms, Work};
 use aggregation::units::Timestamp;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, Sqlite, Transaction};
 
+use super::course::{self, Absences, Courses};
+use super::recorded::Recorded;
 use super::studies::{round_of, slot_column};
 use super::{
     Leaf, Store, StoreError, digest, hospital, leaf, millis, moment, names, names_text, number,
 };
-
-/// An input as the journal has it: an update by its digest, since its bytes are staged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Recorded {
-    /// A site was ready.
-    Ready { from: HospitalId, terms: Digest },
-    /// A site declined.
-    Declined { from: HospitalId, terms: Digest, reason: DeclineReason },
-    /// A site's update was staged.
-    Update { from: HospitalId, terms: Digest, digest: Digest },
-    /// A deadline was reached.
-    Deadline,
-    /// A site was revoked, or withdrew.
-    Removed { hospital: HospitalId },
-    /// The coordinator restarted.
-    Resumed,
-    /// The round was ended from outside.
-    Stop { reason: StopReason },
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "input", rename_all = "snake_case", deny_unknown_fields)]
-enum InputText {
-    Ready { from: String, terms: String },
-    Declined { from: String, terms: String, reason: String },
-    Update { from: String, terms: String, digest: String },
-    Deadline,
-    Removed { hospital: String },
-    Resumed,
-    Stop { reason: String },
-}
-
-const STOP_REASONS: [StopReason; 4] =
-    [StopReason::Paused, StopReason::Stopped, StopReason::Interrupted, StopReason::Storage];
-
-impl Recorded {
-    fn text(&self) -> Result<String, StoreError> {
-        let text = match self {
-            Self::Ready { from, terms } => {
-                InputText::Ready { from: from.to_string(), terms: terms.to_string() }
-            }
-            Self::Declined { from, terms, reason } => InputText::Declined {
-                from: from.to_string(),
-                terms: terms.to_string(),
-                reason: reason.name().to_owned(),
-            },
-            Self::Update { from, terms, digest } => InputText::Update {
-                from: from.to_string(),
-                terms: terms.to_string(),
-                digest: digest.to_string(),
-            },
-            Self::Deadline => InputText::Deadline,
-            Self::Removed { hospital } => InputText::Removed { hospital: hospital.to_string() },
-            Self::Resumed => InputText::Resumed,
-            Self::Stop { reason } => InputText::Stop { reason: reason.to_string() },
-        };
-        serde_json::to_string(&text).map_err(|_| StoreError::Corrupt("an input".to_owned()))
-    }
-
-    fn from_text(text: &str) -> Result<Self, StoreError> {
-        let damaged = || StoreError::Corrupt("an input of the journal".to_owned());
-        let read: InputText = serde_json::from_str(text).map_err(|_| damaged())?;
-        Ok(match read {
-            InputText::Ready { from, terms } => {
-                Self::Ready { from: hospital(&from)?, terms: digest(&terms, "terms")? }
-            }
-            InputText::Declined { from, terms, reason } => Self::Declined {
-                from: hospital(&from)?,
-                terms: digest(&terms, "terms")?,
-                reason: DeclineReason::ALL
-                    .into_iter()
-                    .find(|known| known.name() == reason)
-                    .ok_or_else(damaged)?,
-            },
-            InputText::Update { from, terms, digest: update } => Self::Update {
-                from: hospital(&from)?,
-                terms: digest(&terms, "terms")?,
-                digest: digest(&update, "update")?,
-            },
-            InputText::Deadline => Self::Deadline,
-            InputText::Removed { hospital: name } => Self::Removed { hospital: hospital(&name)? },
-            InputText::Resumed => Self::Resumed,
-            InputText::Stop { reason } => Self::Stop {
-                reason: STOP_REASONS
-                    .into_iter()
-                    .find(|known| known.to_string() == reason)
-                    .ok_or_else(damaged)?,
-            },
-        })
-    }
-}
 
 /// The open round of a study, as it can be rebuilt.
 #[derive(Debug, Clone)]
@@ -115,8 +26,8 @@ pub(crate) struct OpenRound {
     pub(crate) terms: Terms,
     /// When.
     pub(crate) opened: Timestamp,
-    /// Sites that approved but were not there to be invited.
-    pub(crate) absent: BTreeSet<HospitalId>,
+    /// Sites that approved but were not invited.
+    pub(crate) absent: Absences,
     /// Every input since, in order.
     pub(crate) journal: Vec<(Timestamp, Recorded)>,
 }
@@ -147,6 +58,8 @@ pub(crate) struct RoundRow {
     pub(crate) contributed: BTreeSet<HospitalId>,
     /// Who is missing, and why.
     pub(crate) dropped: BTreeMap<HospitalId, String>,
+    /// What each site did, as far as that was seen.
+    pub(crate) courses: Courses,
     /// Mean loss of the model that the round offered, if the round evaluated.
     pub(crate) loss: Option<f64>,
     /// Its AUROC.
@@ -182,7 +95,7 @@ impl Store {
     pub(crate) async fn open_round(
         &self,
         terms: &Terms,
-        absent: &BTreeSet<HospitalId>,
+        absent: &Absences,
         now: Timestamp,
         facts: &[Leaf],
     ) -> Result<(), StoreError> {
@@ -204,7 +117,7 @@ impl Store {
         .bind(slot_column(terms.slot))
         .bind(millis(now))
         .bind(text)
-        .bind(names_text(absent))
+        .bind(course::absences_text(absent)?)
         .execute(&mut *tx)
         .await?;
         sqlx::query("UPDATE studies SET next_slot = $1 WHERE study = $2")
@@ -290,7 +203,8 @@ impl Store {
             })
             .collect::<Result<_, StoreError>>()?;
         let opened = moment(row.try_get("opened_ms")?);
-        Ok(Some(OpenRound { terms, opened, absent: names(row.try_get("absent")?)?, journal }))
+        let absent = course::read_absences(row.try_get("absent")?)?;
+        Ok(Some(OpenRound { terms, opened, absent, journal }))
     }
 
     /// Closes the open round: its row, what the study becomes, the facts; the journal goes.
@@ -344,7 +258,7 @@ impl Store {
     /// When the database refuses.
     pub(crate) async fn history(&self, study: StudyId) -> Result<Vec<RoundRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT slot, round, released, reason, contributed, dropped, loss, auroc, accuracy,
+            "SELECT slot, round, released, reason, contributed, dropped, courses, loss, auroc, accuracy,
                 announced_ms, closed_ms, model
              FROM rounds WHERE study = $1 ORDER BY slot",
         )
@@ -380,8 +294,8 @@ async fn insert_round(
     );
     sqlx::query(
         "INSERT INTO rounds (study, slot, round, released, reason, contributed, dropped,
-            loss, auroc, accuracy, announced_ms, closed_ms, model)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+            loss, auroc, accuracy, announced_ms, closed_ms, model, courses)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(study.to_string())
     .bind(slot_column(row.slot))
@@ -396,6 +310,7 @@ async fn insert_round(
     .bind(millis(row.announced))
     .bind(millis(row.closed))
     .bind(row.model.to_string())
+    .bind(course::text(&row.courses)?)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -415,6 +330,7 @@ fn round_row(row: &sqlx::sqlite::SqliteRow) -> Result<RoundRow, StoreError> {
             .into_iter()
             .map(|(site, why)| Ok((hospital(&site)?, why)))
             .collect::<Result<_, StoreError>>()?,
+        courses: course::read(row.try_get("courses")?)?,
         loss: row.try_get("loss")?,
         auroc: row.try_get("auroc")?,
         accuracy: row.try_get("accuracy")?,
@@ -422,36 +338,4 @@ fn round_row(row: &sqlx::sqlite::SqliteRow) -> Result<RoundRow, StoreError> {
         closed: moment(row.try_get("closed_ms")?),
         model: digest(row.try_get("model")?, "model")?,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn alpha() -> HospitalId {
-        HospitalId::new("alpha").expect("a valid name")
-    }
-
-    #[test]
-    fn every_input_reads_back_as_it_was_written() {
-        let terms = Digest::sha256(b"terms");
-        let mut inputs = vec![
-            Recorded::Ready { from: alpha(), terms },
-            Recorded::Update { from: alpha(), terms, digest: Digest::sha256(b"update") },
-            Recorded::Deadline,
-            Recorded::Removed { hospital: alpha() },
-            Recorded::Resumed,
-        ];
-        inputs.extend(STOP_REASONS.map(|reason| Recorded::Stop { reason }));
-        inputs.extend(DeclineReason::ALL.map(|reason| Recorded::Declined {
-            from: alpha(),
-            terms,
-            reason,
-        }));
-        for input in inputs {
-            let text = input.text().expect("written");
-            assert_eq!(Recorded::from_text(&text).expect("read"), input, "{text}");
-        }
-        assert!(Recorded::from_text("{\"input\":\"surprise\"}").is_err());
-    }
 }

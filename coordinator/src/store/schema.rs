@@ -8,7 +8,9 @@ use sqlx::{Sqlite, Transaction};
 use super::StoreError;
 
 /// Each entry brings the schema from its index to the next version.
-const MIGRATIONS: &[&[&str]] = &[&[
+const MIGRATIONS: [&[&str]; 2] = [FIRST, MASKS];
+
+const FIRST: &[&str] = &[
     "CREATE TABLE sites (
         site TEXT PRIMARY KEY,
         state TEXT NOT NULL,
@@ -90,11 +92,48 @@ const MIGRATIONS: &[&[&str]] = &[&[
         kind TEXT NOT NULL,
         leaf TEXT NOT NULL
     )",
-]];
+];
+
+/// Masks. A study's digest says since then whether its updates are masked, so those that were
+/// proposed before cannot go on under theirs: they are kept to be looked at, and the coordinator
+/// ends those that had not ended.
+const MASKS: &[&str] = &[
+    "ALTER TABLE studies ADD COLUMN identities TEXT NOT NULL DEFAULT '{}'",
+    "ALTER TABLE studies ADD COLUMN earlier BIGINT NOT NULL DEFAULT 0",
+    "UPDATE studies SET earlier = 1",
+    "DELETE FROM open_rounds",
+    "DELETE FROM journal",
+    "ALTER TABLE rounds ADD COLUMN courses TEXT NOT NULL DEFAULT '{}'",
+    "CREATE TABLE announcements (
+        study TEXT NOT NULL,
+        site TEXT NOT NULL,
+        agreement TEXT NOT NULL,
+        commitment TEXT NOT NULL,
+        charter TEXT NOT NULL,
+        signature TEXT NOT NULL,
+        PRIMARY KEY (study, site)
+    )",
+    "CREATE TABLE nonces (
+        study TEXT NOT NULL,
+        site TEXT NOT NULL,
+        nonce TEXT NOT NULL,
+        PRIMARY KEY (study, site)
+    )",
+    // The batch itself is a blob under its digest.
+    "CREATE TABLE batches (
+        study TEXT NOT NULL,
+        batch BIGINT NOT NULL,
+        site TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        signature TEXT NOT NULL,
+        opened TEXT NOT NULL,
+        PRIMARY KEY (study, batch, site)
+    )",
+];
 
 /// The version that this program writes.
-const CURRENT: i64 = 1;
-const _: () = assert!(MIGRATIONS.len() == 1, "a migration goes with a version");
+const CURRENT: i64 = 2;
+const _: () = assert!(MIGRATIONS.len() == 2, "a migration goes with a version");
 
 /// Brings the database to [`CURRENT`], in the transaction given.
 ///
@@ -112,7 +151,7 @@ pub(crate) async fn migrate(tx: &mut Transaction<'_, Sqlite>) -> Result<(), Stor
     }
     let done =
         usize::try_from(found).map_err(|_| StoreError::Corrupt("schema version".to_owned()))?;
-    for steps in &MIGRATIONS[done..] {
+    for steps in MIGRATIONS.iter().skip(done) {
         for step in *steps {
             sqlx::query(*step).execute(&mut **tx).await?;
         }
@@ -124,4 +163,39 @@ pub(crate) async fn migrate(tx: &mut Transaction<'_, Sqlite>) -> Result<(), Stor
             .await?;
     }
     Ok(())
+}
+
+/// A database as the first version left it, with one study in the middle of its second round.
+#[cfg(test)]
+pub(crate) async fn first_version(folder: &std::path::Path, study: &str, manifest: &str) {
+    use sqlx::ConnectOptions as _;
+    std::fs::create_dir_all(folder).expect("a folder");
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(folder.join("coordinator.sqlite"))
+        .create_if_missing(true);
+    let mut database = options.connect().await.expect("opened");
+    let model = aggregation::ids::Digest::sha256(b"model").to_string();
+    for step in FIRST {
+        sqlx::query(*step).execute(&mut database).await.expect("made");
+    }
+    let rows = [
+        "CREATE TABLE schema_version (version BIGINT NOT NULL)",
+        "INSERT INTO schema_version (version) VALUES (1)",
+        "INSERT INTO studies VALUES
+            ($1, 'test', $2, '[\"alpha\",\"beta\"]', 'running', '', 5, 2, 3, $3, NULL)",
+        "INSERT INTO rounds VALUES
+            ($1, 1, 1, 1, '', '[\"alpha\"]', '{\"beta\":\"was not ready in time\"}',
+             NULL, NULL, NULL, 6, 7, '')",
+        "UPDATE rounds SET model = (SELECT model FROM studies WHERE study = $1)",
+        "INSERT INTO open_rounds VALUES ($1, 2, 8, '{}', '[]')",
+        "INSERT INTO journal VALUES ($1, 2, 0, 9, '{\"input\":\"deadline\"}')",
+    ];
+    for row in rows {
+        let mut query = sqlx::query(row);
+        for value in [study, manifest, &model].into_iter().take(row.matches('$').count().min(3)) {
+            query = query.bind(value);
+        }
+        query.execute(&mut database).await.expect("written");
+    }
+    sqlx::Connection::close(database).await.expect("closed");
 }

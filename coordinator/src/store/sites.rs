@@ -1,12 +1,15 @@
 //! Sites and their certificates. A site is invited (a token was made), pending (it has enrolled),
 //! approved, or revoked.
 
+use std::collections::BTreeMap;
+
 use aggregation::ids::{Digest, HospitalId};
+use aggregation::keys::identity::IdentityKey;
 use aggregation::units::Timestamp;
 use data_encoding::{BASE64, HEXLOWER};
 use sqlx::{Row as _, Sqlite, Transaction};
 
-use super::{Leaf, Store, StoreError, digest, hospital, leaf, millis, moment};
+use super::{Leaf, Store, StoreError, bytes, digest, hospital, leaf, millis, moment};
 use crate::entropy;
 use crate::identity::authority::Issued;
 
@@ -255,6 +258,23 @@ impl Store {
         .fetch_all(&self.readers)
         .await?;
         rows.iter().map(site_of).collect()
+    }
+
+    /// The identity keys that sites have enrolled with.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub(crate) async fn identities(&self) -> Result<BTreeMap<HospitalId, IdentityKey>, StoreError> {
+        let rows =
+            sqlx::query("SELECT site, identity_key FROM sites WHERE identity_key IS NOT NULL")
+                .fetch_all(&self.readers)
+                .await?;
+        rows.iter()
+            .map(|row| {
+                let key = bytes(row.try_get("identity_key")?, "an identity key")?;
+                Ok((hospital(row.try_get("site")?)?, IdentityKey::new(key)))
+            })
+            .collect()
     }
 
     /// Certificates that were revoked and have not ended by themselves.

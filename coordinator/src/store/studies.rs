@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
+use aggregation::keys::identity::IdentityKey;
 use aggregation::life::Life;
 use aggregation::units::Timestamp;
+use data_encoding::HEXLOWER;
 use proto::federation::Decision;
 use sqlx::Row as _;
 
-use super::{Leaf, Store, StoreError, digest, hospital, leaf, millis, names, names_text, number};
+use super::{
+    Leaf, Store, StoreError, bytes, digest, hospital, leaf, millis, names, names_text, number,
+};
 
 /// A study as it is kept.
 #[derive(Debug, Clone)]
@@ -33,6 +37,10 @@ pub(crate) struct StudyRow {
     pub(crate) model: Digest,
     /// The server optimiser's state, if it has any.
     pub(crate) optimizer: Option<Digest>,
+    /// The key that each site had enrolled with when the study was proposed.
+    pub(crate) identities: BTreeMap<HospitalId, IdentityKey>,
+    /// Whether a version without masks has written it: its digest is not of this manifest.
+    pub(crate) earlier: bool,
 }
 
 /// The word that a decision is kept as.
@@ -66,8 +74,9 @@ impl Store {
         let mut tx = self.begin().await?;
         let done = sqlx::query(
             "INSERT INTO studies
-                (study, name, manifest, sites, life, reason, proposed_ms, next_round, next_slot, model)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                (study, name, manifest, sites, life, reason, proposed_ms, next_round, next_slot, model,
+                identities)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
              ON CONFLICT (study) DO NOTHING",
         )
         .bind(row.study.to_string())
@@ -80,6 +89,7 @@ impl Store {
         .bind(i64::from(row.next_round.get()))
         .bind(slot_column(row.next_slot))
         .bind(row.model.to_string())
+        .bind(identities_text(&row.identities))
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 0 {
@@ -96,7 +106,8 @@ impl Store {
     /// When the database refuses.
     pub(crate) async fn studies(&self) -> Result<Vec<StudyRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT study, name, manifest, sites, life, reason, next_round, next_slot, model, optimizer
+            "SELECT study, name, manifest, sites, life, reason, next_round, next_slot, model,
+                optimizer, identities, earlier
              FROM studies ORDER BY proposed_ms, study",
         )
         .fetch_all(&self.readers)
@@ -191,9 +202,26 @@ pub(super) fn round_of(column: i64) -> Result<RoundId, StoreError> {
     RoundId::new(number(column, "round")?).map_err(|_| StoreError::Corrupt("a round".to_owned()))
 }
 
+fn identities_text(identities: &BTreeMap<HospitalId, IdentityKey>) -> String {
+    let one = |(site, key): (&HospitalId, &IdentityKey)| {
+        (site.to_string(), serde_json::Value::from(HEXLOWER.encode(key.as_bytes())))
+    };
+    serde_json::Value::from_iter(identities.iter().map(one)).to_string()
+}
+
+fn read_identities(column: &str) -> Result<BTreeMap<HospitalId, IdentityKey>, StoreError> {
+    let texts: BTreeMap<String, String> = serde_json::from_str(column)
+        .map_err(|_| StoreError::Corrupt("a study's identity keys".to_owned()))?;
+    let one = |(site, text): (&String, &String)| {
+        Ok((hospital(site)?, IdentityKey::new(bytes(text, "an identity key")?)))
+    };
+    texts.iter().map(one).collect()
+}
+
 fn study_of(row: &sqlx::sqlite::SqliteRow) -> Result<StudyRow, StoreError> {
     let damaged = |what: &str| StoreError::Corrupt(what.to_owned());
     let optimizer: Option<&str> = row.try_get("optimizer")?;
+    let earlier: i64 = row.try_get("earlier")?;
     Ok(StudyRow {
         study: StudyId::new(digest(row.try_get("study")?, "study")?),
         name: row.try_get("name")?,
@@ -205,5 +233,7 @@ fn study_of(row: &sqlx::sqlite::SqliteRow) -> Result<StudyRow, StoreError> {
         next_slot: SlotId::new(number(row.try_get("next_slot")?, "slot")?),
         model: digest(row.try_get("model")?, "model")?,
         optimizer: optimizer.map(|text| digest(text, "optimizer")).transpose()?,
+        identities: read_identities(row.try_get("identities")?)?,
+        earlier: earlier != 0,
     })
 }

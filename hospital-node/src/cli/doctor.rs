@@ -1,6 +1,8 @@
 //! `doctor`: every thing that a round needs, checked one by one, with what to do about it. Changes
 //! nothing, and asks the coordinator only what the running node asks as well.
 
+mod keys;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use crate::config::{Config, DataKind, DataSet, Proxy};
 use crate::identity::{self, Enrolled, SECRETS};
 use crate::link::{self, Client};
 use crate::state::{OTHERS, State};
-use crate::{clock, worker};
+use crate::{clock, cpu, worker};
 
 /// Less free space than this in the state folder is a fault.
 const LEAST_SPACE: u64 = 1 << 30;
@@ -118,6 +120,13 @@ async fn examine(config: &Config, checks: &mut Checks) {
     let state = State::unopened(&config.state);
     check_state(&state, checks);
     check_space(&state, checks);
+    checks.judge(
+        "processor",
+        match cpu::require_aes(cpu::has_aes()) {
+            Ok(()) => Ok("has AES instructions".to_owned()),
+            Err(failure) => Err((failure.message, failure.hint)),
+        },
+    );
     match Enrolled::load(&state) {
         Ok(enrolled) => {
             checks.ok("enrolment", format!("{} in {}", enrolled.me, enrolled.consortium));
@@ -130,6 +139,7 @@ async fn examine(config: &Config, checks: &mut Checks) {
             checks.skip("coordinator", "not asked: this machine cannot say who it is");
         }
     }
+    keys::check(&state, checks).await;
     checks.judge(
         "trainer",
         worker::version(&config.trainer.program).await.map_err(|error| {
@@ -302,7 +312,10 @@ async fn hello(client: &mut Client) -> Option<aggregation::units::Timestamp> {
         notice::Notice::Study(_)
         | notice::Notice::Offer(_)
         | notice::Notice::Roster(_)
-        | notice::Notice::Closed(_) => None,
+        | notice::Notice::Closed(_)
+        | notice::Notice::FinalSet(_)
+        | notice::Notice::SignedSet(_)
+        | notice::Notice::Keys(_) => None,
     }
 }
 

@@ -8,12 +8,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 use super::Context;
-use crate::clock;
 use crate::driver::{self, Driver};
-use crate::identity::Enrolled;
+use crate::identity::{self, Enrolled};
 use crate::journal::Journal;
 use crate::link::Link;
 use crate::state::State;
+use crate::{clock, cpu};
 
 /// Notices that wait for the driver; beyond that the session itself waits.
 const WAITING: usize = 64;
@@ -42,10 +42,12 @@ impl Run {
 }
 
 async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
+    cpu::require_aes(cpu::has_aes())?;
     let config = context.load()?;
     let state = State::open(&config.state)?;
     let _held = state.lock()?;
     let enrolled = Enrolled::load(&state)?;
+    let identity = Arc::new(identity::signing(&state)?);
     let journal = Journal::open(&state.journal()).await?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| no_signals(&error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| no_signals(&error))?;
@@ -65,6 +67,7 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
             config: Arc::new(config),
             state,
             me: enrolled.me,
+            identity,
             journal: journal.clone(),
         },
         again,

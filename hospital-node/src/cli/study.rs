@@ -2,23 +2,24 @@
 //! here first and told to the coordinator second, so a lost connection never leaves the coordinator
 //! with an approval that this house does not know of.
 
-use std::fmt::Write as _;
+mod shown;
+
+use std::collections::BTreeMap;
 
 use aggregation::ids::StudyId;
-use aggregation::study::{Privacy, Study as Manifest};
 use clap::{Args, Subcommand};
 use proto::cli::{Exit, Failure};
 use proto::federation::{DecideStudyRequest, ListStudiesRequest};
 use proto::status::to_failure;
 use serde_json::{Value, json};
 
-use super::{Context, Session};
+use self::shown::{Shown, row};
+use super::{Context, Session, roster};
 use crate::clock;
 use crate::config::Config;
-use crate::identity::Enrolled;
+use crate::identity::{self, Enrolled};
 use crate::journal::{Decision, Journal, JournalError, LocalStudy};
 use crate::link::{self, Client};
-use crate::policy::Violation;
 use crate::proposal::{Proposal, decision_to, state_name};
 use crate::state::State;
 
@@ -88,7 +89,7 @@ impl From<JournalError> for Failure {
 async fn list(context: &Context) -> Result<Exit, Failure> {
     let mut session = Session::open(context).await?;
     let journal = Journal::open(&session.state.journal()).await?;
-    let proposals = proposals(&mut session.client, &session.enrolled).await?;
+    let proposals = session.proposals(context, &journal).await?;
     let local = journal.studies().await?;
     let rows: Vec<Value> = proposals.iter().map(|p| row(p, &local, &session.config)).collect();
     context.print(&json!({ "studies": rows }), |out| {
@@ -130,85 +131,22 @@ fn house(local: Option<&LocalStudy>) -> String {
 async fn show(context: &Context, which: &Which) -> Result<Exit, Failure> {
     let mut session = Session::open(context).await?;
     let journal = Journal::open(&session.state.journal()).await?;
-    let proposal = which.among(proposals(&mut session.client, &session.enrolled).await?)?;
+    let proposal = which.among(session.proposals(context, &journal).await?)?;
     let local = journal.studies().await?;
     let mut data = row(&proposal, &local, &session.config);
     data["manifest"] = json!(proposal.manifest);
+    let shown = session.shown(&journal, &proposal).await?;
+    data["identities"] = shown.identities();
     let ours = house(decided(&local, proposal.id));
     context.print(&data, |out| {
-        write!(out, "{}", described(&proposal, &session.config))?;
+        write!(out, "{}", shown.described(&session.config))?;
         writeln!(out, "this house   {ours}\n\n{}", proposal.manifest)
     })?;
     Ok(Exit::Ok)
 }
 
-fn row(proposal: &Proposal, local: &[LocalStudy], config: &Config) -> Value {
-    let ours = decided(local, proposal.id);
-    let violations: Vec<String> =
-        config.policy.violations(&proposal.study).iter().map(Violation::to_string).collect();
-    json!({
-        "digest": proposal.id.to_string(),
-        "name": proposal.study.name,
-        "state": state_name(proposal.state),
-        "model": proposal.study.model.name(),
-        "rounds": proposal.study.training.rounds,
-        "rounds_released": proposal.rounds_released,
-        "quorum": proposal.study.cohort.quorum,
-        "privacy": privacy(&proposal.study),
-        "sites": proposal.sites.iter().map(|site| site.as_str()).collect::<Vec<_>>(),
-        "decision": ours.map(|study| study.decision.name()),
-        "data": ours.and_then(|study| study.data.as_deref()),
-        "decided": ours.map(|study| clock::rfc3339(study.decided)),
-        "coordinator_knows": proposal.known.map(Decision::name),
-        "violations": violations,
-    })
-}
-
 fn decided(local: &[LocalStudy], id: StudyId) -> Option<&LocalStudy> {
     local.iter().find(|study| study.id == id)
-}
-
-/// What a person needs to see before saying yes.
-fn described(proposal: &Proposal, config: &Config) -> String {
-    let Proposal { id, study, sites, .. } = proposal;
-    let sites: Vec<&str> = sites.iter().map(|site| site.as_str()).collect();
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name:<12} {value}");
-    };
-    line("study", study.name.clone());
-    line("digest", id.to_string());
-    line("model", study.model.name().to_owned());
-    line("rounds", study.training.rounds.to_string());
-    line("strategy", strategy(study).to_owned());
-    line("privacy", privacy(study).to_owned());
-    line("quorum", format!("{} of {} sites", study.cohort.quorum, sites.len()));
-    line("sites", sites.join(", "));
-    match study.privacy {
-        Privacy::DangerNone => line(
-            "DANGER",
-            "NO DIFFERENTIAL PRIVACY: the released sums, and the model, can reveal single patients"
-                .to_owned(),
-        ),
-    }
-    for violation in config.policy.violations(study) {
-        line("FORBIDDEN", violation.to_string());
-    }
-    text
-}
-
-const fn strategy(study: &Manifest) -> &'static str {
-    match study.training.strategy {
-        aggregation::study::Strategy::FedAvg => "fedavg",
-        aggregation::study::Strategy::FedSgd => "fedsgd",
-    }
-}
-
-const fn privacy(study: &Manifest) -> &'static str {
-    match study.privacy {
-        Privacy::DangerNone => "danger_no_privacy",
-    }
 }
 
 impl Approve {
@@ -216,9 +154,9 @@ impl Approve {
         let mut session = Session::open(context).await?;
         let data = super::data::chosen(&session.config, self.data.as_deref())?;
         let journal = Journal::open(&session.state.journal()).await?;
-        let proposal =
-            self.which.among(proposals(&mut session.client, &session.enrolled).await?)?;
-        context.say(described(&proposal, &session.config).trim_end());
+        let proposal = self.which.among(session.proposals(context, &journal).await?)?;
+        let shown = session.shown(&journal, &proposal).await?;
+        context.say(shown.described(&session.config).trim_end());
         context.say(&format!("{:<12} {data}", "data"));
         let violations = session.config.policy.violations(&proposal.study);
         if !violations.is_empty() {
@@ -230,12 +168,14 @@ impl Approve {
             )
             .hint(format!("the caps are in [policy] of {}", session.config.file.display())));
         }
+        let identities = shown.accepted()?;
         context.confirm("approve this study?", self.yes)?;
         let local = LocalStudy {
             id: proposal.id,
             name: proposal.study.name.clone(),
             manifest: proposal.manifest.clone(),
             sites: proposal.sites.clone(),
+            identities,
             data: Some(data),
             decision: Decision::Approved,
             decided: clock::now(),
@@ -258,7 +198,8 @@ impl Decide {
             (Some(earlier), client) => (earlier, client),
             (None, Err(failure)) => return Err(failure),
             (None, Ok(mut client)) => {
-                let proposal = self.which.among(proposals(&mut client, &enrolled).await?)?;
+                let found = proposals(context, &mut client, &enrolled, &journal, &config).await?;
+                let proposal = self.which.among(found)?;
                 if decision == Decision::Withdrawn {
                     return Err(Failure::failed(
                         "not_approved",
@@ -307,6 +248,7 @@ fn new_decision(proposal: Proposal) -> LocalStudy {
         name: proposal.study.name,
         manifest: proposal.manifest,
         sites: proposal.sites,
+        identities: BTreeMap::new(),
         data: None,
         decision: Decision::Refused,
         decided: clock::now(),
@@ -355,8 +297,35 @@ async fn tell(client: &mut Client, local: &LocalStudy) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Every study of the coordinator that holds together; the others are named on stderr.
-async fn proposals(client: &mut Client, enrolled: &Enrolled) -> Result<Vec<Proposal>, Failure> {
+impl Session {
+    async fn proposals(
+        &mut self,
+        context: &Context,
+        journal: &Journal,
+    ) -> Result<Vec<Proposal>, Failure> {
+        proposals(context, &mut self.client, &self.enrolled, journal, &self.config).await
+    }
+
+    /// A study with what this house knows of its sites.
+    async fn shown<'a>(
+        &'a self,
+        journal: &Journal,
+        proposal: &'a Proposal,
+    ) -> Result<Shown<'a>, Failure> {
+        let own = identity::signing(&self.state)?.key();
+        Ok(Shown { proposal, me: &self.enrolled.me, own, pins: journal.pins().await? })
+    }
+}
+
+/// Every study of the coordinator that holds together; the others are named on stderr. What it says
+/// of the sites' identities is kept.
+async fn proposals(
+    context: &Context,
+    client: &mut Client,
+    enrolled: &Enrolled,
+    journal: &Journal,
+    config: &Config,
+) -> Result<Vec<Proposal>, Failure> {
     let reply = client
         .list_studies(ListStudiesRequest {})
         .await
@@ -365,7 +334,11 @@ async fn proposals(client: &mut Client, enrolled: &Enrolled) -> Result<Vec<Propo
     let mut found = Vec::new();
     for notice in reply.studies {
         match Proposal::check(notice, &enrolled.me) {
-            Ok(proposal) => found.push(proposal),
+            Ok(proposal) => {
+                let new = config.policy.new_sites;
+                roster::meet(context, journal, &enrolled.me, &proposal.identities, new).await?;
+                found.push(proposal);
+            }
             Err(error) => tracing::warn!(%error, "the coordinator names a study that we leave out"),
         }
     }
@@ -424,6 +397,7 @@ mod tests {
             name: name.to_owned(),
             manifest: String::new(),
             sites: std::collections::BTreeSet::new(),
+            identities: BTreeMap::new(),
             data: None,
             decision: Decision::Approved,
             decided: clock::now(),

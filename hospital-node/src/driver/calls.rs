@@ -1,25 +1,28 @@
 //! What is said to the coordinator in a round. Each call is made once: when the way to the
 //! coordinator breaks, a new session begins and the participant says again what still matters.
 
-use std::io;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aggregation::ids::Digest;
 use aggregation::message::{DeclineReason, Terms};
+use bytes::Bytes;
 use futures_util::{Stream, stream};
 use proto::federation::{
     DeclineRequest, ReadyRequest, Stage, UpdateHeader, UpdatePart, update_part,
 };
 use proto::limits::CHUNK;
-use tokio::fs::File;
-use tokio::io::AsyncReadExt as _;
 use tonic::Status;
 
 use super::model::permille;
 use super::progress::Progress;
-use crate::journal::Packed;
+use crate::journal::{JournalError, Packed};
 use crate::link::Client;
+
+/// What is read from the file at once: a few chunks, which then share its memory.
+const TOGETHER: usize = 4 * CHUNK;
 
 /// A call that did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +33,9 @@ pub(super) enum CallError {
     /// The update could not be read.
     #[error("the work folder: {0}")]
     Disk(#[from] io::Error),
+    /// The journal does not give what is to be sent.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The receipt is for something else.
     #[error("expected a receipt for {expected}, found another")]
     Receipt {
@@ -70,7 +76,7 @@ pub(super) async fn upload(
     mut client: Client,
     terms: Terms,
     packed: Packed,
-    file: &Path,
+    file: PathBuf,
     progress: Progress,
 ) -> Result<(), CallError> {
     let header = UpdateHeader {
@@ -81,7 +87,8 @@ pub(super) async fn upload(
         bytes: packed.bytes,
         digest: packed.digest.as_bytes().to_vec(),
     };
-    let file = File::open(file).await?;
+    let file = tokio::task::spawn_blocking(move || File::open(file));
+    let file = file.await.map_err(io::Error::other)??;
     let broken = Arc::new(Mutex::new(None));
     let told = {
         let terms = terms.clone();
@@ -108,24 +115,43 @@ fn parts(
 ) -> impl Stream<Item = UpdatePart> + Send + 'static {
     let first = UpdatePart { part: Some(update_part::Part::Header(header)) };
     let rest = stream::unfold(
-        (file, 0_u64, broken, told),
-        move |(mut file, sent, broken, told)| async move {
-            let mut data = Vec::with_capacity(CHUNK);
-            let limit = u64::try_from(CHUNK).unwrap_or(u64::MAX);
-            match (&mut file).take(limit).read_to_end(&mut data).await {
-                Ok(0) => None,
-                Ok(more) => {
-                    let sent = sent.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
-                    told(sent);
-                    let part = UpdatePart { part: Some(update_part::Part::Data(data)) };
-                    Some((part, (file, sent, broken, told)))
-                }
-                Err(error) => {
-                    *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    None
+        (file, Bytes::new(), 0_u64, broken, told),
+        move |(mut file, mut read, sent, broken, told)| async move {
+            if read.is_empty() {
+                match more(file).await {
+                    Ok(found) => (file, read) = found,
+                    Err(error) => {
+                        *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                        return None;
+                    }
                 }
             }
+            let data = read.split_to(read.len().min(CHUNK));
+            if data.is_empty() {
+                return None;
+            }
+            let sent = sent.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+            told(sent);
+            let part = UpdatePart { part: Some(update_part::Part::Data(data)) };
+            Some((part, (file, read, sent, broken, told)))
         },
     );
     futures_util::StreamExt::chain(stream::iter([first]), rest)
+}
+
+/// What comes next in the file; nothing at its end.
+async fn more(mut file: File) -> io::Result<(File, Bytes)> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut read = vec![0; TOGETHER];
+        let mut have = 0;
+        while have < read.len() {
+            match file.read(&mut read[have..])? {
+                0 => break,
+                n => have += n,
+            }
+        }
+        read.truncate(have);
+        Ok((file, Bytes::from(read)))
+    });
+    reading.await.map_err(io::Error::other)?
 }

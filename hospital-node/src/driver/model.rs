@@ -2,20 +2,26 @@
 //! kept for the next attempt. What is in the work folder under a model's name was complete and had
 //! that digest when it was put there; it is checked again before use.
 
-use std::io::{self, SeekFrom};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aggregation::ids::{Digest, StudyId};
+use bytes::Bytes;
 use proto::federation::FetchModelRequest;
 use proto::limits::MAX_CHUNK;
 use ring::digest::{Context, SHA256};
-use tokio::fs::{self, File};
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tonic::Status;
 
 use crate::link::{Backoff, Client, may_pass};
 use crate::state::private;
+
+/// Chunks are gathered up to so many bytes, then hashed and written together.
+const TOGETHER: usize = 1024 * 1024;
+/// However small they are, no more of them wait than this.
+const MOST_WAITING: usize = 64;
 
 /// The model is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +76,16 @@ pub(super) async fn fetch(
     progress: impl Fn(u32),
 ) -> Result<PathBuf, FetchError> {
     let path = folder.join(format!("model-{}.f32", wanted.model));
-    if has(&path, wanted).await? {
-        return Ok(path);
-    }
-    forget_others(folder, &path).await?;
     let part = folder.join(format!("model-{}.part", wanted.model));
-    let mut download = Download::resume(&part, wanted.bytes).await?;
+    let (kept, begun) = (path.clone(), part.clone());
+    let prepared = off_thread(move || {
+        if has(&kept, wanted)? {
+            return Ok(None);
+        }
+        forget_others(&kept)?;
+        Download::resume(&begun, wanted.bytes).map(Some)
+    });
+    let Some(mut download) = prepared.await? else { return Ok(path) };
     let mut backoff = Backoff::new();
     loop {
         let client =
@@ -93,68 +103,79 @@ pub(super) async fn fetch(
             }
             Err(error) => {
                 drop(download);
-                fs::remove_file(&part).await?;
+                off_thread(move || fs::remove_file(&part)).await?;
                 return Err(error);
             }
         }
     }
-    let found = download.finish().await?;
+    let found = download.digest();
     if found != wanted.model {
-        fs::remove_file(&part).await?;
+        off_thread(move || fs::remove_file(&part)).await?;
         return Err(FetchError::OtherModel { expected: wanted.model, found });
     }
-    fs::rename(&part, &path).await?;
+    let whole = path.clone();
+    off_thread(move || fs::rename(&part, &whole)).await?;
     Ok(path)
 }
 
 /// Whether the whole model lies there, by size and digest.
-async fn has(path: &Path, wanted: Wanted) -> io::Result<bool> {
-    match fs::metadata(path).await {
+fn has(path: &Path, wanted: Wanted) -> io::Result<bool> {
+    match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
         Ok(found) if found.len() != wanted.bytes => Ok(false),
         Ok(_) => {
             let mut hash = Context::new(&SHA256);
-            read_into(&mut File::open(path).await?, &mut hash).await?;
+            read_into(&mut File::open(path)?, &mut hash)?;
             Ok(digest(hash) == wanted.model)
         }
     }
 }
 
 /// Of one study only the newest model is kept.
-async fn forget_others(folder: &Path, keep: &Path) -> io::Result<()> {
-    let mut entries = fs::read_dir(folder).await?;
-    while let Some(entry) = entries.next_entry().await? {
+fn forget_others(keep: &Path) -> io::Result<()> {
+    let Some(folder) = keep.parent() else { return Ok(()) };
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
         let path = entry.path();
         let model = entry.file_name().to_str().is_some_and(|name| name.starts_with("model-"));
         if model && path.with_extension("") != keep.with_extension("") {
-            fs::remove_file(path).await?;
+            fs::remove_file(path)?;
         }
     }
     Ok(())
 }
 
 struct Download {
+    kept: Arc<Mutex<Kept>>,
+    /// Chunks that are not in the file yet.
+    waiting: Vec<Bytes>,
+    /// In the file and waiting together.
+    have: u64,
+}
+
+/// What is in the file, and the hash over it.
+struct Kept {
     file: File,
     hash: Context,
-    have: u64,
 }
 
 impl Download {
     /// Takes up what an earlier attempt left.
-    async fn resume(part: &Path, bytes: u64) -> io::Result<Self> {
+    fn resume(part: &Path, bytes: u64) -> io::Result<Self> {
         let mut options = private();
         options.read(true).create(true).truncate(false);
-        let mut file = File::from_std(options.open(part)?);
+        let mut file = options.open(part)?;
         let mut hash = Context::new(&SHA256);
-        let mut have = file.metadata().await?.len();
+        let mut have = file.metadata()?.len();
         if have > bytes {
-            file.set_len(0).await?;
+            file.set_len(0)?;
             have = 0;
         }
-        file.seek(SeekFrom::Start(0)).await?;
-        read_into(&mut file, &mut hash).await?;
-        Ok(Self { file, hash, have })
+        if have > 0 {
+            read_into(&mut file, &mut hash)?;
+        }
+        Ok(Self { kept: Arc::new(Mutex::new(Kept { file, hash })), waiting: Vec::new(), have })
     }
 
     async fn go_on(
@@ -173,16 +194,28 @@ impl Download {
         }
         let mut chunks =
             client.fetch_model(request).await.map_err(FetchError::Refused)?.into_inner();
-        while let Some(chunk) = chunks.message().await.map_err(FetchError::Refused)? {
+        let broken = loop {
+            let chunk = match chunks.message().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break None,
+                Err(status) => break Some(status),
+            };
             let more = u64::try_from(chunk.data.len()).unwrap_or(u64::MAX);
             let have = self.have.saturating_add(more);
             if have > wanted.bytes || chunk.data.len() > MAX_CHUNK {
                 return Err(FetchError::TooLong { expected: wanted.bytes });
             }
-            self.file.write_all(&chunk.data).await?;
-            self.hash.update(&chunk.data);
+            self.waiting.push(chunk.data);
             self.have = have;
+            let waiting: usize = self.waiting.iter().map(Bytes::len).sum();
+            if waiting >= TOGETHER || self.waiting.len() >= MOST_WAITING {
+                self.keep().await?;
+            }
             progress(permille(have, wanted.bytes));
+        };
+        self.keep().await?;
+        if let Some(status) = broken {
+            return Err(FetchError::Refused(status));
         }
         // A stream that was cut ends with an error; this one was ended by the coordinator.
         if self.have < wanted.bytes {
@@ -191,16 +224,36 @@ impl Download {
         Ok(())
     }
 
-    async fn finish(mut self) -> io::Result<Digest> {
-        self.file.flush().await?;
-        Ok(digest(self.hash))
+    /// Writes what waits. The connection's window takes what comes meanwhile.
+    async fn keep(&mut self) -> io::Result<()> {
+        let (kept, waiting) = (Arc::clone(&self.kept), std::mem::take(&mut self.waiting));
+        off_thread(move || {
+            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            for chunk in waiting {
+                kept.hash.update(&chunk);
+                kept.file.write_all(&chunk)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn digest(self) -> Digest {
+        digest(self.kept.lock().unwrap_or_else(PoisonError::into_inner).hash.clone())
     }
 }
 
-async fn read_into(file: &mut File, hash: &mut Context) -> io::Result<()> {
+/// Does what waits for the disk where no one else has to wait for it.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn read_into(file: &mut File, hash: &mut Context) -> io::Result<()> {
     let mut buffer = vec![0; MAX_CHUNK];
     loop {
-        let read = file.read(&mut buffer).await?;
+        let read = file.read(&mut buffer)?;
         if read == 0 {
             return Ok(());
         }

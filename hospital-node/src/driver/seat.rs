@@ -1,14 +1,21 @@
 //! This site's seat in one study: the participant, and the hands that do what it says. Every step
 //! is journaled before its effect; what a restart finds in the journal it plays again.
 
+mod masked;
+mod replay;
+
+pub(super) use masked::MaskError;
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aggregation::charter::Charter;
-use aggregation::ids::{Digest, SlotId, StudyId};
-use aggregation::message::{ClosedNotice, DeclineReason, Terms};
+use aggregation::ids::{SlotId, StudyId};
+use aggregation::keys::provision::Provision;
+use aggregation::message::{ClosedNotice, DeclineReason, Roster, Terms};
 use aggregation::participant::{Action, Event, Participant};
+use aggregation::refusal::Refusal;
 use aggregation::study::Study;
 use proto::federation::Stage as Reported;
 use tokio::sync::{mpsc, watch};
@@ -19,7 +26,7 @@ use super::progress::Progress;
 use super::work::{self, Assignment, WorkError};
 use super::{Done, House};
 use crate::config::{Config, DataSet};
-use crate::journal::{JournalError, LocalStudy, Packed, Stage};
+use crate::journal::{JournalError, LocalStudy, Ours, Packed};
 use crate::link::Client;
 use crate::state::{StateError, make_private};
 use crate::worker::Worker;
@@ -80,11 +87,15 @@ pub(super) struct Seat {
     data: DataSet,
     folder: PathBuf,
     participant: Participant,
+    /// What this site's masks rest on; none before the keys are agreed on, and in a study without.
+    provision: Option<Arc<Provision>>,
     terms: Option<Terms>,
+    roster: Option<Roster>,
     packed: Option<Packed>,
     /// A trainer that waits for the next round.
     worker: Option<Worker>,
     working: Option<(SlotId, JoinHandle<()>)>,
+    masking: Option<(SlotId, JoinHandle<()>)>,
     calling: Option<Calling>,
     /// How the round ended, once the coordinator has said so.
     outcome: Option<String>,
@@ -95,7 +106,7 @@ pub(super) struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if let Some((_, task)) = &self.working {
+        for (_, task) in self.working.iter().chain(&self.masking) {
             task.abort();
         }
         if let Some(calling) = &self.calling {
@@ -125,12 +136,17 @@ impl Seat {
         let data = house.config.data.get(&name).cloned().ok_or(Unseated::NoData(name))?;
         let folder = folder_of(&house, local.id);
         make_private(&folder)?;
+        let provision = masked::provision(&house, &local, &charter).await?.map(Arc::new);
+        let participant = Participant::new(house.me.clone(), charter);
         let mut seat = Self {
-            participant: Participant::new(house.me.clone(), charter),
+            participant: with_keys(participant, provision.as_ref()),
+            provision,
             terms: None,
+            roster: None,
             packed: None,
             worker: None,
             working: None,
+            masking: None,
             calling: None,
             outcome: None,
             progress: Progress::start(clients.clone()),
@@ -145,69 +161,18 @@ impl Seat {
         Ok(seat)
     }
 
-    /// Plays the journal of the last slot again. Its actions are let fall; `Reconnected` brings
-    /// back what is still due.
-    async fn replay(&mut self) -> Result<(), Unseated> {
-        let last = self.house.journal.last_slot(self.local.id).await?;
-        let open =
-            last.as_ref().filter(|used| used.stage != Stage::Closed).map(|used| used.terms.slot);
-        self.sweep(open)?;
-        let Some(used) = last else { return Ok(()) };
-        let terms = used.terms;
-        let slot = terms.slot;
-        let events = match used.stage {
-            Stage::Closed => {
-                let charter = self.participant.charter().clone();
-                self.participant =
-                    Participant::resumed(self.house.me.clone(), charter, terms.round, slot);
-                return Ok(());
-            }
-            Stage::Declined(reason) => vec![Event::Barred { terms: terms.clone(), reason }],
-            // What the trainer had made is gone, and a slot is never worked on twice.
-            Stage::Begun => vec![Event::Offered(terms.clone()), Event::TrainerFailed { slot }],
-            Stage::Trained(packed) => {
-                if holds(&self.update(slot), packed).await? {
-                    self.packed = Some(packed);
-                    tracing::info!(
-                        study = self.local.name,
-                        slot = slot.get(),
-                        "update of an open round found again"
-                    );
-                    vec![Event::Offered(terms.clone()), trained(slot, packed)]
-                } else {
-                    tracing::warn!(
-                        study = self.local.name,
-                        slot = slot.get(),
-                        "update of an open round is lost"
-                    );
-                    vec![Event::Offered(terms.clone()), Event::TrainerFailed { slot }]
-                }
-            }
-        };
-        for event in events {
-            if let Err(refusal) = self.participant.handle(event) {
-                tracing::warn!(%refusal, rule = refusal.rule(), "the journal does not replay; the slot is left alone");
-            }
-        }
-        self.terms = Some(terms);
-        Ok(())
-    }
-
-    /// Deletes what slots that are over have left.
-    fn sweep(&self, open: Option<SlotId>) -> io::Result<()> {
-        let keep = open.map(|slot| self.update(slot));
-        for entry in std::fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            let update = path.extension().is_some_and(|end| end == "update");
-            if update && Some(&path) != keep.as_ref() {
-                std::fs::remove_file(path)?;
-            }
-        }
-        Ok(())
-    }
-
+    /// What the trainer made.
     fn update(&self, slot: SlotId) -> PathBuf {
         self.folder.join(format!("{slot}.update"))
+    }
+
+    /// The same, masked.
+    fn masked_update(&self, slot: SlotId) -> PathBuf {
+        self.folder.join(format!("{slot}.masked"))
+    }
+
+    fn ours(&self) -> Option<Ours<'_>> {
+        self.provision.as_deref().map(|provision| Ours { me: &self.house.me, provision })
     }
 
     /// The approved study.
@@ -235,10 +200,7 @@ impl Seat {
         let mut next = self.participant.clone();
         let actions = match next.handle(event.clone()) {
             Ok(actions) => actions,
-            Err(refusal) => {
-                tracing::warn!(study = self.local.name, %refusal, rule = refusal.rule(), "refused");
-                return;
-            }
+            Err(refusal) => return self.refused(&event, &refusal),
         };
         if let Event::Offered(terms) | Event::Barred { terms, .. } = &event
             && next.slot() == Some(terms.slot)
@@ -247,6 +209,19 @@ impl Seat {
             self.terms = Some(terms.clone());
             self.packed = None;
         }
+        if let Event::Frozen(roster) = &event
+            && next.slot() == Some(roster.slot)
+        {
+            self.roster = Some(roster.clone());
+        }
+        let erased = match self.journal_set(&event, &next, &actions).await {
+            Ok(erased) => erased,
+            Err(error) => {
+                // Nothing is given that is not journaled; what is asked for again is tried again.
+                tracing::error!(study = self.local.name, %error, "cannot journal the final set");
+                return;
+            }
+        };
         if let Err(error) = self.journal(&actions).await {
             // Nothing was said and nothing was begun: to the coordinator we are just not there.
             tracing::error!(study = self.local.name, %error, "cannot journal; this round goes on without us");
@@ -255,6 +230,26 @@ impl Seat {
         self.participant = next;
         for action in actions {
             self.act(session, action).await;
+        }
+        if erased {
+            self.settle().await;
+        }
+    }
+
+    /// The participant refuses something. Of a final set or a roster that is not what it was, or not
+    /// what it may be, an administrator has to know: somebody may be trying to take this house's
+    /// update apart.
+    fn refused(&self, event: &Event, refusal: &Refusal) {
+        let about_sums = matches!(event, Event::Frozen(_) | Event::Fixed(_) | Event::Unmask(_));
+        let (study, rule) = (&self.local.name, refusal.rule());
+        let terms = self.terms.as_ref();
+        let (round, slot) =
+            (terms.map(|terms| terms.round.get()), terms.map(|terms| terms.slot.get()));
+        // A roster after a decline of ours is an ordinary thing: the two crossed on their way.
+        if about_sums && !matches!(refusal, Refusal::OutOfPhase { .. }) {
+            tracing::error!(study, round, slot, %refusal, rule, "ALARM: refused");
+        } else {
+            tracing::warn!(study, round, slot, %refusal, rule, "refused");
         }
     }
 
@@ -268,7 +263,12 @@ impl Seat {
                         journal.decline(terms, *reason, clock::now()).await?;
                     }
                 }
-                Action::Ready { .. } | Action::Upload { .. } | Action::Forget(_) => {}
+                Action::Ready { .. }
+                | Action::Upload { .. }
+                | Action::Mask { .. }
+                | Action::Sign { .. }
+                | Action::Unmask { .. }
+                | Action::Forget(_) => {}
             }
         }
         Ok(())
@@ -281,6 +281,13 @@ impl Seat {
             Action::Ready { .. } | Action::Decline { .. } | Action::Upload { .. } => {
                 self.call(session, action)
             }
+            Action::Sign { .. } | Action::Unmask { .. } => {
+                if let Some(terms) = &self.terms {
+                    self.progress.say(terms, Reported::Unmasking, 0);
+                }
+                self.call(session, action);
+            }
+            Action::Mask { slot, context, members } => self.mask(slot, context, members),
         }
     }
 
@@ -378,13 +385,32 @@ impl Seat {
         {
             task.abort();
         }
+        if let Some((_, task)) = self.masking.take_if(|(current, _)| *current == slot) {
+            task.abort();
+        }
         let outcome = self.outcome.as_deref().unwrap_or("over");
-        if let Err(error) = self.house.journal.close(self.local.id, slot, outcome).await {
+        let journal = &self.house.journal;
+        let closed = match journal.close(self.local.id, slot, outcome, self.ours()).await {
+            // A number so far ahead that the keys are not moved on to it, whoever says it.
+            Err(JournalError::NoKeys { .. }) => {
+                journal.close(self.local.id, slot, outcome, None).await
+            }
+            closed => closed,
+        };
+        if let Err(error) = closed {
             tracing::error!(study = self.local.name, %error, "cannot journal the end of a round");
         }
-        match tokio::fs::remove_file(self.update(slot)).await {
+        self.remove(&self.update(slot)).await;
+        if self.provision.is_some() {
+            self.remove(&self.masked_update(slot)).await;
+            self.settle().await;
+        }
+    }
+
+    async fn remove(&self, file: &std::path::Path) {
+        match tokio::fs::remove_file(file).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(study = self.local.name, slot = slot.get(), %error, "cannot delete an update");
+                tracing::warn!(study = self.local.name, %error, "cannot delete an update");
             }
             Ok(()) | Err(_) => {}
         }
@@ -404,19 +430,28 @@ impl Seat {
         }
         let said = action.clone();
         let (study, done, progress) = (self.local.id, self.done.clone(), self.progress.clone());
-        let file = self.update(terms.slot);
+        let file = if self.provision.is_some() {
+            self.masked_update(terms.slot)
+        } else {
+            self.update(terms.slot)
+        };
         let packed = self.packed;
+        let (journal, identity) = (self.house.journal.clone(), Arc::clone(&self.house.identity));
         let task = tokio::spawn(async move {
-            let result = match said {
+            let result = match &said {
                 Action::Ready { .. } => calls::ready(client, terms).await,
-                Action::Decline { reason, .. } => calls::decline(client, terms, reason).await,
+                Action::Decline { reason, .. } => calls::decline(client, terms, *reason).await,
                 Action::Upload { digest, .. } => {
-                    match packed.filter(|packed| packed.digest == digest) {
-                        Some(packed) => calls::upload(client, terms, packed, &file, progress).await,
+                    match packed.filter(|packed| packed.digest == *digest) {
+                        Some(packed) => calls::upload(client, terms, packed, file, progress).await,
                         None => Err(CallError::Disk(io::Error::from(io::ErrorKind::NotFound))),
                     }
                 }
-                Action::Train(_) | Action::Forget(_) => Ok(()),
+                Action::Sign { statement, .. } => {
+                    masked::sign(client, &terms, identity.sign(statement)).await
+                }
+                Action::Unmask { .. } => masked::give(client, &journal, &terms).await,
+                Action::Train(_) | Action::Mask { .. } | Action::Forget(_) => Ok(()),
             };
             // Nobody hears it when we are stopping.
             let _ = done.send(Done::Called { study, session, action: said, result }).await;
@@ -451,7 +486,30 @@ impl Seat {
                     "ready"
                 );
             }
-            Action::Train(_) | Action::Forget(_) => {}
+            Action::Sign { round, slot, .. } => {
+                tracing::debug!(
+                    study = self.local.name,
+                    round = round.get(),
+                    slot = slot.get(),
+                    "final set signed"
+                );
+                self.happen(session, Event::Signed { slot: *slot }).await;
+            }
+            Action::Unmask { round, slot, own, recovery, .. } => {
+                tracing::info!(
+                    study = self.local.name,
+                    round = round.get(),
+                    slot = slot.get(),
+                    of = own.len(),
+                    of_dropped = recovery.len(),
+                    "shares given"
+                );
+                if let Some(terms) = &self.terms {
+                    self.progress.say(terms, Reported::Done, 1000);
+                }
+                self.happen(session, Event::Unmasked { slot: *slot }).await;
+            }
+            Action::Train(_) | Action::Mask { .. } | Action::Forget(_) => {}
         }
     }
 
@@ -514,18 +572,9 @@ fn trained(slot: SlotId, packed: Packed) -> Event {
     }
 }
 
-/// Whether the file holds these very bytes.
-async fn holds(path: &Path, packed: Packed) -> io::Result<bool> {
-    let path = path.to_owned();
-    let hashed = tokio::task::spawn_blocking(move || {
-        let mut hash = blake3::Hasher::new();
-        let read = io::copy(&mut std::fs::File::open(path)?, &mut hash)?;
-        Ok::<_, io::Error>((read, Digest::new(*hash.finalize().as_bytes())))
-    });
-    match hashed.await {
-        Ok(Ok(found)) => Ok(found == (packed.bytes, packed.digest)),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Ok(Err(error)) => Err(error),
-        Err(error) => Err(io::Error::other(error)),
+fn with_keys(participant: Participant, provision: Option<&Arc<Provision>>) -> Participant {
+    match provision {
+        Some(provision) => participant.with_keys(Arc::clone(provision)),
+        None => participant,
     }
 }

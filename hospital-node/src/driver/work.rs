@@ -89,7 +89,7 @@ pub(super) async fn perform(
         update,
         update_bytes,
     };
-    let packed =
-        worker.train(&job, |permille| progress.say(&terms, Stage::Training, permille)).await?;
+    let training = move |permille| progress.say(&terms, Stage::Training, permille);
+    let packed = worker.train(&job, training).await?;
     Ok((worker, packed))
 }

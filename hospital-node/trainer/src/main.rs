@@ -1,6 +1,8 @@
 //! `hospital-trainer`: arguments, confinement, and one line per failure.
 
+use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -179,8 +181,10 @@ fn answer(serve: &Serve) -> Result<Exit, Failure> {
     let device = backend::device(&serve.device)
         .map_err(|error| Failure::usage("unknown_device", error.to_string()))?;
     let settings = Settings { device, memory: serve.memory_mib.saturating_mul(1 << 20) };
-    let (mut stdin, mut stdout) = (io::stdin().lock(), io::stdout().lock());
-    serve::serve(&mut stdin, &mut stdout, &settings)
+    // The pipe itself: a frame is whole, and standard output would look for line ends in it.
+    let out = io::stdout().as_fd().try_clone_to_owned();
+    let mut out = File::from(out.map_err(|error| Failure::failed("stdout", error.to_string()))?);
+    serve::serve(&mut io::stdin().lock(), &mut out, &settings)
         .map_err(|error| Failure::failed("conversation", chain(&error)))?;
     Ok(Exit::Ok)
 }

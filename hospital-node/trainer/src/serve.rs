@@ -13,8 +13,7 @@ use aggregation::message::Work;
 use aggregation::study::{Split, Study};
 use aggregation::vector::{Contribution, VectorFormat, encode};
 use burn::tensor::Device;
-use proto::frames::{read_frame, write_frame};
-use proto::limits::CHUNK;
+use proto::frames::{parts, read_frame, write_frame};
 use proto::trainer::{
     Done, Failed, FromTrainer, Open, Opened, Progress, Task, ToTrainer, from_trainer, to_trainer,
 };
@@ -98,8 +97,8 @@ pub fn serve(
                 };
                 match outcome? {
                     Ok(packed) => {
-                        for part in packed.chunks(CHUNK) {
-                            say(to, from_trainer::Message::Update(part.to_vec()))?;
+                        for part in parts(packed) {
+                            say(to, from_trainer::Message::Update(part))?;
                         }
                         say(to, from_trainer::Message::Done(Done {}))?;
                     }
@@ -374,7 +373,7 @@ pub(crate) mod tests {
             Work::Evaluate => 3,
         };
         let task = Task { round: 1, work, model_bytes: bytes.len() as u64 };
-        let parts = bytes.chunks(100).map(|part| to_trainer::Message::Model(part.to_vec()));
+        let parts = bytes.chunks(100).map(|part| to_trainer::Message::Model(part.to_vec().into()));
         std::iter::once(to_trainer::Message::Task(task)).chain(parts).collect()
     }
 
@@ -463,11 +462,12 @@ pub(crate) mod tests {
 
     #[test]
     fn a_message_out_of_order_ends_the_conversation() {
-        let (_, ended) = converse(vec![to_trainer::Message::Model(vec![1])]);
+        let (_, ended) = converse(vec![to_trainer::Message::Model(vec![1].into())]);
         assert!(matches!(ended, Err(ServeError::OutOfOrder { .. })));
         let task = Task { round: 1, work: 1, model_bytes: 8 };
         for parts in [vec![0; 9], Vec::new()] {
-            let said = vec![to_trainer::Message::Task(task), to_trainer::Message::Model(parts)];
+            let said =
+                vec![to_trainer::Message::Task(task), to_trainer::Message::Model(parts.into())];
             assert!(matches!(converse(said).1, Err(ServeError::OutOfOrder { .. })));
         }
         // A peer that claims a huge model makes nobody set memory aside, and nothing follows it.

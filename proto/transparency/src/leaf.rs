@@ -1,4 +1,6 @@
-//! What an entry says: a canonical JSON object of version, type, time and data.
+//! What an entry says: a canonical JSON object of version, kind, time and the kind's own fields, as
+//! in `{"by":"operator/root","kind":"site_approved","site":"alpha","time_ms":5,"v":1}`. What the
+//! kinds are is in [`crate::fact`].
 //!
 //! Canonical means RFC 8785 with numbers below 2^53 in magnitude: sorted keys, no spaces, one
 //! spelling for each value. The bytes that are hashed are the bytes that are stored; a reader
@@ -15,7 +17,12 @@ use crate::time::UtcTime;
 /// The version of the envelope.
 pub const LEAF_VERSION: u64 = 1;
 
-/// The longest type name.
+/// The envelope's own fields.
+const KIND: &str = "kind";
+const TIME: &str = "time_ms";
+const VERSION: &str = "v";
+
+/// The longest name of a kind.
 const MAX_KIND_BYTES: usize = 64;
 
 /// The first magnitude at which neighbouring whole numbers fall together in other people's readers.
@@ -34,16 +41,21 @@ pub enum LeafError {
     #[error("expected canonical JSON (RFC 8785), found another spelling")]
     Spelling,
     /// A key is missing, there is another, or a value has the wrong type.
-    #[error("expected an object of data, time, type and version {LEAF_VERSION}")]
-    Envelope,
-    /// The type's name.
     #[error(
-        "expected a type of at most {MAX_KIND_BYTES} bytes like \"round.announced\", found {0:?}"
+        "expected an object with the kind's name, time_ms in milliseconds and v = {LEAF_VERSION}"
+    )]
+    Envelope,
+    /// A field of the facts has the name of one of the envelope's.
+    #[error("expected fields other than kind, time_ms and v, found {0} among them")]
+    Reserved(&'static str),
+    /// The kind's name.
+    #[error(
+        "expected a kind of at most {MAX_KIND_BYTES} bytes like \"round_announced\", found {0:?}"
     )]
     Kind(String),
-    /// The time.
-    #[error("expected a leaf with a time: {0}")]
-    Time(#[from] crate::time::NotATime),
+    /// A time after the year 9999.
+    #[error("expected time_ms before the year 10000, found {0}")]
+    Time(u64),
     /// A number that readers of JSON do not agree on.
     #[error("expected numbers below 2^53 in magnitude, found {0}")]
     Number(String),
@@ -59,17 +71,24 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// A leaf of this type, time and data.
+    /// A leaf of this kind, time and facts.
     ///
     /// # Errors
-    /// When the type is misspelt, a number is inexact, or the leaf becomes too long.
+    /// When the kind is misspelt, a field has a name of the envelope's, a number is inexact, or the
+    /// leaf becomes too long.
     pub fn new(kind: &str, time: UtcTime, data: Map<String, Value>) -> Result<Self, LeafError> {
         check_kind(kind)?;
-        let mut envelope = Map::new();
-        envelope.insert("data".to_owned(), Value::Object(data));
-        envelope.insert("time".to_owned(), Value::String(time.to_string()));
-        envelope.insert("type".to_owned(), Value::String(kind.to_owned()));
-        envelope.insert("version".to_owned(), Value::Number(LEAF_VERSION.into()));
+        let mut envelope = data;
+        let own = [
+            (KIND, Value::String(kind.to_owned())),
+            (TIME, Value::Number(time.as_millis().into())),
+            (VERSION, Value::Number(LEAF_VERSION.into())),
+        ];
+        for (key, value) in own {
+            if envelope.insert(key.to_owned(), value).is_some() {
+                return Err(LeafError::Reserved(key));
+            }
+        }
         let envelope = Value::Object(envelope);
         Self::decode(canonical(&envelope)?.as_bytes())
     }
@@ -87,25 +106,21 @@ impl Leaf {
         if canonical(&value)?.as_bytes() != bytes {
             return Err(LeafError::Spelling);
         }
-        let Value::Object(mut envelope) = value else { return Err(LeafError::Envelope) };
-        let parts = ["data", "time", "type", "version"].map(|key| envelope.remove(key));
-        let [
-            Some(Value::Object(data)),
-            Some(Value::String(time)),
-            Some(Value::String(kind)),
-            Some(version),
-        ] = parts
+        let Value::Object(mut data) = value else { return Err(LeafError::Envelope) };
+        let [Some(Value::String(kind)), Some(time), Some(version)] =
+            [KIND, TIME, VERSION].map(|key| data.remove(key))
         else {
             return Err(LeafError::Envelope);
         };
-        if !envelope.is_empty() || version.as_u64() != Some(LEAF_VERSION) {
+        let (Some(millis), Some(LEAF_VERSION)) = (time.as_u64(), version.as_u64()) else {
             return Err(LeafError::Envelope);
-        }
+        };
         check_kind(&kind)?;
-        Ok(Self { kind, time: time.parse()?, data, bytes: bytes.to_vec() })
+        let time = UtcTime::from_millis(millis).ok_or(LeafError::Time(millis))?;
+        Ok(Self { kind, time, data, bytes: bytes.to_vec() })
     }
 
-    /// What happened, such as `round.announced`.
+    /// What happened, such as `round_announced`.
     #[must_use]
     pub fn kind(&self) -> &str {
         &self.kind
@@ -117,7 +132,7 @@ impl Leaf {
         self.time
     }
 
-    /// The facts.
+    /// The fields of the kind.
     #[must_use]
     pub fn data(&self) -> &Map<String, Value> {
         &self.data
@@ -223,7 +238,7 @@ mod tests {
 
     fn leaf(data: Value) -> Result<Leaf, LeafError> {
         let Value::Object(data) = data else { return Err(LeafError::Envelope) };
-        Leaf::new("round.announced", time(), data)
+        Leaf::new("round_announced", time(), data)
     }
 
     #[test]
@@ -232,7 +247,7 @@ mod tests {
         assert_eq!(
             std::str::from_utf8(leaf.bytes()),
             Ok(
-                r#"{"data":{"cohort":["b","a"],"epsilon":0.5,"round":7},"time":"2026-11-22T08:30:00.000Z","type":"round.announced","version":1}"#
+                r#"{"cohort":["b","a"],"epsilon":0.5,"kind":"round_announced","round":7,"time_ms":1795336200000,"v":1}"#
             )
         );
         assert_eq!(Leaf::decode(leaf.bytes()), Ok(leaf));
@@ -303,28 +318,35 @@ mod tests {
 
     #[test]
     fn another_spelling_or_shape_is_refused() {
-        let good = r#"{"data":{},"time":"2026-11-22T08:30:00.000Z","type":"a.b","version":1}"#;
+        let good = r#"{"a":{},"kind":"a_b","time_ms":5,"v":1}"#;
         assert!(Leaf::decode(good.as_bytes()).is_ok());
         for (from, to) in [
             ("{}", "{ }"),
             ("{}", r#"{"b":1,"a":2}"#),
             ("{}", r#"{"a":1,"a":1}"#),
-            ("{}", r#"{"a":1.0}"#),
-            ("{}", r#"{"a":"\/"}"#),
-            ("{}", "[]"),
-            ("{}", "{},\"more\":1"),
-            ("a.b", "A"),
-            ("a.b", "a..b"),
-            ("a.b", ""),
-            ("00.000Z", "00Z"),
+            ("{}", "1.0"),
+            ("{}", r#""\/""#),
+            (r#""kind":"a_b","#, ""),
+            ("a_b", "A"),
+            ("a_b", "a__b"),
+            ("a_b", ""),
+            (r#""a_b""#, "7"),
+            (":5,", ":-5,"),
+            (":5,", ":5.5,"),
+            (":5,", r#":"5","#),
+            (":5,", ":253402300800000,"),
             (":1}", ":2}"),
             (":1}", ":1}\n"),
-            (r#","version":1"#, ""),
+            (r#","v":1"#, ""),
         ] {
             let wrong = good.replacen(from, to, 1);
             assert_ne!(wrong, good);
             assert!(Leaf::decode(wrong.as_bytes()).is_err(), "{wrong}");
         }
+        for key in ["kind", "time_ms", "v"] {
+            assert_eq!(leaf(json!({ key: 1 })), Err(LeafError::Reserved(key)));
+        }
+        assert!(Leaf::decode(b"[]").is_err());
         assert!(Leaf::decode(b"\xff").is_err());
         assert!(Leaf::decode("[".repeat(1_000).as_bytes()).is_err());
         assert!(matches!(leaf(json!({"a": "x".repeat(65_536)})), Err(LeafError::TooLong(_))));

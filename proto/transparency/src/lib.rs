@@ -13,7 +13,7 @@
 //!
 //! Reading order:
 //! - [`tree`]: hashes, roots, proofs. [`edge`]: the same tree while it grows.
-//! - [`tile`]: the files that hold it. [`leaf`]: what an entry says.
+//! - [`tile`]: the files that hold it. [`leaf`]: what an entry is. [`fact`]: what it says.
 //! - [`note`], [`checkpoint`], [`cosignature`]: who vouches for a root.
 //! - [`witness`]: the one who cosigns, and refuses a fork. [`policy`]: whom the auditor believes.
 //! - [`proof`]: a receipt for one entry, valid without the log at hand.
@@ -33,6 +33,7 @@
 pub mod checkpoint;
 pub mod cosignature;
 pub mod edge;
+pub mod fact;
 pub mod folder;
 pub mod key;
 pub mod leaf;

@@ -9,6 +9,9 @@
 //! ```
 //! Numbers are little-endian. Nothing follows the last slot.
 
+use std::fmt;
+use std::sync::Arc;
+
 use crate::ids::{Digest, HospitalId, SlotId, StudyId};
 use crate::keys::chain::{PairSeed, ShareRoot};
 use crate::keys::graph::{Member, Neighbourhood};
@@ -63,13 +66,26 @@ impl BatchScope {
 }
 
 /// A hospital's slots, as its neighbours and the coordinator have them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PrekeyBatch {
     scope: BatchScope,
     slots: u32,
     neighbours: usize,
-    encoded: Vec<u8>,
+    /// Shared: whoever passes a batch on, or gives it to a round, copies none of it.
+    encoded: Arc<Vec<u8>>,
     start: usize,
+}
+
+/// Of its bytes only how many: there are many, and what is sealed in them is nobody's to read.
+impl fmt::Debug for PrekeyBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrekeyBatch")
+            .field("scope", &self.scope)
+            .field("slots", &self.slots)
+            .field("neighbours", &self.neighbours)
+            .field("bytes", &self.encoded.len())
+            .finish()
+    }
 }
 
 impl Statement for PrekeyBatch {
@@ -150,13 +166,26 @@ impl PrekeyBatch {
         }
         let start = FIXED + usize::from(name);
         let scope = BatchScope { study, charter, owner, batch, first };
-        Ok(Self { scope, slots, neighbours, encoded, start })
+        Ok(Self { scope, slots, neighbours, encoded: Arc::new(encoded), start })
+    }
+
+    /// The size of a batch of so many slots for so many neighbours, if there may be such a one: a
+    /// batch of any other size need not be received (PROTOCOL M-17).
+    #[must_use]
+    pub fn size(owner: &HospitalId, slots: u32, neighbours: usize) -> Option<usize> {
+        batch_bytes(owner.as_str().len(), slots, neighbours)
     }
 
     /// The bytes that travel and that are signed.
     #[must_use]
     pub fn encoded(&self) -> &[u8] {
         &self.encoded
+    }
+
+    /// The same bytes, shared.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Vec<u8>> {
+        Arc::clone(&self.encoded)
     }
 
     /// What it is for.
@@ -301,7 +330,13 @@ struct Record<'a> {
 }
 
 /// Writes a batch, slot after slot.
-pub(super) struct Writer(PrekeyBatch);
+pub(super) struct Writer {
+    scope: BatchScope,
+    slots: u32,
+    neighbours: usize,
+    encoded: Vec<u8>,
+    start: usize,
+}
 
 impl Writer {
     pub(super) fn new(
@@ -325,13 +360,13 @@ impl Writer {
         encoded.push(u8::try_from(name.len()).map_err(|_| refuse())?);
         encoded.extend_from_slice(name.as_bytes());
         let start = encoded.len();
-        Ok(Self(PrekeyBatch { scope: scope.clone(), slots, neighbours, encoded, start }))
+        Ok(Self { scope: scope.clone(), slots, neighbours, encoded, start })
     }
 
     /// Begins a slot with its commitments.
     pub(super) fn begin(&mut self, own: &Digest, recovery: &Digest) {
-        self.0.encoded.extend_from_slice(own.as_bytes());
-        self.0.encoded.extend_from_slice(recovery.as_bytes());
+        self.encoded.extend_from_slice(own.as_bytes());
+        self.encoded.extend_from_slice(recovery.as_bytes());
     }
 
     /// Has the next neighbour's shares sealed in their place.
@@ -341,17 +376,18 @@ impl Writer {
 
     /// Has the escrow sealed in its place.
     pub(super) fn escrow(&mut self, seal: impl FnOnce(&mut [u8])) {
-        self.in_place(escrow_bytes(self.0.neighbours), seal);
+        self.in_place(escrow_bytes(self.neighbours), seal);
     }
 
     // The room was reserved for the whole batch, so nothing unsealed is left behind by growing.
     fn in_place(&mut self, length: usize, seal: impl FnOnce(&mut [u8])) {
-        let begin = self.0.encoded.len();
-        self.0.encoded.resize(begin + length, 0);
-        seal(&mut self.0.encoded[begin..]);
+        let begin = self.encoded.len();
+        self.encoded.resize(begin + length, 0);
+        seal(&mut self.encoded[begin..]);
     }
 
     pub(super) fn finish(self) -> PrekeyBatch {
-        self.0
+        let Self { scope, slots, neighbours, encoded, start } = self;
+        PrekeyBatch { scope, slots, neighbours, encoded: Arc::new(encoded), start }
     }
 }

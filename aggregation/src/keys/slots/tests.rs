@@ -8,7 +8,8 @@ use crate::keys::graph::{Graph, GraphNonce, GraphSeed};
 use crate::keys::identity::{Identity, IdentityKey, Signature};
 use crate::keys::thresholds::Thresholds;
 use crate::masking::group::Modulus;
-use crate::masking::keystream::{TILE_LANES, apply};
+use crate::masking::keystream::TILE_LANES;
+use crate::masking::masks::{Masks, Tiles};
 use crate::secret::unhex;
 
 const VECTORS: &str = include_str!("../../../../tests/vectors/slots.txt");
@@ -150,14 +151,15 @@ fn a_batch_is_that_of_another_implementation() {
     assert_eq!(digest.digest().as_bytes(), &known_array("context"));
     let own = SecretScalar::from_canonical(Secret::new(known_array("self-7"))).expect("canonical");
     let seed = pair("a", "b").chain.take(SEVEN).expect("the slot is ahead");
-    // The two masks, tile 3, one at a time.
+    // The two masks, one at a time; the vectors are of tile 3.
     for (vector, masks) in [
         ("self-mask-a-7", digest.masks_of(&name("a"), &own, [])),
         ("pair-mask-ab-7", digest.pair_masks(&name("a"), [(&name("b"), &seed)]).collect()),
     ] {
-        let mut lanes = vec![0; TILE_LANES];
-        apply(&masks, Modulus::Bits32, 3, &mut lanes);
-        let bytes: Vec<u8> = lanes.iter().flat_map(|lane| lane.to_le_bytes()).take(64).collect();
+        let mut lanes = vec![0; 3 * TILE_LANES + 16];
+        Masks::new(Modulus::Bits32, masks).apply(Tiles::new(&mut lanes));
+        let bytes: Vec<u8> =
+            lanes[3 * TILE_LANES..].iter().flat_map(|lane| lane.to_le_bytes()).collect();
         assert_eq!(bytes, known(vector));
     }
 }
@@ -231,6 +233,7 @@ fn a_batch_has_exactly_the_bytes_of_its_slots() {
         let size = |slots| made(&owner, slots).0.encoded().len();
         assert_eq!(size(2) - size(1), 112 * k + 80);
         assert_eq!(size(9) - size(1), 8 * (112 * k + 80));
+        assert_eq!(PrekeyBatch::size(&owner.owner().hospital, 9, k), Some(size(9)));
     }
 }
 

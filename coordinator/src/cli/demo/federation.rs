@@ -248,10 +248,26 @@ impl Federation {
         Ok(true)
     }
 
-    /// Starts every node again that has died; returns their names.
-    pub(super) fn revive_nodes(&mut self) -> Result<Vec<String>, Failure> {
+    /// Kills a hospital's node, as a power cut would.
+    pub(super) fn kill(&mut self, name: &str) -> Result<(), Failure> {
+        let hospital = self.hospitals.iter_mut().find(|hospital| hospital.name == name);
+        let Some(process) = hospital.and_then(|hospital| hospital.process.as_mut()) else {
+            return Ok(());
+        };
+        process.start_kill().map_err(|error| Failure::failed("kill", format!("{name}: {error}")))
+    }
+
+    /// Starts every node again that has died, but for those that are to stay down; returns their
+    /// names.
+    pub(super) fn revive_nodes(
+        &mut self,
+        stays_down: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>, Failure> {
         let mut revived = Vec::new();
         for hospital in &mut self.hospitals {
+            if stays_down(&hospital.name) {
+                continue;
+            }
             let ended = hospital
                 .process
                 .as_mut()

@@ -39,8 +39,10 @@ mode = "danger_no_privacy"
 
 [cohort]
 quorum = {quorum}
+tolerate_colluding = 1
 round_deadline = "5m"
 upload_deadline = "1m"
+grace = "1s"
 
 [evaluate]
 every = 1

@@ -19,6 +19,9 @@ pub(super) struct RoundLine {
     pub(super) round: u32,
     pub(super) sites: Vec<String>,
     pub(super) dropped: Vec<String>,
+    /// For people: who dropped out at which point.
+    #[serde(skip)]
+    pub(super) notes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,7 +103,9 @@ impl Screen {
             Stage::Fetching => (0, "fetching the model"),
             Stage::Training => (u64::from(permille.min(1000)), "training"),
             Stage::Waiting => (1000, "trained, waiting for the others"),
+            Stage::Masking => (1000, "masking"),
             Stage::Uploading => (1000, "uploading"),
+            Stage::Unmasking => (1000, "in the sum, taking the masks out"),
             Stage::Done => (1000, "in the sum"),
         };
         bar.set_position(position);
@@ -166,7 +171,7 @@ fn emit_text(line: &str) {
 }
 
 fn row(line: &RoundLine) -> String {
-    let RoundLine { round, sites, dropped, loss, auroc, accuracy, seconds, .. } = line;
+    let RoundLine { round, sites, dropped, notes, loss, auroc, accuracy, seconds, .. } = line;
     let of = sites.len() + dropped.len();
     let number = |value: &Option<f64>| {
         value.map_or_else(|| "     -".to_owned(), |value| format!("{value:6.4}"))
@@ -179,9 +184,9 @@ fn row(line: &RoundLine) -> String {
         number(auroc),
         number(accuracy),
     );
-    if !dropped.is_empty() {
-        row.push_str("  without ");
-        row.push_str(&dropped.join(", "));
+    if !notes.is_empty() {
+        row.push_str("  ");
+        row.push_str(&notes.join(", "));
     }
     row
 }
@@ -202,6 +207,7 @@ mod tests {
             round: 7,
             sites: vec!["hospital-1".to_owned()],
             dropped: dropped.iter().map(|&name| name.to_owned()).collect(),
+            notes: dropped.iter().map(|name| format!("without {name}")).collect(),
             loss: Some(0.5),
             auroc,
             accuracy: None,

@@ -1,5 +1,7 @@
 //! Studies and rounds as the command line shows them.
 
+use std::collections::BTreeMap;
+
 use proto::federation as wire;
 use serde::Serialize;
 use serde_json::Value;
@@ -16,6 +18,8 @@ pub(super) struct StudyData {
     pub(super) waiting_for: String,
     pub(super) decisions: Vec<DecisionData>,
     pub(super) history: Vec<RoundData>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) open: Option<OpenData>,
 }
 
 /// What a site has decided.
@@ -35,6 +39,10 @@ pub(super) struct RoundData {
     pub(super) reason: String,
     pub(super) sites: Vec<String>,
     pub(super) dropped: Vec<String>,
+    #[serde(flatten)]
+    pub(super) done: Done,
+    /// Sites that are not in the sum, or were gone when the round closed: the last that each did.
+    pub(super) dropped_after: BTreeMap<String, &'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,6 +51,107 @@ pub(super) struct RoundData {
     pub(super) accuracy: Option<f64>,
     pub(super) seconds: f64,
     pub(super) model: String,
+}
+
+/// Who did what in a round, as far as the coordinator has seen; signatures and shares that come
+/// when there are enough are not counted.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Done {
+    pub(super) ready: Vec<String>,
+    pub(super) uploaded: Vec<String>,
+    pub(super) signed: Vec<String>,
+    pub(super) unmasked: Vec<String>,
+}
+
+/// The round that is open.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct OpenData {
+    pub(super) round: u32,
+    pub(super) slot: u64,
+    pub(super) phase: String,
+    #[serde(flatten)]
+    pub(super) done: Done,
+    pub(super) awaited: Vec<String>,
+    pub(super) needed: u32,
+    #[serde(skip)]
+    courses: Vec<wire::SiteCourse>,
+}
+
+impl Done {
+    fn new(courses: &[wire::SiteCourse]) -> Self {
+        let who = |done: fn(&wire::SiteCourse) -> bool| {
+            courses.iter().filter(|one| done(one)).map(|one| one.site.clone()).collect()
+        };
+        Self {
+            ready: who(|one| one.ready),
+            uploaded: who(|one| one.uploaded),
+            signed: who(|one| one.signed),
+            unmasked: who(|one| one.unmasked),
+        }
+    }
+}
+
+impl OpenData {
+    fn new(open: wire::OpenRound) -> Self {
+        Self {
+            round: open.round,
+            slot: open.slot,
+            phase: open.phase,
+            done: Done::new(&open.courses),
+            awaited: open.awaited,
+            needed: open.needed,
+            courses: open.courses,
+        }
+    }
+
+    /// What is waited for, in words.
+    pub(super) fn waits(&self) -> String {
+        let Self { awaited, needed, .. } = self;
+        let of = awaited.join(", ");
+        match self.phase.as_str() {
+            "sign" => format!("{needed} more signatures, of {of}"),
+            "unmask" => format!("{needed} more answers to unmask with, of {of}"),
+            "mask" => format!("the updates of {of}"),
+            _ => format!("{of} to be ready"),
+        }
+    }
+
+    /// The round in lines.
+    pub(super) fn text(&self) -> String {
+        let tick = |done: bool| if done { "yes" } else { "-" }.to_owned();
+        let row = |one: &wire::SiteCourse| {
+            let ticks = [one.ready, one.uploaded, one.signed, one.unmasked].map(tick);
+            [vec![one.site.clone()], ticks.to_vec()].concat()
+        };
+        let rows: Vec<Vec<String>> = self.courses.iter().map(row).collect();
+        let head = ["SITE", "READY", "UPLOADED", "SIGNED", "UNMASKED"];
+        format!(
+            "round {} is open, waiting for {}\n{}",
+            self.round,
+            self.waits(),
+            table(&head, &rows)
+        )
+    }
+}
+
+/// The last that a site did in a round.
+pub(in crate::cli) fn last(course: &wire::SiteCourse) -> &'static str {
+    let wire::SiteCourse { ready, uploaded, signed, unmasked, .. } = course;
+    match (unmasked, signed, uploaded, ready) {
+        (true, ..) => "unmask",
+        (_, true, ..) => "signed",
+        (_, _, true, _) => "masked",
+        (_, _, _, true) => "ready",
+        (false, false, false, false) => "nothing",
+    }
+}
+
+/// Sites that are not in the sum, or were gone when the round closed, and the last that each did.
+pub(in crate::cli) fn dropped_after(
+    courses: &[wire::SiteCourse],
+) -> BTreeMap<String, &'static str> {
+    let dropped = courses.iter().filter(|one| one.away || !one.missing.is_empty());
+    dropped.map(|one| (one.site.clone(), last(one))).collect()
 }
 
 /// The word for a study's state.
@@ -66,7 +175,9 @@ pub(super) fn stage(stage: wire::Stage) -> &'static str {
         wire::Stage::Fetching => "fetching",
         wire::Stage::Training => "training",
         wire::Stage::Waiting => "waiting",
+        wire::Stage::Masking => "masking",
         wire::Stage::Uploading => "uploading",
+        wire::Stage::Unmasking => "unmasking",
         wire::Stage::Done => "done",
     }
 }
@@ -93,6 +204,7 @@ impl StudyData {
             rounds: view.rounds,
             waiting_for: view.waiting_for,
             history: view.history.into_iter().map(RoundData::new).collect(),
+            open: view.open.map(OpenData::new),
         }
     }
 
@@ -127,13 +239,29 @@ fn names(sites: &[String]) -> String {
     if sites.is_empty() { "-".to_owned() } else { sites.join(",") }
 }
 
+/// Who is missing or was gone, and after what.
+fn dropped(round: &RoundData) -> String {
+    if round.dropped_after.is_empty() {
+        return names(&round.dropped);
+    }
+    let one = |(site, after): (&String, &&str)| match *after {
+        "nothing" => site.clone(),
+        after => format!("{site} (after {after})"),
+    };
+    round.dropped_after.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
 impl RoundData {
-    pub(super) const HEAD: [&'static str; 8] =
-        ["ROUND", "OUTCOME", "SITES", "DROPPED", "LOSS", "AUROC", "ACCURACY", "SECONDS"];
+    pub(super) const HEAD: [&'static str; 11] = [
+        "ROUND", "OUTCOME", "READY", "SITES", "SIGNED", "UNMASKED", "LOSS", "AUROC", "ACCURACY",
+        "SECONDS", "DROPPED",
+    ];
 
     pub(super) fn new(view: wire::RoundView) -> Self {
         let span = view.closed_ms.saturating_sub(view.announced_ms);
         Self {
+            done: Done::new(&view.courses),
+            dropped_after: dropped_after(&view.courses),
             round: view.round,
             slot: view.slot,
             released: view.released,
@@ -157,12 +285,15 @@ impl RoundData {
         vec![
             self.round.to_string(),
             outcome,
+            self.done.ready.len().to_string(),
             self.sites.len().to_string(),
-            names(&self.dropped),
+            self.done.signed.len().to_string(),
+            self.done.unmasked.len().to_string(),
             figure(self.loss),
             figure(self.auroc),
             figure(self.accuracy),
             format!("{:.2}", self.seconds),
+            dropped(self),
         ]
     }
 }
@@ -233,9 +364,9 @@ impl Told {
             format!("{:>8}", figure(round.accuracy)),
             format!("{:>7.2}", round.seconds),
             if round.reason.is_empty() {
-                names(&round.dropped)
+                dropped(round)
             } else {
-                format!("{} ({})", names(&round.dropped), round.reason)
+                format!("{} ({})", dropped(round), round.reason)
             },
         ];
         let both = table(&head, &[cells]);

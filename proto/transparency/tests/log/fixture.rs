@@ -41,7 +41,7 @@ pub(crate) fn leaf(number: u64, salt: &str) -> Vec<u8> {
     }) else {
         return Vec::new();
     };
-    let kind = if number.is_multiple_of(4) { "round.announced" } else { "contribution.received" };
+    let kind = if number.is_multiple_of(4) { "round_announced" } else { "round_contribution" };
     Leaf::new(kind, time, data).expect("a small leaf").bytes().to_vec()
 }
 

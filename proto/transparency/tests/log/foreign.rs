@@ -36,13 +36,14 @@ fn python() -> Option<PathBuf> {
         .find(|python| succeeds(python, &[OsStr::new("-c"), OsStr::new(new_enough)]))
 }
 
-/// The interpreter of a scratch environment with the two packages.
-fn environment() -> Result<PathBuf, String> {
+/// The interpreter of a scratch environment of this name with these packages, in which `probe`
+/// succeeds; or why there is none.
+pub(crate) fn environment(name: &str, probe: &str, packages: &[&str]) -> Result<PathBuf, String> {
     let python = python().ok_or("no Python of at least 3.12")?;
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("foreign-verifiers");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let inside = folder.join("bin/python3");
     let words = |text: &'static str| text.split(' ').map(OsStr::new).collect::<Vec<_>>();
-    let installed = ["-c", "import aics_tlog, pymerkle"].map(OsStr::new);
+    let installed = ["-c", probe].map(OsStr::new);
     if succeeds(&inside, &installed) {
         return Ok(inside);
     }
@@ -51,11 +52,13 @@ fn environment() -> Result<PathBuf, String> {
     if !succeeds(&python, &make) {
         return Err(format!("{} could not make an environment", python.display()));
     }
-    let install = "-m pip install --quiet --disable-pip-version-check --timeout 15 --retries 1 aics-tlog==0.2.1 pymerkle==7.0.0";
-    if succeeds(&inside, &words(install)) {
+    let mut install =
+        words("-m pip install --quiet --disable-pip-version-check --timeout 15 --retries 1");
+    install.extend(packages.iter().map(OsStr::new));
+    if succeeds(&inside, &install) {
         Ok(inside)
     } else {
-        Err("pip could not install aics-tlog 0.2.1 and pymerkle 7.0.0".to_owned())
+        Err(format!("pip could not install {}", packages.join(" and ")))
     }
 }
 
@@ -89,7 +92,9 @@ impl Judged {
 
 #[test]
 fn foreign_verifiers_agree() {
-    let python = match environment() {
+    let packages = ["aics-tlog==0.2.1", "pymerkle==7.0.0"];
+    let found = environment("foreign-verifiers", "import aics_tlog, pymerkle", &packages);
+    let python = match found {
         Ok(python) => python,
         Err(why) => return say(&format!("not asked: {why}")),
     };

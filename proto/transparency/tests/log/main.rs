@@ -2,8 +2,13 @@
 //! the auditor's program, and verifiers that we did not write.
 
 mod crash;
+mod epsilon;
+mod exports;
 mod fixture;
 mod foreign;
 mod memory;
+mod online;
 mod program;
+mod report;
+mod story;
 mod tamper;

@@ -9,27 +9,37 @@ use transparency::folder::Folder;
 
 use crate::fixture::{build, leaf, policy, small};
 
-struct Desk {
+/// A folder in which the program is run.
+pub(crate) struct Desk {
     scratch: tempfile::TempDir,
 }
 
-struct Answer {
-    code: Option<i32>,
-    out: String,
-    err: String,
+/// What would lead a test's traffic away from this machine.
+const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+
+/// What the program answered.
+pub(crate) struct Answer {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.out.lines().count(), 1, "{}", self.out);
         serde_json::from_str(&self.out).expect("one envelope")
     }
 }
 
 impl Desk {
+    /// An empty one.
+    pub(crate) fn bare() -> Self {
+        Self { scratch: tempfile::tempdir().expect("a scratch folder") }
+    }
+
     /// A desk with a log of 600 leaves, published at 300 and 600, and a policy.
-    fn new() -> Self {
-        let desk = Self { scratch: tempfile::tempdir().expect("a scratch folder") };
+    pub(crate) fn new() -> Self {
+        let desk = Self::bare();
         let folder = Folder::create(&desk.at("log")).expect("made");
         let kept = build(folder, &[300, 600], |at| leaf(at, ""));
         fs::write(desk.at("kept"), kept[0].to_string()).expect("written");
@@ -37,12 +47,16 @@ impl Desk {
         desk
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
 
-    fn run(&self, line: &str) -> Answer {
-        let output = Command::new(env!("CARGO_BIN_EXE_consilium-audit"))
+    pub(crate) fn run(&self, line: &str) -> Answer {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_consilium-audit"));
+        PROXIES.iter().for_each(|name| {
+            program.env_remove(name);
+        });
+        let output = program
             .args(line.split_whitespace())
             .current_dir(self.scratch.path())
             .output()
@@ -51,7 +65,7 @@ impl Desk {
         Answer { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    fn flip(&self, path: impl AsRef<Path>) {
+    pub(crate) fn flip(&self, path: impl AsRef<Path>) {
         let path = self.scratch.path().join(path);
         let mut bytes = fs::read(&path).expect("it is there");
         let middle = bytes.len() / 2;
@@ -136,14 +150,16 @@ fn entries_are_shown_and_found() {
     let desk = Desk::new();
     let shown = desk.run(&format!("show {OPEN} --index 0 --index 599 --format json")).json();
     assert_eq!(shown["data"]["entries"][1]["index"], 599);
-    assert_eq!(shown["data"]["entries"][0]["type"], "round.announced");
+    assert_eq!(shown["data"]["entries"][0]["kind"], "round_announced");
     assert_eq!(desk.run(&format!("show {OPEN} --last 3")).out.lines().count(), 4);
-    let found = desk.run(&format!("search {OPEN} --type round --where round=7 --format json"));
+    let found =
+        desk.run(&format!("search {OPEN} --kind round_announced --where round=7 --format json"));
     assert_eq!(found.out.lines().count(), 1, "{}", found.out);
     assert!(found.out.contains("\"index\":28"), "{}", found.out);
     for (filter, count) in [
-        ("--type contribution.received", 450),
-        ("--type round.ann", 0),
+        ("--kind round_contribution", 450),
+        ("--kind round_ann", 0),
+        ("--kind round --where round=7", 4),
         ("--where site=hospital-2 --where round=3", 1),
         ("--where epsilon=0.125 --limit 5", 5),
         ("--from 2026-11-19 --until 9999-01-01", 0),
@@ -160,7 +176,7 @@ fn entries_are_shown_and_found() {
     desk.flip("log/tile/entries/001");
     for line in [
         format!("show {OPEN} --index 300"),
-        format!("search {OPEN} --type nothing"),
+        format!("search {OPEN} --kind nothing"),
         format!("export {OPEN} --to csv"),
     ] {
         let refused = desk.run(&line);
@@ -206,9 +222,9 @@ fn all_entries_are_exported() {
     assert_eq!(done.json()["data"]["entries"], 600);
     let table = fs::read_to_string(desk.at("table.csv")).expect("written");
     assert_eq!(table.split("\r\n").count(), 602);
-    assert!(table.starts_with("index,time,type,data,leaf_hash\r\n0,2026-"), "{}", &table[..200]);
+    assert!(table.starts_with("index,time,kind,data,leaf_hash\r\n0,2026-"), "{}", &table[..200]);
     // Entries that are no leaves are exported as bytes.
-    let opaque = Desk { scratch: tempfile::tempdir().expect("a scratch folder") };
+    let opaque = Desk::bare();
     build(Folder::create(&opaque.at("log")).expect("made"), &[3], small);
     fs::write(opaque.at("policy"), policy(2).to_string()).expect("written");
     let lines = opaque.run(&format!("export {OPEN} --to jsonl")).out;
@@ -216,4 +232,19 @@ fn all_entries_are_exported() {
         lines.lines().next().is_some_and(|line| line.contains("\"base64\":\"AAAAAA==\"")),
         "{lines}"
     );
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_command() {
+    let desk = Desk::bare();
+    let script = desk.run("completions bash");
+    assert_eq!(script.code, Some(0), "{}", script.err);
+    let made = desk.run("man pages --format json");
+    assert_eq!(made.json()["data"]["dir"], "pages", "{}", made.err);
+    for command in ["verify", "show", "search", "prove", "verify-proof", "export", "report"] {
+        assert!(script.out.contains(command), "{command}");
+        let page = desk.at(&format!("pages/consilium-audit-{command}.1"));
+        let page = fs::read_to_string(page).expect("a page");
+        assert!(page.contains("policy"), "{command}");
+    }
 }

@@ -12,28 +12,41 @@ use transparency::checkpoint::SignedCheckpoint;
 use transparency::folder::{Folder, ReadError, Reader};
 use transparency::leaf::Leaf;
 use transparency::note::MAX_NOTE_BYTES;
-use transparency::policy::{MAX_POLICY_BYTES, Policy};
+use transparency::policy::{MAX_POLICY_BYTES, Policy, PolicyError};
 use transparency::tree::leaf_hash;
 
 use crate::output::{Failure, chain, visible};
+use crate::place::{MAX_CA_BYTES, Place, Url};
 
 /// Which log, and whom to believe.
 #[derive(Args)]
 pub(crate) struct LogArguments {
-    /// The folder of the log: checkpoint, tile/...
-    #[arg(long, value_name = "DIR")]
-    pub(crate) log: PathBuf,
+    /// The log: the folder with its checkpoint and tile/..., or its https:// address.
+    #[arg(long, value_name = "DIR|URL")]
+    log: String,
+    /// The certificates, in PEM, that a server of the log must be vouched for by, instead of the
+    /// public ones.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// The policy file: the log's key, the witnesses' keys, and how many of them.
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: PathBuf,
 }
 
 impl LogArguments {
-    pub(crate) fn folder(&self) -> Result<Folder, Failure> {
-        Folder::open(&self.log).map_err(|error| {
-            let message =
-                format!("expected the folder of a log at {}: {error}", self.log.display());
-            Failure::usage("no_log", message)
+    pub(crate) fn place(&self) -> Result<Place, Failure> {
+        if self.log.contains("://") {
+            let ca = match &self.ca {
+                Some(path) => Some(read_file(path, MAX_CA_BYTES)?),
+                None => None,
+            };
+            return Url::new(&self.log, ca.as_deref())
+                .map(Place::Url)
+                .map_err(|fault| Failure::usage("no_log", visible(&fault)));
+        }
+        Folder::open(Path::new(&self.log)).map(Place::Folder).map_err(|error| {
+            let message = format!("expected the folder of a log at {}: {error}", self.log);
+            Failure::usage("no_log", visible(&message))
         })
     }
 
@@ -42,10 +55,10 @@ impl LogArguments {
     }
 
     /// The log, if the policy believes its checkpoint.
-    pub(crate) fn open(&self) -> Result<Reader<Folder>, Failure> {
+    pub(crate) fn open(&self) -> Result<Reader<Place>, Failure> {
         let policy = self.read_policy()?;
         let (reader, _) =
-            Reader::open(self.folder()?, &policy).map_err(|error| unreadable(&error))?;
+            Reader::open(self.place()?, &policy).map_err(|error| unreadable(&error))?;
         Ok(reader)
     }
 }
@@ -58,10 +71,13 @@ pub(crate) fn unreadable(error: &ReadError) -> Failure {
 
 pub(crate) fn read_policy(path: &Path) -> Result<Policy, Failure> {
     let bytes = read_file(path, MAX_POLICY_BYTES)?;
-    Policy::parse(&bytes).map_err(|error| {
-        let message = format!("expected a policy file at {}: {}", path.display(), chain(&error));
-        Failure::usage("bad_policy", message)
-    })
+    Policy::parse(&bytes).map_err(|error| bad_policy(path, &error))
+}
+
+/// A file that is no policy.
+pub(crate) fn bad_policy(path: &Path, error: &PolicyError) -> Failure {
+    let message = format!("expected a policy file at {}: {}", path.display(), chain(error));
+    Failure::usage("bad_policy", message)
 }
 
 pub(crate) fn read_checkpoint(path: &Path) -> Result<SignedCheckpoint, Failure> {
@@ -95,7 +111,7 @@ pub(crate) struct Item {
     pub(crate) leaf_hash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) time: Option<String>,
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kind: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) data: Option<Map<String, Value>>,

@@ -1,12 +1,16 @@
 //! `consilium-audit`: reads a log and says whether it is what it claims to be.
 //!
-//! It needs a folder of static files and a policy file, no server and no network. The policy file is
-//! all that it trusts.
+//! It needs a policy file and the log's static files, from a folder or over HTTPS. The policy file is
+//! all that it trusts: whoever serves the files can withhold them, and cannot alter them unnoticed.
 
+mod docs;
 mod entries;
+mod epsilon;
 mod export;
 mod output;
+mod place;
 mod prove;
+mod report;
 mod search;
 mod show;
 mod verify;
@@ -14,7 +18,7 @@ mod verify_proof;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::output::{Exit, Failure, Format, Output};
 
@@ -43,6 +47,14 @@ enum Command {
     VerifyProof(verify_proof::Arguments),
     /// Write all entries in another format.
     Export(export::Arguments),
+    /// Compute what noised steps cost, or the noise that a target takes.
+    Epsilon(epsilon::Arguments),
+    /// Write one study as a page that a person reads and prints.
+    Report(report::Arguments),
+    /// Print completions for a shell.
+    Completions(docs::CompletionArguments),
+    /// Write manual pages, one for each command.
+    Man(docs::ManArguments),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +81,12 @@ fn main() -> ExitCode {
         Command::Prove(arguments) => prove::run(arguments, &mut output),
         Command::VerifyProof(arguments) => verify_proof::run(arguments, &mut output),
         Command::Export(arguments) => export::run(arguments, &mut output),
+        Command::Epsilon(arguments) => epsilon::run(arguments, &mut output),
+        Command::Report(arguments) => report::run(arguments, &mut output),
+        Command::Completions(arguments) => {
+            docs::completions(arguments, Arguments::command(), &mut output)
+        }
+        Command::Man(arguments) => docs::man(arguments, Arguments::command(), &mut output),
     };
     match done {
         Ok(()) => Exit::Ok.into(),

@@ -155,6 +155,12 @@ impl Output {
         }
     }
 
+    /// A remark that is no part of the output: on stderr, in either format.
+    pub(crate) fn remark(&mut self, line: &str) -> io::Result<()> {
+        self.out.flush()?;
+        writeln!(io::stderr(), "note: {line}")
+    }
+
     /// The envelope of a success; nothing with text.
     pub(crate) fn data(&mut self, data: &impl Serialize) -> io::Result<()> {
         if self.format == Format::Text {

@@ -13,8 +13,8 @@ use crate::output::{Failure, Format, Output};
 pub(crate) struct Arguments {
     #[command(flatten)]
     log: LogArguments,
-    /// The type, or its beginning up to a dot: "round" finds "round.announced".
-    #[arg(long = "type", value_name = "TYPE")]
+    /// The kind, or the words that it begins with: "round" finds "round_announced".
+    #[arg(long, value_name = "KIND")]
     kind: Option<String>,
     /// A value in the data, by its dotted path: "study=ab12", "privacy.epsilon=3".
     #[arg(long = "where", value_name = "PATH=VALUE", value_parser = parse_where)]
@@ -75,7 +75,7 @@ fn matches(arguments: &Arguments, item: &Item) -> bool {
     let time = item.time.as_ref().and_then(|time| time.parse::<UtcTime>().ok());
     let kind_matches = arguments.kind.as_ref().is_none_or(|wanted| {
         kind.strip_prefix(wanted.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '.', '-']))
     });
     kind_matches
         && arguments.from.is_none_or(|from| time.is_some_and(|time| time >= from))

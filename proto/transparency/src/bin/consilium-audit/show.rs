@@ -2,11 +2,12 @@
 
 use clap::Args;
 use serde::Serialize;
-use transparency::folder::{Folder, Reader};
+use transparency::folder::Reader;
 use transparency::tile::TILE_WIDTH;
 
 use crate::entries::{Item, LogArguments, unreadable};
 use crate::output::{Failure, Output, visible};
+use crate::place::Place;
 
 /// The most entries that are shown at once; `export` has no limit.
 const MOST: u64 = 10_000;
@@ -51,7 +52,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     Ok(output.data(&Shown { origin, size, entries })?)
 }
 
-fn read(reader: &Reader<Folder>, wanted: &[u64]) -> Result<Vec<Item>, Failure> {
+fn read(reader: &Reader<Place>, wanted: &[u64]) -> Result<Vec<Item>, Failure> {
     let mut items = Vec::with_capacity(wanted.len());
     let mut held: Option<(u64, Vec<Vec<u8>>)> = None;
     for &index in wanted {

@@ -21,8 +21,8 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     let policy = arguments.log.read_policy()?;
     let since = arguments.since.iter().map(|path| read_checkpoint(path));
     let since = since.collect::<Result<Vec<_>, _>>()?;
-    let folder = arguments.log.folder()?;
-    let report = verify(&folder, &policy, &since).map_err(|error| unreadable(&error))?;
+    let place = arguments.log.place()?;
+    let report = verify(&place, &policy, &since).map_err(|error| unreadable(&error))?;
     for line in describe(&report) {
         output.line(&visible(&line))?;
     }

@@ -1,0 +1,257 @@
+//! A hospital in a page, for tests: `aggregation`'s own types, with all that a node keeps held in
+//! memory, which a crash of the coordinator does not touch.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aggregation::charter::Charter;
+use aggregation::context::ContextDigest;
+use aggregation::evaluation::{MetricShape, MetricTally};
+use aggregation::ids::{Digest, HospitalId, SlotId};
+use aggregation::keys::graph::GraphNonce;
+use aggregation::keys::identity::{Identity, IdentityKey};
+use aggregation::keys::provision::Provision;
+use aggregation::keys::roll::Roll;
+use aggregation::keys::slots::{HeldShares, Kind, OwnSlot};
+use aggregation::masking::keystream::apply_packed;
+use aggregation::masking::sharing::{SecretScalar, Share};
+use aggregation::message::{Shares, Terms};
+use aggregation::participant::{Action, Event, Participant};
+use aggregation::secret::Secret;
+use aggregation::setup::SignedBatch;
+use aggregation::setup::keyring::{Announced, Keyring};
+use aggregation::vector::{Contribution, VectorFormat, encode};
+use proto::masks::setup::KeySetup;
+
+use crate::driver::Heard;
+use crate::setup::Key;
+
+/// A secret that is always the same.
+pub(crate) fn seed(text: &str) -> Secret<32> {
+    Secret::new(*Digest::sha256(text.as_bytes()).as_bytes())
+}
+
+/// The identity of the site of this name.
+pub(crate) fn identity(name: &str) -> Identity {
+    Identity::from_seed(&seed(&format!("identity of {name}"))).expect("a seed")
+}
+
+/// What a site sends for these terms; the same each time, and of each site another.
+pub(crate) fn update(name: &str, sites: usize, charter: &Charter, terms: &Terms) -> Vec<u8> {
+    let format = VectorFormat::for_work(charter.study(), sites, terms.work).expect("a format");
+    let rank = f32::from(u8::try_from(name.len()).expect("short"));
+    let round = f32::from(u8::try_from(terms.round.get()).expect("few"));
+    let update = vec![rank * round / 64.0; format.model()];
+    let metrics = terms.work.evaluates().then(|| {
+        let mut tally = MetricTally::new(MetricShape::new(2));
+        tally.record(&[0.0, 1.0], 1).expect("an example");
+        tally.record(&[1.0, 0.0], 0).expect("an example");
+        tally
+    });
+    let weight = if terms.work.trains() { 10 } else { 0 };
+    encode(&format, &Contribution { weight, update, metrics }).expect("encoded").packed
+}
+
+/// What is to be done next for the keys.
+pub(crate) enum Step {
+    /// Say this.
+    Say(Key),
+    /// Fetch the batch of this owner, and give it to [`Hospital::open`].
+    Fetch(HospitalId),
+}
+
+/// A hospital.
+pub(crate) struct Hospital {
+    pub(crate) id: HospitalId,
+    charter: Charter,
+    roll: Roll,
+    identity: Identity,
+    announced: Option<Announced>,
+    keys: Option<(Arc<Provision>, Keyring)>,
+    made: BTreeMap<u64, SignedBatch>,
+    own: BTreeMap<SlotId, OwnSlot>,
+    held: BTreeMap<SlotId, BTreeMap<HospitalId, HeldShares>>,
+    opened: BTreeMap<u64, Vec<HospitalId>>,
+    own_share: Option<Share>,
+    given: BTreeMap<SlotId, Arc<Shares>>,
+    pub(crate) participant: Participant,
+    pub(crate) packed: Vec<u8>,
+}
+
+fn again(share: &Share) -> Share {
+    let value = Secret::new(*share.value().secret().expose());
+    Share::new(share.holder(), SecretScalar::from_canonical(value).expect("canonical"))
+}
+
+impl Hospital {
+    pub(crate) fn new(
+        name: &str,
+        charter: &Charter,
+        pinned: &BTreeMap<HospitalId, IdentityKey>,
+    ) -> Self {
+        let id = HospitalId::new(name).expect("a valid name");
+        let roll = Roll::new(charter, pinned).expect("all are pinned");
+        let identity = identity(name);
+        let nonce = GraphNonce::new(*seed(&format!("nonce of {name}")).expose());
+        let agreement = seed(&format!("agreement of {name}"));
+        let announced = Announced::new(&roll, &id, &identity, &agreement, nonce);
+        Self {
+            participant: Participant::new(id.clone(), charter.clone()),
+            id,
+            charter: charter.clone(),
+            roll,
+            identity,
+            announced: Some(announced),
+            keys: None,
+            made: BTreeMap::new(),
+            own: BTreeMap::new(),
+            held: BTreeMap::new(),
+            opened: BTreeMap::new(),
+            own_share: None,
+            given: BTreeMap::new(),
+            packed: Vec::new(),
+        }
+    }
+
+    /// What is missing on this side, as the setup stands.
+    pub(crate) fn step(&mut self, setup: &KeySetup) -> Option<Step> {
+        let everyone = self.charter.sites().len();
+        if let Some(announced) = &self.announced {
+            if !setup.announced.contains_key(&self.id) {
+                return Some(Step::Say(Key::Announcement(announced.said().clone())));
+            }
+            if setup.announced.len() < everyone {
+                return None;
+            }
+            if !setup.nonces.contains_key(&self.id) {
+                let nonce = announced.reveal(&self.roll, &setup.announced).expect("honest");
+                return Some(Step::Say(Key::Nonce(nonce)));
+            }
+            if setup.nonces.len() < everyone {
+                return None;
+            }
+            let (provision, keyring) = self.agreed(setup);
+            let provision = Arc::new(provision);
+            self.participant = self.participant.clone().with_keys(Arc::clone(&provision));
+            self.keys = Some((provision, keyring));
+        }
+        let number = setup.batch;
+        if !setup.owners.contains(&self.id) {
+            return Some(Step::Say(self.batch(number)));
+        }
+        let opened = self.opened.entry(number).or_default();
+        let others = setup.owners.iter().filter(|owner| **owner != self.id);
+        others.into_iter().find(|owner| !opened.contains(owner)).cloned().map(Step::Fetch)
+    }
+
+    /// Agrees with all others; what they have said is all there.
+    pub(crate) fn agreed(&mut self, setup: &KeySetup) -> (Provision, Keyring) {
+        let announced = self.announced.take().expect("it agrees once");
+        let agreed = announced.agree(&self.roll, &setup.announced, &setup.nonces);
+        agreed.map_err(|(_, why)| why).expect("honest")
+    }
+
+    /// The batch of this number: the same bytes each time.
+    pub(crate) fn batch(&mut self, number: u64) -> Key {
+        let (provision, keyring) = self.keys.as_ref().expect("it has agreed");
+        if !self.made.contains_key(&number) {
+            let name = &self.id;
+            let mut id = [0; 16];
+            id.copy_from_slice(&seed(&format!("batch {number} of {name}")).expose()[..16]);
+            let secret = seed(&format!("slots {number} of {name}"));
+            let made = keyring.make(provision, &self.identity, number, id, secret);
+            let made = made.expect("it is due");
+            self.own.extend(made.own.into_slots());
+            self.made.insert(number, made.batch);
+        }
+        Key::Batch { number, said: self.made[&number].clone() }
+    }
+
+    /// Opens another's batch; says so.
+    pub(crate) fn open(&mut self, owner: &HospitalId, number: u64, batch: &SignedBatch) -> Key {
+        let (provision, keyring) = self.keys.as_ref().expect("it has agreed");
+        for (slot, held) in keyring.open(provision, owner, number, batch).expect("honest") {
+            self.held.entry(slot).or_default().insert(owner.clone(), held);
+        }
+        let opened = self.opened.entry(number).or_default();
+        opened.push(owner.clone());
+        Key::Opened { number, owners: opened.iter().cloned().collect() }
+    }
+
+    /// The node's slots up to this one are past.
+    pub(crate) fn pass(&mut self, slot: SlotId) {
+        let (_, keyring) = self.keys.as_mut().expect("it has agreed");
+        keyring.pass(slot).expect("not too far");
+    }
+
+    /// Acts on what the coordinator says until only words are left.
+    pub(crate) fn hear(&mut self, event: Event) -> Vec<Heard> {
+        let mut said = Vec::new();
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for action in self.participant.handle(event).expect("an honest coordinator") {
+                match action {
+                    Action::Train(terms) => {
+                        let name = self.id.as_str();
+                        let sites = self.charter.sites().len();
+                        self.packed = update(name, sites, &self.charter, &terms);
+                        let (digest, bytes) = (Digest::blake3(&self.packed), self.packed.len());
+                        events.push(Event::Trained { slot: terms.slot, digest, bytes });
+                    }
+                    Action::Mask { slot, context, members } => {
+                        self.mask(slot, context, &members);
+                        let (digest, bytes) = (Digest::blake3(&self.packed), self.packed.len());
+                        events.push(Event::Masked { slot, digest, bytes });
+                    }
+                    Action::Ready { terms, .. } => said.push(Heard::Ready(terms)),
+                    Action::Decline { terms, reason, .. } => {
+                        said.push(Heard::Declined(terms, reason));
+                    }
+                    Action::Upload { terms, digest, .. } => {
+                        said.push(Heard::Update { terms, digest });
+                    }
+                    Action::Sign { terms, statement, .. } => {
+                        said.push(Heard::Signed(terms, self.identity.sign(&statement)));
+                    }
+                    Action::Unmask { slot, terms, own, recovery, .. } => {
+                        if !self.given.contains_key(&slot) {
+                            let mut held = self.held.remove(&slot).expect("it holds shares");
+                            let mut shares = Shares::default();
+                            for id in own {
+                                let share = match held.remove(&id) {
+                                    Some(held) => held.release(Kind::Own),
+                                    None => self.own_share.take().expect("it has masked"),
+                                };
+                                shares.own.insert(id, share);
+                            }
+                            for id in recovery {
+                                let share = held.remove(&id).expect("held");
+                                shares.recovery.insert(id, share.release(Kind::Recovery));
+                            }
+                            self.given.insert(slot, Arc::new(shares));
+                        }
+                        said.push(Heard::Unmask(terms, Arc::clone(&self.given[&slot])));
+                    }
+                    Action::Forget(_) => {}
+                }
+            }
+        }
+        said
+    }
+
+    fn mask(
+        &mut self,
+        slot: SlotId,
+        context: ContextDigest,
+        members: &std::collections::BTreeSet<HospitalId>,
+    ) {
+        let (_, keyring) = self.keys.as_mut().expect("it has agreed");
+        let own = self.own.remove(&slot).expect("the slot is there");
+        let seeds = keyring.take(slot).expect("ahead");
+        let masks = keyring.masks(context, members, &own, &seeds);
+        let work = aggregation::message::Work::Train;
+        let modulus = self.charter.format(work).expect("a format").modulus();
+        apply_packed(&masks, modulus, 0, &mut self.packed).expect("whole lanes");
+        self.own_share = Some(again(own.share()));
+    }
+}

@@ -1,0 +1,365 @@
+//! One study, put together again from the leaves of the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use transparency::fact::{Charge, Digest, Fact, Outcome, PrivacyPlan, Told};
+use transparency::time::UtcTime;
+
+/// The mode of a study that protects nobody.
+pub(super) const NO_PRIVACY: &str = "danger_no_privacy";
+
+/// A study as it was proposed.
+pub(super) struct Proposal {
+    pub(super) index: u64,
+    pub(super) time: UtcTime,
+    pub(super) name: String,
+    pub(super) by: String,
+    pub(super) sites: Vec<String>,
+    pub(super) model: Digest,
+    pub(super) manifest: Option<Digest>,
+    pub(super) privacy: Option<PrivacyPlan>,
+}
+
+/// What a site decided on the study.
+pub(super) struct Decision {
+    pub(super) index: u64,
+    pub(super) time: UtcTime,
+    pub(super) site: String,
+    pub(super) decision: String,
+}
+
+/// A step of the study's life.
+pub(super) struct Step {
+    pub(super) index: u64,
+    pub(super) time: UtcTime,
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) by: String,
+    pub(super) reason: String,
+}
+
+/// How an attempt ended.
+#[derive(Default)]
+pub(super) enum End {
+    /// It has not, as far as the log goes.
+    #[default]
+    Open,
+    Released {
+        contributed: Vec<String>,
+        sum: Option<Digest>,
+    },
+    Abandoned {
+        reason: String,
+    },
+}
+
+/// One attempt at one round.
+#[derive(Default)]
+pub(super) struct Attempt {
+    pub(super) round: u64,
+    pub(super) slot: u64,
+    pub(super) announced: Option<UtcTime>,
+    pub(super) ended: Option<UtcTime>,
+    pub(super) work: String,
+    pub(super) terms: Option<Digest>,
+    pub(super) model: Option<Digest>,
+    pub(super) invited: BTreeSet<String>,
+    pub(super) absent: BTreeSet<String>,
+    pub(super) members: Option<BTreeSet<String>>,
+    /// What arrived whole, by site.
+    pub(super) arrived: BTreeMap<String, Digest>,
+    /// Who is missing, and why; the reason that came first, which is the site's own.
+    pub(super) missing: BTreeMap<String, String>,
+    /// Those of the missing who said no themselves.
+    pub(super) declined: BTreeSet<String>,
+    /// Sites whose ledgers were charged.
+    pub(super) charged: BTreeSet<String>,
+    pub(super) end: End,
+}
+
+/// How a site took part in an attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Its update is in the released sum.
+    InSum,
+    /// Its update arrived, and nothing was released.
+    InVain,
+    /// It declined.
+    Declined,
+    /// It was invited, and did not deliver.
+    Dropped,
+    /// It was not connected.
+    Absent,
+    /// It was no part of the attempt, or the attempt is open.
+    None,
+}
+
+impl Attempt {
+    pub(super) fn part(&self, site: &str) -> Part {
+        let released = match &self.end {
+            End::Released { contributed, .. } => contributed.iter().any(|one| one == site),
+            End::Open | End::Abandoned { .. } => false,
+        };
+        if released {
+            Part::InSum
+        } else if self.declined.contains(site) {
+            Part::Declined
+        } else if self.missing.contains_key(site) {
+            Part::Dropped
+        } else if self.absent.contains(site) {
+            Part::Absent
+        } else if self.arrived.contains_key(site) {
+            Part::InVain
+        } else {
+            Part::None
+        }
+    }
+
+    pub(super) fn released(&self) -> bool {
+        matches!(self.end, End::Released { .. })
+    }
+}
+
+/// A charge and its place.
+pub(super) struct Charged {
+    pub(super) round: u64,
+    pub(super) slot: u64,
+    pub(super) charge: Charge,
+}
+
+/// A model that a round made.
+pub(super) struct Change {
+    pub(super) index: u64,
+    pub(super) time: UtcTime,
+    pub(super) round: u64,
+    pub(super) before: Digest,
+    pub(super) after: Digest,
+}
+
+/// How good a model was, over all sites together.
+pub(super) struct Evaluated {
+    pub(super) round: u64,
+    pub(super) loss: Option<f64>,
+    pub(super) auroc: Option<f64>,
+    pub(super) accuracy: Option<f64>,
+}
+
+/// Something that a reader of the report should see.
+pub(super) struct Incident {
+    pub(super) index: u64,
+    pub(super) time: UtcTime,
+    pub(super) round: Option<u64>,
+    pub(super) what: String,
+    pub(super) outcome: Outcome,
+}
+
+/// A fact about a site's admission, or an operator's act.
+pub(super) struct Act {
+    pub(super) index: u64,
+    pub(super) time: UtcTime,
+    pub(super) what: String,
+    pub(super) digest: Option<Digest>,
+}
+
+/// Everything that the log tells of one study.
+#[derive(Default)]
+pub(super) struct History {
+    pub(super) proposal: Option<Proposal>,
+    pub(super) decisions: Vec<Decision>,
+    pub(super) life: Vec<Step>,
+    /// By slot, which ascends.
+    pub(super) attempts: BTreeMap<u64, Attempt>,
+    pub(super) charges: BTreeMap<String, Vec<Charged>>,
+    pub(super) changes: Vec<Change>,
+    pub(super) evaluated: Vec<Evaluated>,
+    pub(super) incidents: Vec<Incident>,
+    pub(super) exports: Vec<Act>,
+    /// Invitations, certificates and the like, of every site that the log tells of.
+    pub(super) admissions: Vec<(String, Act)>,
+    /// Leaves of this study.
+    pub(super) leaves: u64,
+    /// Leaves of known kinds that lack something, of any study.
+    pub(super) defects: Vec<(u64, String)>,
+    /// Leaves of kinds that this program does not know, of this study or of none.
+    pub(super) unknown: BTreeMap<String, u64>,
+}
+
+impl History {
+    /// The study's sites: those of the proposal, and whoever else shows up.
+    pub(super) fn sites(&self) -> Vec<String> {
+        let mut sites: Vec<String> =
+            self.proposal.iter().flat_map(|proposal| proposal.sites.clone()).collect();
+        let others: BTreeSet<&String> = self
+            .attempts
+            .values()
+            .flat_map(|attempt| attempt.invited.iter().chain(&attempt.absent))
+            .chain(self.charges.keys())
+            .collect();
+        for site in others {
+            if !sites.contains(site) {
+                sites.push(site.clone());
+            }
+        }
+        sites
+    }
+
+    /// The highest round that was announced; 0 when there is none.
+    pub(super) fn rounds(&self) -> u64 {
+        self.attempts.values().map(|attempt| attempt.round).max().unwrap_or(0)
+    }
+
+    /// Takes one leaf's fact in, if it is of `study` or of the consortium.
+    pub(super) fn take(&mut self, study: &Digest, index: u64, kind: &str, told: Told) {
+        let Told { time, study: of, round, slot, fact } = told;
+        if of.as_ref().is_some_and(|of| of != study) {
+            return;
+        }
+        self.leaves += u64::from(of.is_some());
+        let site = fact.site().map(ToOwned::to_owned);
+        if fact.outcome() != Outcome::Done && (of.is_some() || matches!(fact, Fact::Alarm { .. })) {
+            let (what, outcome) = (fact.sentence(), fact.outcome());
+            self.incidents.push(Incident { index, time, round, what, outcome });
+        }
+        if of.is_none() {
+            if let Some(site) = site {
+                let what = fact.sentence();
+                let digest = if let Fact::SiteApproved { certificate: digest, .. }
+                | Fact::CertificateRenewed { certificate: digest, .. }
+                | Fact::SiteEnrolled { identity: digest, .. } = fact
+                {
+                    Some(digest)
+                } else {
+                    None
+                };
+                self.admissions.push((site, Act { index, time, what, digest }));
+            } else if fact == Fact::Unknown {
+                *self.unknown.entry(kind.to_owned()).or_default() += 1;
+            }
+            return;
+        }
+        self.take_study(index, time, kind, fact, round, slot);
+    }
+
+    fn take_study(
+        &mut self,
+        index: u64,
+        time: UtcTime,
+        kind: &str,
+        fact: Fact,
+        round: Option<u64>,
+        slot: Option<u64>,
+    ) {
+        match fact {
+            Fact::StudyProposed { name, by, sites, model, manifest, privacy } => {
+                let proposal = Proposal { index, time, name, by, sites, model, manifest, privacy };
+                // The first one counts: a study is its digest, so another can say nothing new.
+                self.proposal.get_or_insert(proposal);
+            }
+            Fact::StudyDecided { site, decision } => {
+                self.decisions.push(Decision { index, time, site, decision });
+            }
+            Fact::StudyChanged { from, to, by, reason } => {
+                let reason = reason.unwrap_or_default();
+                self.life.push(Step { index, time, from, to, by, reason });
+            }
+            Fact::ModelExported { ref model, .. } => {
+                let digest = Some(model.clone());
+                self.exports.push(Act { index, time, what: fact.sentence(), digest });
+            }
+            Fact::KeyAnnounced { .. } | Fact::PrekeyBatch { .. } | Fact::Alarm { .. } => {}
+            Fact::Unknown => *self.unknown.entry(kind.to_owned()).or_default() += 1,
+            Fact::SiteInvited { .. }
+            | Fact::SiteEnrolled { .. }
+            | Fact::SiteApproved { .. }
+            | Fact::SiteRevoked { .. }
+            | Fact::CertificateRenewed { .. } => {}
+            Fact::ModelChanged { before, after } => {
+                let round = round.unwrap_or_default();
+                self.changes.push(Change { index, time, round, before, after });
+            }
+            Fact::RoundEvaluated { loss, auroc, accuracy, .. } => {
+                let round = round.unwrap_or_default();
+                self.evaluated.push(Evaluated { round, loss, auroc, accuracy });
+            }
+            of_round @ (Fact::RoundAnnounced { .. }
+            | Fact::RoundAbsent { .. }
+            | Fact::RoundReady { .. }
+            | Fact::RoundDeclined { .. }
+            | Fact::RoundFrozen { .. }
+            | Fact::RoundContribution { .. }
+            | Fact::RoundDropout { .. }
+            | Fact::RoundReleased { .. }
+            | Fact::RoundAbandoned { .. }
+            | Fact::RoundResumed {}
+            | Fact::RoundFinalSet { .. }
+            | Fact::RoundRecovery { .. }
+            | Fact::LedgerCharge(_)
+            | Fact::LedgerRefused { .. }) => {
+                if let (Some(round), Some(slot)) = (round, slot) {
+                    self.take_round(time, round, slot, of_round);
+                }
+            }
+        }
+    }
+
+    fn take_round(&mut self, time: UtcTime, round: u64, slot: u64, fact: Fact) {
+        let attempt = self.attempts.entry(slot).or_default();
+        (attempt.round, attempt.slot) = (round, slot);
+        match fact {
+            Fact::RoundAnnounced { terms, work, model, invited } => {
+                attempt.announced = Some(time);
+                attempt.work = work;
+                attempt.terms = Some(terms);
+                attempt.model = Some(model);
+                attempt.invited = invited.into_iter().collect();
+            }
+            Fact::RoundAbsent { site } => {
+                attempt.absent.insert(site);
+            }
+            Fact::RoundDeclined { site, reason } => {
+                attempt.declined.insert(site.clone());
+                attempt.missing.entry(site).or_insert(reason);
+            }
+            Fact::RoundDropout { site, reason } => {
+                attempt.missing.entry(site).or_insert(reason);
+            }
+            Fact::RoundFrozen { members } => attempt.members = Some(members.into_iter().collect()),
+            Fact::RoundContribution { site, digest, .. } => {
+                attempt.arrived.insert(site, digest);
+            }
+            Fact::RoundReleased { contributed, sum, .. } => {
+                attempt.ended = Some(time);
+                attempt.end = End::Released { contributed, sum };
+            }
+            Fact::RoundAbandoned { reason } => {
+                attempt.ended = Some(time);
+                attempt.end = End::Abandoned { reason };
+            }
+            Fact::LedgerCharge(charge) => {
+                attempt.charged.insert(charge.site.clone());
+                let charges = self.charges.entry(charge.site.clone()).or_default();
+                charges.push(Charged { round, slot, charge });
+            }
+            Fact::SiteInvited { .. }
+            | Fact::SiteEnrolled { .. }
+            | Fact::SiteApproved { .. }
+            | Fact::SiteRevoked { .. }
+            | Fact::CertificateRenewed { .. }
+            | Fact::StudyProposed { .. }
+            | Fact::StudyDecided { .. }
+            | Fact::StudyChanged { .. }
+            | Fact::RoundReady { .. }
+            | Fact::RoundResumed {}
+            | Fact::RoundEvaluated { .. }
+            | Fact::KeyAnnounced { .. }
+            | Fact::PrekeyBatch { .. }
+            | Fact::RoundFinalSet { .. }
+            | Fact::RoundRecovery { .. }
+            | Fact::LedgerRefused { .. }
+            | Fact::ModelChanged { .. }
+            | Fact::ModelExported { .. }
+            | Fact::Alarm { .. }
+            | Fact::Unknown => {}
+        }
+    }
+}

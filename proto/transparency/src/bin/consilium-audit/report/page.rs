@@ -1,0 +1,204 @@
+//! The page: its head, what was verified, and the order of the sections.
+
+use transparency::fact::Outcome;
+
+use super::checks::Check;
+use super::html::Html;
+use super::{Evidence, privacy, rounds, study};
+
+const STYLE: &str = include_str!("style.css");
+
+/// The whole page.
+pub(super) fn write(evidence: &Evidence, checks: &[Check]) -> String {
+    let mut html = Html::default();
+    html.raw("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n");
+    // Nothing is fetched and nothing runs, whatever the log says.
+    html.raw("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n");
+    html.raw("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>Evidence: ");
+    html.text(study::name(evidence)).raw("</title>\n<style>\n").raw(STYLE);
+    html.raw("</style></head><body><main>\n");
+    head(&mut html, evidence, checks);
+    let mut sections = Sections { html, number: 0 };
+    sections.add("What was verified", &verification(evidence, checks));
+    sections.add("What was studied", &study::proposal(evidence));
+    sections.add("Who approved it, and when", &study::approvals(evidence));
+    sections.add("Who took part", &rounds::participation(&evidence.history));
+    sections.add("Privacy spent", &privacy::section(&evidence.history));
+    if let Some(quality) = rounds::quality(&evidence.history) {
+        sections.add("How the model fared", &quality);
+    }
+    sections.add("Refusals and alarms", &incidents(evidence));
+    sections.add("Where the model came from, and where it went", &rounds::lineage(evidence));
+    sections.add("How the sites were admitted", &study::admissions(evidence));
+    sections.add("Every attempt at a round", &rounds::attempts(&evidence.history));
+    sections.add("To check this by hand", &by_hand(evidence));
+    let mut html = sections.html;
+    html.raw("<footer>Made by consilium-audit ").text(env!("CARGO_PKG_VERSION"));
+    html.raw(" from the log, the policy file and nothing else. The same checkpoint gives the same page, byte for byte. All times are UTC, by the coordinator&#39;s clock.</footer>\n</main></body></html>\n");
+    html.into_string()
+}
+
+struct Sections {
+    html: Html,
+    number: u64,
+}
+
+impl Sections {
+    fn add(&mut self, title: &'static str, body: &Html) {
+        self.number += 1;
+        self.html.raw("<section><h2><span class=\"no\">").count(self.number).raw("</span>");
+        self.html.raw(title).raw("</h2>\n").part(body).raw("</section>\n");
+    }
+}
+
+fn head(html: &mut Html, evidence: &Evidence, checks: &[Check]) {
+    let (history, report) = (&evidence.history, &evidence.report);
+    html.raw("<header><div><div class=\"kicker\">Evidence report</div><h1>");
+    html.text(study::name(evidence)).raw("</h1><p class=\"soft\">Study <code>");
+    html.text(evidence.study.as_str()).raw("</code></p><p class=\"soft\">");
+    html.raw("As told by the log ").text(&report.origin);
+    if let Some(until) = evidence.until {
+        html.raw(" up to ").time(until);
+    }
+    html.raw("</p></div><div class=\"");
+    // Without a witness nobody vouches that others were shown the same log.
+    html.raw(if report.cosigned_by.is_empty() { "seal thin" } else { "seal" });
+    html.raw("\"><b><svg viewBox=\"0 0 24 24\"><circle cx=\"12\" cy=\"12\" r=\"12\"/><path d=\"M6.5 12.5l3.6 3.6 7.4-7.8\"/></svg>Verified</b>");
+    html.count(report.size).raw(" entries, every hash derived again.<br>Cosigned by ");
+    html.count(report.cosigned_by.len() as u64);
+    html.raw(if report.cosigned_by.len() == 1 { " witness" } else { " witnesses" });
+    html.raw("; asked for: ").text(&report.quorum).raw(".</div></header>\n");
+
+    let released = history.attempts.values().filter(|attempt| attempt.released()).count();
+    let arrived: usize = history.attempts.values().map(|attempt| attempt.arrived.len()).sum();
+    let missing: usize = history.attempts.values().map(|attempt| attempt.missing.len()).sum();
+    let alarms = history.incidents.iter().filter(|it| it.outcome == Outcome::Alarm).count();
+    let exceptions: usize = checks.iter().map(|check| check.exceptions.len()).sum();
+    html.raw("<div class=\"tiles\"><div><b>").count(released as u64).raw(" <small>of ");
+    html.count(history.attempts.len() as u64);
+    html.raw("</small></b>attempts released a sum</div><div><b>");
+    html.count(history.sites().len() as u64).raw("</b>sites</div><div><b>");
+    html.count(arrived as u64).raw(" <small>/ ").count(missing as u64);
+    html.raw("</small></b>updates that arrived / that were missed</div><div><b>");
+    match privacy::most_spent(history) {
+        Some(spent) => html.value(spent).raw("</b>highest planned epsilon of a site</div>"),
+        None => html.raw("&ndash;</b>no privacy charge is on record</div>"),
+    };
+    html.raw(if alarms + exceptions > 0 { "<div class=\"look\"><b>" } else { "<div><b>" });
+    html.count(alarms as u64).raw(" <small>/ ").count(exceptions as u64);
+    html.raw("</small></b>alarms / facts that do not fit</div></div>\n");
+}
+
+fn verification(evidence: &Evidence, checks: &[Check]) -> Html {
+    let mut html = Html::default();
+    let report = &evidence.report;
+    let checked = &report.checked;
+    html.raw("<p>The log is append-only: each entry is hashed into one tree, whose root the log signed and the witnesses cosigned. Every hash below was computed again for this page.</p><dl>");
+    html.raw("<dt>Entries</dt><dd>").count(checked.entries).raw(" in ").count(checked.bundles);
+    html.raw(" bundles; ").count(checked.tiles).raw(" tiles at ").count(checked.levels);
+    html.raw(" levels, and ").count(checked.older_files).raw(" older partial files</dd>");
+    html.raw("<dt>Root</dt><dd><code>").text(&report.root).raw("</code></dd>");
+    html.raw("<dt>Signed by</dt><dd>").text(report.signed_by.as_deref().unwrap_or("nobody"));
+    html.raw("</dd><dt>Cosigned by</dt><dd>");
+    for (at, cosigned) in report.cosigned_by.iter().enumerate() {
+        html.raw(if at > 0 { "<br>" } else { "" });
+        html.text(&cosigned.witness).raw(" <span class=\"soft\">at ");
+        match cosigned.time.parse() {
+            Ok(time) => html.time(time),
+            Err(_) => html.text(&cosigned.time),
+        };
+        html.raw("</span>");
+    }
+    if report.cosigned_by.is_empty() {
+        html.raw("nobody");
+    }
+    html.raw("</dd>");
+    for size in &checked.since {
+        html.raw("<dt>Grew out of</dt><dd>a kept checkpoint of ").count(*size);
+        html.raw(" entries</dd>");
+    }
+    html.raw("</dl><h3>Do the facts of this study fit together?</h3><ul class=\"list\">");
+    for check in checks {
+        html.raw(match (check.exceptions.is_empty(), check.asked) {
+            (false, _) => "<li class=\"no\">",
+            (true, 0) => "<li class=\"open\">",
+            (true, _) => "<li class=\"yes\">",
+        });
+        html.raw(check.rule).raw(" <span class=\"soft\">(");
+        match (check.asked, check.exceptions.len()) {
+            (0, 0) => html.raw("could not be asked: the log has no such facts"),
+            (asked, 0) => {
+                html.raw("asked ").count(asked).raw(if asked == 1 { " time" } else { " times" })
+            }
+            (_, exceptions) => html.count(exceptions as u64).raw(if exceptions == 1 {
+                " exception"
+            } else {
+                " exceptions"
+            }),
+        };
+        html.raw(")</span>");
+        if !check.exceptions.is_empty() {
+            html.raw("<ul>");
+            for exception in &check.exceptions {
+                html.raw("<li>").text(exception).raw("</li>");
+            }
+            html.raw("</ul>");
+        }
+        html.raw("</li>");
+    }
+    html.raw("</ul><h3>Not checked</h3><ul class=\"list\">");
+    for what in &report.not_checked {
+        html.raw("<li class=\"open\">").text(what).raw("</li>");
+    }
+    for (kind, count) in &evidence.history.unknown {
+        html.raw("<li class=\"open\">what ").count(*count).raw(" entries of kind ").text(kind);
+        html.raw(" say: this program does not know the kind</li>");
+    }
+    html.raw("</ul>");
+    html
+}
+
+fn incidents(evidence: &Evidence) -> Html {
+    let mut html = Html::default();
+    let incidents = &evidence.history.incidents;
+    if incidents.is_empty() {
+        html.raw("<p>None: nobody refused, nobody dropped out, no round was abandoned and there was no alarm.</p>");
+        return html;
+    }
+    html.raw("<table><thead><tr><th>When</th><th>Round</th><th>What</th><th class=\"num\">Entry</th></tr></thead><tbody>");
+    for incident in incidents {
+        html.raw("<tr><td>").time(incident.time).raw("</td><td>");
+        if let Some(round) = incident.round {
+            html.count(round);
+        }
+        html.raw("</td><td>");
+        if incident.outcome == Outcome::Alarm {
+            html.raw("<span class=\"chip bad\">alarm</span> ");
+        }
+        let what = incident.what.strip_prefix("alarm: ").unwrap_or(&incident.what);
+        html.text(what).raw("</td><td class=\"num soft\">").count(incident.index);
+        html.raw("</td></tr>");
+    }
+    html.raw("</tbody></table>");
+    html
+}
+
+fn by_hand(evidence: &Evidence) -> Html {
+    let mut html = Html::default();
+    html.raw("<p>This page proves nothing by itself. Whoever has the log and the policy file can make it again, and any reader of C2SP tlog-tiles can verify the log. An entry that is named here by its number can be shown and proven alone.</p>");
+    html.raw("<p><code>consilium-audit verify --log LOG --policy POLICY</code><br><code>consilium-audit report --log LOG --policy POLICY --study ");
+    html.text(evidence.study.short()).raw(" --out again.html</code><br><code>consilium-audit prove --log LOG --policy POLICY --index ENTRY</code></p>");
+    html.raw("<h3>The checkpoint</h3><p class=\"note\">");
+    lines(&mut html, &evidence.checkpoint);
+    html.raw("</p><h3>The policy file, SHA-256 <code>").text(&evidence.policy_digest);
+    html.raw("</code></h3><p class=\"note\">");
+    lines(&mut html, &evidence.policy);
+    html.raw("</p>");
+    html
+}
+
+fn lines(html: &mut Html, text: &str) {
+    for line in text.lines() {
+        html.raw("<code>").text(line).raw("</code><br>");
+    }
+}

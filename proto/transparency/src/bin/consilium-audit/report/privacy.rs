@@ -1,0 +1,106 @@
+//! Privacy spent, site by site, against the caps; or the plain statement that none was accounted.
+
+use super::history::{Charged, History, NO_PRIVACY};
+use super::html::Html;
+use super::plot::{Curve, curves, gauge};
+
+/// The highest planned epsilon of any site.
+pub(super) fn most_spent(history: &History) -> Option<f64> {
+    let charges = history.charges.values().flatten();
+    charges.map(|one| one.charge.epsilon_planned).max_by(f64::total_cmp)
+}
+
+/// The section.
+pub(super) fn section(history: &History) -> Html {
+    let mut html = Html::default();
+    let plan = history.proposal.as_ref().and_then(|proposal| proposal.privacy.as_ref());
+    let off = plan.is_some_and(|plan| plan.mode == NO_PRIVACY);
+    if off {
+        html.raw("<p class=\"note bad\"><b>Privacy was off.</b> The study was proposed with <code>danger_no_privacy</code>: no noise was added, no contribution was clipped for privacy, and no bound on what the model reveals about a patient is claimed.</p>");
+    }
+    if history.charges.is_empty() {
+        if !off {
+            html.raw("<p class=\"note warn\"><b>The log has no privacy charge for this study.</b> Nothing here shows that differential privacy was in force; take it as off unless the sites&#39; own ledgers show otherwise.</p>");
+        }
+        return html;
+    }
+    let unit_is_image = history
+        .charges
+        .values()
+        .flatten()
+        .any(|one| one.charge.unit.as_deref().is_some_and(|unit| unit != "patient"));
+    html.raw("<p>Each site charges its own ledger before an update leaves it, and refuses when a cap would be crossed. <b>Planned</b> epsilon holds against the coordinator and the tolerated number of sites, <b>solo</b> epsilon against all other sites together. ");
+    html.raw(if unit_is_image {
+        "</p><p class=\"note bad\"><b>The unit of privacy was not the patient at every site.</b> A patient with k images may be exposed k times as much as the figures say.</p>"
+    } else {
+        "The unit is the patient.</p>"
+    });
+    html.raw("<table><thead><tr><th class=\"site\">Site</th><th class=\"num\">Charges</th><th>Planned epsilon</th><th>Solo epsilon</th><th class=\"num\">Delta</th><th class=\"num\">Noise <i>z</i></th><th class=\"num\">Rate <i>q</i></th><th>Last ledger record</th></tr></thead><tbody>");
+    for (site, charges) in &history.charges {
+        let Some(Charged { charge, .. }) = charges.last() else { continue };
+        html.raw("<tr><td>").text(site).raw("</td><td class=\"num\">").count(charges.len() as u64);
+        html.raw("</td><td>");
+        let planned = charge.cap_planned.or_else(|| plan.and_then(|plan| plan.epsilon));
+        spent(&mut html, charge.epsilon_planned, planned);
+        html.raw("</td><td>");
+        let solo = charge.cap_solo.or_else(|| plan.and_then(|plan| plan.solo_epsilon_cap));
+        spent(&mut html, charge.epsilon_solo, solo);
+        html.raw("</td><td class=\"num\">").value(charge.delta).raw("</td><td class=\"num\">");
+        html.value(charge.z).raw("</td><td class=\"num\">").value(charge.q).raw("</td><td>");
+        if let Some(seq) = charge.seq {
+            html.count(seq).raw(" ");
+        }
+        if let Some(head) = &charge.head {
+            html.short(head.as_str());
+        }
+        html.raw("</td></tr>");
+    }
+    html.raw("</tbody></table>");
+    let rounds = history.rounds();
+    let planned = all_curves(
+        history,
+        |charged| charged.charge.epsilon_planned,
+        |charged| charged.charge.cap_planned,
+    );
+    let solo = all_curves(
+        history,
+        |charged| charged.charge.epsilon_solo,
+        |charged| charged.charge.cap_solo,
+    );
+    html.raw("<div class=\"pair\"><div><h3>Planned epsilon by round</h3>");
+    html.part(&curves("planned epsilon by round", &planned, rounds, true));
+    html.raw("</div><div><h3>Solo epsilon by round</h3>");
+    html.part(&curves("solo epsilon by round", &solo, rounds, true));
+    html.raw("</div></div><p class=\"soft\">Dotted: the sites&#39; own caps.</p>");
+    html
+}
+
+fn spent(html: &mut Html, spent: f64, cap: Option<f64>) {
+    html.value(spent);
+    match cap {
+        Some(cap) => html.raw(" <span class=\"soft\">of ").value(cap).raw("</span>"),
+        None => html.raw(" <span class=\"soft\">no cap told</span>"),
+    };
+    html.part(&gauge(spent, cap));
+}
+
+/// A curve for each site; sites with the same curve share one.
+fn all_curves(
+    history: &History,
+    value: impl Fn(&Charged) -> f64,
+    cap: impl Fn(&Charged) -> Option<f64>,
+) -> Vec<Curve> {
+    let mut curves: Vec<Curve> = Vec::new();
+    for (site, charges) in &history.charges {
+        let points: Vec<_> = charges.iter().map(|one| (one.round, value(one))).collect();
+        let cap = charges.last().and_then(&cap);
+        match curves.iter_mut().find(|curve| curve.points == points && curve.cap == cap) {
+            Some(same) => {
+                same.name.push_str(", ");
+                same.name.push_str(site);
+            }
+            None => curves.push(Curve { name: site.clone(), points, cap }),
+        }
+    }
+    curves
+}

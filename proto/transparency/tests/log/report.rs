@@ -1,0 +1,195 @@
+//! The page that a compliance officer reads.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use transparency::folder::Folder;
+use transparency::leaf::Leaf;
+
+use crate::fixture::{build, policy};
+use crate::program::Desk;
+use crate::story::{HOSTILE, ROUNDS, SITES, Story};
+
+/// A desk with the log of a story and a policy.
+fn desk(name: &str, last: &str) -> Desk {
+    desk_with(&Story::new(name, last).leaves)
+}
+
+fn desk_with(leaves: &[Vec<u8>]) -> Desk {
+    let desk = Desk::bare();
+    let size = leaves.len();
+    let at = |number: u64| leaves[usize::try_from(number).expect("few")].clone();
+    build(Folder::create(&desk.at("log")).expect("made"), &[size as u64], at);
+    fs::write(desk.at("policy"), policy(2).to_string()).expect("written");
+    desk
+}
+
+fn page(desk: &Desk, study: &str) -> String {
+    let line = format!("report --log log --policy policy --out report.html --study {study}");
+    let answer = desk.run(&line);
+    assert_eq!((answer.code, answer.err.as_str()), (Some(0), ""), "{}", answer.out);
+    fs::read_to_string(desk.at("report.html")).expect("written")
+}
+
+/// The text of the section with this title.
+fn section<'a>(page: &'a str, title: &str) -> &'a str {
+    let from = page.find(&format!("</span>{title}</h2>")).expect(title);
+    let rest = &page[from..];
+    &rest[..rest.find("</section>").expect("it ends")]
+}
+
+#[test]
+fn a_study_is_one_page_that_fetches_and_runs_nothing() {
+    let desk = desk("radiographs", SITES[4]);
+    let page = page(&desk, "radiographs");
+    for word in ["<script", "http://", "https://", "<link", "<img", "url(", "@import", "onload"] {
+        assert!(!page.contains(word), "{word}");
+    }
+    assert!(page.contains("default-src 'none'"));
+    for text in [
+        "Cosigned by 3 witnesses",
+        &Story::private(),
+        "whether what the entries say is true",
+        "the protocol is signed by all sites",
+        "network maintenance",
+        "2 sites were ready; the quorum is 3",
+        "outside its hours",
+        "a sum was counted twice in one step",
+    ] {
+        assert!(page.contains(text), "{text}");
+    }
+    let approvals = section(&page, "Who approved it, and when");
+    assert_eq!(approvals.matches("chip good").count(), SITES.len());
+    let drawn = section(&page, "Who took part").matches("<svg class=\"plot\"").count();
+    assert_eq!(drawn, 1);
+    assert_eq!(section(&page, "Privacy spent").matches("<svg class=\"plot half\"").count(), 2);
+    assert_eq!(section(&page, "How the model fared").matches("<svg").count(), 3);
+    let rows = section(&page, "Every attempt at a round").matches("<tr><td>").count();
+    assert_eq!(rows as u64, ROUNDS + 1);
+    // To be looked at; nobody reads it back.
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report.html");
+    fs::write(kept, &page).expect("written");
+    // The same log gives the same bytes.
+    assert_eq!(self::page(&desk, &Story::private()[..10]), page);
+}
+
+#[test]
+fn facts_that_do_not_fit_are_said() {
+    let desk = desk("radiographs", SITES[4]);
+    let said = desk.run(
+        "report --log log --policy policy --study radiographs --out report.html --format json",
+    );
+    assert_eq!((&said.json()["data"]["exceptions"], said.code), (&0.into(), Some(0)));
+    let page = page(&desk, "rehearsal");
+    let verified = section(&page, "What was verified");
+    assert!(verified.contains("expected slot") || verified.contains("missing field"), "{verified}");
+    assert!(verified.contains("fact_of_tomorrow"), "{verified}");
+    let privacy = section(&page, "Privacy spent");
+    assert!(privacy.contains("Privacy was off."), "{privacy}");
+    assert!(!page.contains("How the model fared"));
+}
+
+/// The story without, or with another, leaf of this kind in round 20 of the first study.
+fn bent(kind: &str, bend: impl Fn(&mut Map<String, Value>) -> bool) -> Vec<Vec<u8>> {
+    let study = Value::from(Story::private());
+    let leaves = Story::new("radiographs", SITES[4]).leaves;
+    let mut left = 1;
+    let bend_one = |bytes: Vec<u8>| {
+        let leaf = Leaf::decode(&bytes).expect("a leaf");
+        let mut data = leaf.data().clone();
+        let here = data.get("round").is_none_or(|round| *round == 20)
+            && data.get("study") == Some(&study)
+            && leaf.kind() == kind;
+        if !here || left == 0 {
+            return Some(bytes);
+        }
+        left -= 1;
+        let kept = bend(&mut data);
+        kept.then(|| Leaf::new(kind, leaf.time(), data).expect("a leaf").bytes().to_vec())
+    };
+    leaves.into_iter().filter_map(bend_one).collect()
+}
+
+/// The story of a study that was to be private, without a single charge.
+fn without_charges() -> Vec<Vec<u8>> {
+    let mut leaves = Story::new("radiographs", SITES[4]).leaves;
+    leaves.retain(|bytes| Leaf::decode(bytes).is_ok_and(|leaf| leaf.kind() != "ledger_charge"));
+    leaves
+}
+
+#[test]
+fn every_rule_that_facts_break_is_named_with_the_place() {
+    let drop_it = |_: &mut Map<String, Value>| false;
+    let set = |key: &'static str, value: Value| {
+        move |data: &mut Map<String, Value>| data.insert(key.to_owned(), value.clone()).is_some()
+    };
+    for (leaves, rule, place) in [
+        (bent("study_decided", drop_it), "approved it before", "alder: no approval"),
+        (
+            bent("study_decided", set("decision", "withdrawn".into())),
+            "had refused the study or withdrawn",
+            "round 1: alder, which had withdrawn",
+        ),
+        (without_charges(), "charged to its site", "round 1, slot 1: alder"),
+        (bent("round_released", drop_it), "released twice", "expected round 20, found round 21"),
+        (bent("round_contribution", drop_it), "whose updates arrived", "round 20: alder"),
+        (bent("model_changed", drop_it), "follows from the one before", "round 21: expected"),
+        (
+            bent("round_announced", set("model", Story::plain().into())),
+            "offered the model",
+            "round 20: offered",
+        ),
+        (bent("ledger_charge", drop_it), "charged to its site", "round 20, slot 21: alder"),
+        (
+            bent("ledger_charge", set("epsilon_solo", 0.5.into())),
+            "ever went back",
+            "alder: round 20 after round 19",
+        ),
+        (
+            bent("ledger_charge", set("cap_planned", 1.into())),
+            "more than its caps",
+            "alder: planned epsilon 1.776 above 1 since round 20",
+        ),
+        (
+            bent("round_ready", set("site", 7.into())),
+            "says what its kind says",
+            "expected a string",
+        ),
+    ] {
+        let desk = desk_with(&leaves);
+        let line = "report --log log --policy policy --study radiographs --out report.html";
+        let said = desk.run(line);
+        assert_eq!(said.code, Some(0), "{rule}: {}", said.err);
+        let found = said.out.lines().any(|line| line.contains(rule) && line.contains(place));
+        assert!(found, "{rule}: {}", said.out);
+        let page = fs::read_to_string(desk.at("report.html")).expect("written");
+        assert!(section(&page, "What was verified").contains("<li class=\"no\">"), "{rule}");
+    }
+}
+
+#[test]
+fn hostile_names_stay_text() {
+    let desk = desk(HOSTILE, HOSTILE);
+    let page = page(&desk, &Story::private());
+    assert!(page.contains("&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;"));
+    for attack in ["<script", "<img", "onerror=alert(1)>", "</title><s"] {
+        assert!(!page.contains(attack), "{attack}");
+    }
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile.html");
+    fs::write(kept, &page).expect("written");
+}
+
+#[test]
+fn there_is_no_report_of_a_log_that_is_not_verified_or_of_no_study() {
+    let desk = desk("radiographs", SITES[4]);
+    let none = desk.run("report --log log --policy policy --study nothing --out report.html");
+    assert_eq!(none.code, Some(4), "{}", none.err);
+    assert!(none.err.contains("\"rehearsal\""), "{}", none.err);
+    desk.flip("log/tile/entries/001");
+    let line = "report --log log --policy policy --study radiographs --out report.html";
+    let refused = desk.run(line);
+    assert_eq!(refused.code, Some(1), "{}", refused.out);
+    assert!(refused.err.contains("tile/entries/001"), "{}", refused.err);
+    assert!(!desk.at("report.html").exists());
+}
