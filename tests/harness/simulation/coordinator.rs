@@ -2,6 +2,7 @@
 //! coordinator's driver does. Inputs are journaled before anything is let out; a restart plays them
 //! again.
 
+mod announce;
 mod books;
 mod setup;
 mod tell;
@@ -9,8 +10,8 @@ mod tell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aggregation::ids::{Digest, HospitalId, SlotId};
-use aggregation::message::{Said, StopReason, Terms};
+use aggregation::ids::{HospitalId, SlotId};
+use aggregation::message::Said;
 use aggregation::refusal::Refusal;
 use aggregation::round::{Input, Masks, Output, Round};
 use aggregation::setup::gathering::Gathering;
@@ -23,14 +24,9 @@ use crate::simulation::trace::Who;
 use crate::simulation::watch::Invariant;
 use crate::simulation::words::{Answer, Call, Word};
 pub(crate) use books::Books;
-use books::OpenBook;
 
 /// How often it looks whether a round can be announced.
 const LOOK_EVERY: u64 = 3_000;
-/// How long it waits for everybody before it begins with those who are here.
-const PATIENCE: u64 = 20_000;
-/// How long a hospital that said nothing counts as here.
-const HERE: u64 = 40_000;
 
 /// An honest coordinator.
 #[derive(Debug)]
@@ -44,6 +40,8 @@ pub(crate) struct Coordinator {
     skew: u64,
     /// Rounds to release.
     wanted: u32,
+    /// Whom an operator may revoke one day.
+    may_revoke: Option<HospitalId>,
     flaw: Option<Flaw>,
 }
 
@@ -55,6 +53,10 @@ struct Desk {
     /// The round that closed last still answers what is said again.
     previous: Option<Round>,
     heard: BTreeMap<usize, u64>,
+    /// When it began.
+    began: u64,
+    /// Whose connection counts as lost.
+    lost: BTreeSet<usize>,
     /// From when on those who are missing have had their chance to come.
     since: u64,
     wake: Option<Timestamp>,
@@ -69,7 +71,13 @@ impl Coordinator {
         skew: u64,
         flaw: Option<Flaw>,
     ) -> Self {
-        Self { cast: Arc::clone(cast), books, desk: None, life: 0, skew, wanted, flaw }
+        let (cast, may_revoke) = (Arc::clone(cast), None);
+        Self { cast, books, desk: None, life: 0, skew, wanted, may_revoke, flaw }
+    }
+
+    /// One whose operator may revoke this hospital one day.
+    pub(crate) fn that_may_revoke(self, hospital: Option<HospitalId>) -> Self {
+        Self { may_revoke: hospital, ..self }
     }
 
     /// Its books.
@@ -106,6 +114,8 @@ impl Coordinator {
             round: None,
             previous: None,
             heard: BTreeMap::new(),
+            began: stage.now,
+            lost: BTreeSet::new(),
             since: stage.now,
             wake: None,
         });
@@ -193,6 +203,7 @@ impl Coordinator {
             return Ok(());
         };
         desk.heard.insert(from, stage.now);
+        desk.lost.remove(&from);
         let id = id.clone();
         match call {
             Call::Hello => {
@@ -206,69 +217,6 @@ impl Coordinator {
             | Call::Opened { .. }
             | Call::Fetch { .. } => self.hear_of_keys(stage, from, &id, call),
         }
-    }
-
-    /// Announces the next round, as soon as it can be.
-    fn look(&mut self, stage: &mut Stage) -> Result<(), Halt> {
-        let Some(desk) = &self.desk else { return Ok(()) };
-        if desk.round.is_some() {
-            // An operator pauses a study in the middle of a round, and lets it go on at once.
-            if !stage.calm && stage.chance.permille(2) {
-                return self.input(stage, Input::Stop { reason: StopReason::Paused });
-            }
-            return Ok(());
-        }
-        if self.books.released() >= self.wanted {
-            return Ok(());
-        }
-        let here: BTreeSet<HospitalId> = desk
-            .heard
-            .iter()
-            .filter(|(_, at)| stage.now.saturating_sub(**at) <= HERE)
-            .filter_map(|(place, _)| self.cast.names.get(*place).cloned())
-            .collect();
-        let slot = self.books.next_slot;
-        let able = desk.gathering.able(slot, &here);
-        let everybody = able.len() == self.cast.names.len();
-        let waited = stage.now.saturating_sub(desk.since) >= PATIENCE;
-        let quorum = usize::from(self.cast.charter.study().cohort.quorum);
-        if everybody || waited && able.len() >= quorum {
-            self.open(stage, able)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn open(&mut self, stage: &mut Stage, invited: BTreeSet<HospitalId>) -> Result<(), Halt> {
-        let (round, slot) = (self.books.next_round, self.books.next_slot);
-        let now = self.clock(stage);
-        let study = self.cast.charter.study();
-        let terms = Terms {
-            study: self.cast.charter.id(),
-            round,
-            slot,
-            work: study.work_in(round),
-            model: Digest::sha256(&round.get().to_le_bytes()),
-            invited,
-            ready_by: now.saturating_add(study.cohort.round_deadline),
-        };
-        let Some(masks) = self.masks(slot) else { return Ok(()) };
-        let Ok(plan) = self.cast.charter.plan(terms.work, Some(masks)) else { return Ok(()) };
-        let book = OpenBook { terms: terms.clone(), opened: now, journal: Vec::new() };
-        self.keep(stage, |books| {
-            books.open = Some(book);
-            books.next_slot = slot.next();
-        })?;
-        stage.counts.attempts += 1;
-        stage.say(
-            Who::Coordinator,
-            format_args!("offers round {round} in slot {slot} to {}", terms.invited.len()),
-        );
-        let (round, outputs) = Round::open(now, terms, plan);
-        if let Some(desk) = &mut self.desk {
-            desk.round = Some(round);
-        }
-        self.let_out(stage, outputs)
     }
 
     /// Something was said in a round.
@@ -356,7 +304,7 @@ impl Coordinator {
     }
 
     /// An input that no hospital has said.
-    fn input(&mut self, stage: &mut Stage, input: Input) -> Result<(), Halt> {
+    pub(super) fn input(&mut self, stage: &mut Stage, input: Input) -> Result<(), Halt> {
         let now = self.clock(stage);
         let Some(round) = self.desk.as_mut().and_then(|desk| desk.round.as_mut()) else {
             return Ok(());
@@ -368,9 +316,8 @@ impl Coordinator {
             }
             Ok(mut outputs) => {
                 outputs.extend(round.combine_here());
-                if !outputs.is_empty() {
-                    self.journal(stage, now, input, &outputs)?;
-                }
+                // Who is lost or revoked changes the round, and says nothing at first.
+                self.journal(stage, now, input, &outputs)?;
                 self.let_out(stage, outputs)
             }
         }
@@ -414,7 +361,7 @@ impl Coordinator {
     }
 
     /// One transaction: all of it is in the books, or nothing.
-    fn keep(&mut self, stage: &mut Stage, write: impl FnOnce(&mut Books)) -> Result<(), Halt> {
+    pub(super) fn keep(&mut self, stage: &mut Stage, write: impl FnOnce(&mut Books)) -> Result<(), Halt> {
         match stage.fate(Who::Coordinator) {
             Fate::Kept => {
                 write(&mut self.books);

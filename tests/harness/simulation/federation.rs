@@ -188,7 +188,9 @@ impl Federation {
         let sites: Option<Vec<_>> = sites.collect();
         let sites = sites.ok_or("every hospital of the cast has a name")?;
         let chair = if honest {
-            Chair::Honest(Coordinator::new(cast, books, scenario.rounds, skew, options.flaw))
+            let revoked = scenario.revoked.and_then(|place| cast.names.get(place).cloned());
+            let honest = Coordinator::new(cast, books, scenario.rounds, skew, options.flaw);
+            Chair::Honest(honest.that_may_revoke(revoked))
         } else {
             Chair::Evil(Evil::new(cast, &books, evil, forgery))
         };

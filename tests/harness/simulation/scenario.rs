@@ -119,6 +119,8 @@ pub(crate) struct Scenario {
     pub(crate) adversary: Adversary,
     /// How the first of the hospitals that mean ill spoils the slots that it leaves.
     pub(crate) spoil: Option<Spoil>,
+    /// A hospital that may be revoked, where the study can do without one.
+    pub(crate) revoked: Option<usize>,
 }
 
 /// Sizes that are played. Keys are made once for each and used by all federations of that size.
@@ -168,6 +170,8 @@ impl Scenario {
         let adversary = adversary(chance, &size, ill);
         let spoils = live_setup && matches!(adversary, Adversary::Sites(_)) && !chance.one_in(4);
         let spoil = if spoils { chance.pick(&SPOILS).copied() } else { None };
+        let spare = size.quorum < size.sites && !live_setup && chance.one_in(10);
+        let revoked = if spare { Some(chance.index(sites.into())) } else { None };
         // Some federations are hardly disturbed, some hardly ever get anywhere.
         let rough = chance.below(4);
         let level = |chance: &mut Chance, most: u64| chance.between(0, most) * rough / 3;
@@ -194,6 +198,7 @@ impl Scenario {
                 * 1_000,
             adversary,
             spoil,
+            revoked,
         }
     }
 
@@ -209,6 +214,7 @@ impl Scenario {
             calm_at: 0,
             adversary: Adversary::None,
             spoil: None,
+            revoked: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aggregation::context::ContextDigest;
 use aggregation::evaluation::MetricTally;
 use aggregation::ids::{Digest, HospitalId, SlotId};
-use aggregation::masking::keystream::apply_packed;
+use aggregation::masking::masks::Masks;
 use aggregation::message::{Said, SetStatement, Terms};
 use aggregation::participant::Event;
 use aggregation::vector::{Contribution, encode};
@@ -90,8 +90,9 @@ impl Hospital {
         let secrets = keyring.secrets().expose().to_vec();
         let mut packed = plain.as_ref().clone();
         self.slips_a_lane(&mut packed, &format);
+        let masks = Masks::new(format.modulus(), masks);
         if self.flaw != Some(Flaw::SendsUnmasked)
-            && apply_packed(&masks, format.modulus(), 0, &mut packed).is_err()
+            && masks.pass(format.lanes()).mask(&mut packed).is_err()
         {
             stage.alarm(self.who(), format_args!("the update is no whole number of lanes"));
             return Ok(());
