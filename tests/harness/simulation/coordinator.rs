@@ -193,12 +193,7 @@ impl Coordinator {
     }
 
     /// A hospital calls.
-    pub(crate) fn hear(
-        &mut self,
-        stage: &mut Stage,
-        from: usize,
-        call: Call,
-    ) -> Result<(), Halt> {
+    pub(crate) fn hear(&mut self, stage: &mut Stage, from: usize, call: Call) -> Result<(), Halt> {
         let (Some(desk), Some(id)) = (&mut self.desk, self.cast.names.get(from)) else {
             return Ok(());
         };
@@ -263,14 +258,7 @@ impl Coordinator {
         }
     }
 
-    fn confirm(
-        &self,
-        stage: &mut Stage,
-        from: usize,
-        id: &HospitalId,
-        slot: SlotId,
-        word: Word,
-    ) {
+    fn confirm(&self, stage: &mut Stage, from: usize, id: &HospitalId, slot: SlotId, word: Word) {
         if word == Word::Update {
             stage.watch.confirmed(id, slot);
         }
@@ -278,27 +266,21 @@ impl Coordinator {
     }
 
     /// What an honest hospital can be refused is what came too late; anything else is an alarm.
-    fn refuses(
-        &self,
-        stage: &mut Stage,
-        from: usize,
-        slot: SlotId,
-        word: Word,
-        refusal: &Refusal,
-    ) {
+    fn refuses(&self, stage: &mut Stage, from: usize, slot: SlotId, word: Word, refusal: &Refusal) {
         stage.counts.refusals += 1;
-        match refusal {
+        let late = matches!(
+            refusal,
             Refusal::TooLate { .. }
-            | Refusal::OutOfPhase { .. }
-            | Refusal::OtherTerms { .. }
-            | Refusal::NotInRoster { .. }
-            | Refusal::Removed { .. } => {
-                stage.say(Who::Coordinator, format_args!("refuses site-{from:02}: {refusal}"));
-            }
-            other => {
-                let rule = other.rule();
-                stage.alarm(Who::Coordinator, format_args!("{rule} of site-{from:02}: {other}"));
-            }
+                | Refusal::OutOfPhase { .. }
+                | Refusal::OtherTerms { .. }
+                | Refusal::NotInRoster { .. }
+                | Refusal::Removed { .. }
+        );
+        if late {
+            stage.say(Who::Coordinator, format_args!("refuses site-{from:02}: {refusal}"));
+        } else {
+            let rule = refusal.rule();
+            stage.alarm(Who::Coordinator, format_args!("{rule} of site-{from:02}: {refusal}"));
         }
         stage.answer(from, Answer::Refused { slot, word });
     }
@@ -361,7 +343,11 @@ impl Coordinator {
     }
 
     /// One transaction: all of it is in the books, or nothing.
-    pub(super) fn keep(&mut self, stage: &mut Stage, write: impl FnOnce(&mut Books)) -> Result<(), Halt> {
+    pub(super) fn keep(
+        &mut self,
+        stage: &mut Stage,
+        write: impl FnOnce(&mut Books),
+    ) -> Result<(), Halt> {
         match stage.fate(Who::Coordinator) {
             Fate::Kept => {
                 write(&mut self.books);

@@ -212,11 +212,10 @@ impl Hospital {
 
     /// The participant refused something. What came late is let be; anything else is worth an alarm.
     fn refuses(&self, stage: &mut Stage, refusal: &Refusal) {
-        match refusal {
-            Refusal::UsedSlot { .. } => {
-                stage.say(self.who(), format_args!("refuses: {refusal}"));
-            }
-            other => stage.alarm(self.who(), format_args!("{} {other}", other.rule())),
+        if matches!(refusal, Refusal::UsedSlot { .. }) {
+            stage.say(self.who(), format_args!("refuses: {refusal}"));
+        } else {
+            stage.alarm(self.who(), format_args!("{} {refusal}", refusal.rule()));
         }
     }
 

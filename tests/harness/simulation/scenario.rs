@@ -9,13 +9,13 @@ use crate::simulation::spoil::{SPOILS, Spoil};
 
 /// n, t and m of a study.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size {
+pub(crate) struct Size {
     /// n: hospitals.
-    pub sites: u16,
+    pub(crate) sites: u16,
     /// t: those that may collude with the coordinator.
-    pub colluding: u16,
+    pub(crate) colluding: u16,
     /// m: the fewest in a released sum.
-    pub quorum: u16,
+    pub(crate) quorum: u16,
 }
 
 /// The network. Times are milliseconds, shares of a thousand.
@@ -159,8 +159,13 @@ const BEFORE_THE_SECOND_BATCH: u64 = 255;
 
 impl Scenario {
     /// What a seed decides.
-    pub(crate) fn from_seed(chance: &mut Chance, ill: Option<Ill>) -> Self {
-        let live_setup = chance.permille(40);
+    pub(crate) fn from_seed(
+        chance: &mut Chance,
+        ill: Option<Ill>,
+        live_setup: Option<bool>,
+    ) -> Self {
+        let drawn = chance.permille(40);
+        let live_setup = live_setup.unwrap_or(drawn);
         let second_batch = !live_setup && chance.permille(15);
         // Keys that are made on the spot cost as much as hundreds of rounds.
         let most = if live_setup || second_batch { 5 } else { largest(chance) };

@@ -60,7 +60,9 @@ impl fmt::Display for Notice {
             Self::Freeze(roster) => {
                 write!(f, "roster: slot {}, {} members", roster.slot, roster.members.len())
             }
-            Self::Fix(set) => write!(f, "final set: slot {}, {} in it", set.slot, set.members.len()),
+            Self::Fix(set) => {
+                write!(f, "final set: slot {}, {} in it", set.slot, set.members.len())
+            }
             Self::Unmask(signed) => write!(
                 f,
                 "signed set: slot {}, {} in it, {} signatures",
@@ -86,12 +88,24 @@ pub(crate) enum Call {
     /// It has connected, or shows that it still is: asks for the present state.
     Hello,
     /// Something in a round.
-    Said { slot: SlotId, said: Said },
+    Said {
+        slot: SlotId,
+        said: Said,
+    },
     Announce(SignedAnnounce),
     Nonce(GraphNonce),
-    Batch { number: u64, batch: Arc<SignedBatch> },
-    Opened { number: u64, owners: BTreeSet<HospitalId> },
-    Fetch { number: u64, owner: HospitalId },
+    Batch {
+        number: u64,
+        batch: Arc<SignedBatch>,
+    },
+    Opened {
+        number: u64,
+        owners: BTreeSet<HospitalId>,
+    },
+    Fetch {
+        number: u64,
+        owner: HospitalId,
+    },
 }
 
 /// For the trace.

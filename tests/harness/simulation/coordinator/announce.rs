@@ -42,11 +42,7 @@ impl Coordinator {
         let everybody = able.len() + revoked == self.cast.names.len();
         let waited = stage.now.saturating_sub(desk.since) >= PATIENCE;
         let quorum = usize::from(self.cast.charter.study().cohort.quorum);
-        if everybody || waited && able.len() >= quorum {
-            self.open(stage, able)
-        } else {
-            Ok(())
-        }
+        if everybody || waited && able.len() >= quorum { self.open(stage, able) } else { Ok(()) }
     }
 
     fn open(&mut self, stage: &mut Stage, invited: BTreeSet<HospitalId>) -> Result<(), Halt> {

@@ -165,11 +165,9 @@ impl Coordinator {
 
     /// [`Flaw::BlamesAnother`].
     fn blames_another(&self, fact: Fact) -> Fact {
-        match fact {
-            Fact::Unmasked { hospital } if self.flaw == Some(Flaw::BlamesAnother) => {
-                Fact::WrongShare { of: hospital.clone(), hospital }
-            }
-            other => other,
+        if let (Fact::Unmasked { hospital }, Some(Flaw::BlamesAnother)) = (&fact, self.flaw) {
+            return Fact::WrongShare { of: hospital.clone(), hospital: hospital.clone() };
         }
+        fact
     }
 }

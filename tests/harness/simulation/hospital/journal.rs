@@ -175,7 +175,11 @@ impl Hospital {
     }
 
     /// One transaction: all of it is on the disk, or nothing.
-    pub(super) fn keep(&mut self, stage: &mut Stage, write: impl FnOnce(&mut Disk)) -> Result<(), Halt> {
+    pub(super) fn keep(
+        &mut self,
+        stage: &mut Stage,
+        write: impl FnOnce(&mut Disk),
+    ) -> Result<(), Halt> {
         match stage.fate(self.who()) {
             Fate::Kept => {
                 write(&mut self.disk);

@@ -81,7 +81,8 @@ impl Hospital {
         });
         let page = self.disk.open.as_ref().filter(|page| page.terms.slot == slot);
         let format = page.and_then(|page| self.cast.charter.format(page.terms.work).ok());
-        let (Some(plain), Some(own), Some(seeds), Some(format)) = (plain, own, seeds, format) else {
+        let (Some(plain), Some(own), Some(seeds), Some(format)) = (plain, own, seeds, format)
+        else {
             stage.alarm(self.who(), format_args!("the keys or the update of slot {slot} are gone"));
             return Ok(());
         };
