@@ -6,6 +6,7 @@ mod mask;
 mod round;
 mod sampler;
 mod secagg;
+mod simulate;
 
 use std::fmt::Display;
 use std::fs::File;
@@ -41,6 +42,8 @@ enum Command {
     Log(log::LogArgs),
     /// Secure aggregation by itself: whole rounds in this process, charged to whom they fall
     Secagg(secagg::SecaggArgs),
+    /// Whole federations of the state machines, each decided by a seed; fails if an invariant does
+    Simulate(simulate::SimulateArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
     #[command(hide = true)]
     Serve,
@@ -85,6 +88,7 @@ fn run(command: Command, format: Format) -> Result<(), Failure> {
         Command::Log(arguments) => tell(log::measure(&arguments), format),
         Command::Mask(arguments) => tell(mask::measure(&arguments), format),
         Command::Secagg(arguments) => tell(secagg::measure(&arguments), format),
+        Command::Simulate(arguments) => simulate::run(&arguments, format),
         Command::Serve => {
             answer().map_err(|trouble| Failure::failed("conversation", trouble.to_string()))
         }

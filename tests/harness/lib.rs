@@ -2,7 +2,8 @@
 //!
 //! The programs that hospitals and operators run are started as they are, each its own process,
 //! over mTLS on loopback, and driven through their command lines. Only [`player`] speaks the wire
-//! itself, to say what an honest program never would. Whatever is started here is ended here:
+//! itself, to say what an honest program never would. [`simulation`] plays federations of another
+//! kind: the state machines alone, thousands of them, each decided by a seed. Whatever is started here is ended here:
 //! every process dies with the value that stands for it, every folder with its consortium.
 
 pub mod command;
@@ -16,6 +17,7 @@ pub mod proc;
 pub mod programs;
 pub mod relay;
 pub mod running;
+pub mod simulation;
 pub mod site;
 pub mod stand_in;
 pub mod study;

@@ -7,15 +7,16 @@
 //! the watch sees everything that leaves any of them. After every step the invariants hold, or the
 //! seed is printed, and plays the same federation again, line by line.
 
-pub mod chance;
 pub mod flaw;
 
 mod cast;
+mod chance;
 mod coordinator;
 mod disk;
 mod evil;
 mod federation;
 mod hospital;
+mod many;
 mod mischief;
 mod ready;
 mod scenario;
@@ -26,6 +27,7 @@ mod watch;
 mod words;
 
 pub use federation::{Options, Played, play};
+pub use many::{Many, play_many};
 pub use scenario::Ill;
 pub use stage::Counts;
 pub use watch::{Invariant, Violation};

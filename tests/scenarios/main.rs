@@ -11,4 +11,5 @@ mod masked;
 mod one_round;
 mod restart;
 mod secrets;
+mod simulation;
 mod wire;

@@ -95,6 +95,7 @@ fn study(size: Size) -> Study {
             quorum: size.quorum,
             colluding: size.colluding,
             danger_unmasked: false,
+            grace: Duration::from_secs(25),
             round_deadline: Duration::from_secs(60),
             upload_deadline: Duration::from_secs(15),
         },

@@ -4,17 +4,17 @@
 /// SplitMix64 (Steele, Lea, Flood: *Fast splittable pseudorandom number generators*, 2014). Good
 /// enough to choose what happens; nothing here is a secret.
 #[derive(Debug, Clone)]
-pub struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
     /// What follows from this seed.
     #[must_use]
-    pub const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// 64 bits.
-    pub const fn word(&mut self) -> u64 {
+    pub(crate) const fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,7 +23,7 @@ impl Chance {
     }
 
     /// From 0 to below `bound`; 0 if there is nothing to choose from.
-    pub const fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) const fn below(&mut self, bound: u64) -> u64 {
         let word = self.word();
         match word.checked_rem(bound) {
             Some(chosen) => chosen,
@@ -32,34 +32,34 @@ impl Chance {
     }
 
     /// From `low` to `high`, both included.
-    pub const fn between(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) const fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low) + 1)
     }
 
     /// A place among `count`; 0 if there is none.
-    pub fn index(&mut self, count: usize) -> usize {
+    pub(crate) fn index(&mut self, count: usize) -> usize {
         let bound = u64::try_from(count).unwrap_or(u64::MAX);
         usize::try_from(self.below(bound)).unwrap_or(0)
     }
 
     /// True so many times in a thousand.
-    pub const fn permille(&mut self, times: u64) -> bool {
+    pub(crate) const fn permille(&mut self, times: u64) -> bool {
         self.below(1_000) < times
     }
 
     /// True once in so many times.
-    pub const fn one_in(&mut self, times: u64) -> bool {
+    pub(crate) const fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
     /// One of these, if there are any.
-    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
+    pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         let chosen = self.index(from.len());
         from.get(chosen)
     }
 
     /// Bytes that stand for what a house would ask its machine's randomness for.
-    pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
+    pub(crate) fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];
         for chunk in bytes.chunks_mut(8) {
             let word = self.word().to_le_bytes();

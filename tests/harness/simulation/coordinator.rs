@@ -2,16 +2,18 @@
 //! coordinator's driver does. Inputs are journaled before anything is let out; a restart plays them
 //! again.
 
+mod announce;
 mod books;
 mod setup;
+mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aggregation::ids::{Digest, HospitalId, SlotId};
-use aggregation::message::{Said, StopReason, Terms};
+use aggregation::ids::{HospitalId, SlotId};
+use aggregation::message::Said;
 use aggregation::refusal::Refusal;
-use aggregation::round::{Fact, Input, Masks, Output, Release, Round};
+use aggregation::round::{Input, Masks, Output, Round};
 use aggregation::setup::gathering::Gathering;
 use aggregation::units::Timestamp;
 
@@ -20,16 +22,11 @@ use crate::simulation::flaw::Flaw;
 use crate::simulation::stage::{Fate, Halt, Happening, Stage, Task};
 use crate::simulation::trace::Who;
 use crate::simulation::watch::Invariant;
-use crate::simulation::words::{Answer, Call, Notice, Word};
+use crate::simulation::words::{Answer, Call, Word};
 pub(crate) use books::Books;
-use books::OpenBook;
 
 /// How often it looks whether a round can be announced.
 const LOOK_EVERY: u64 = 3_000;
-/// How long it waits for everybody before it begins with those who are here.
-const PATIENCE: u64 = 20_000;
-/// How long a hospital that said nothing counts as here.
-const HERE: u64 = 40_000;
 
 /// An honest coordinator.
 #[derive(Debug)]
@@ -43,6 +40,8 @@ pub(crate) struct Coordinator {
     skew: u64,
     /// Rounds to release.
     wanted: u32,
+    /// Whom an operator may revoke one day.
+    may_revoke: Option<HospitalId>,
     flaw: Option<Flaw>,
 }
 
@@ -54,6 +53,10 @@ struct Desk {
     /// The round that closed last still answers what is said again.
     previous: Option<Round>,
     heard: BTreeMap<usize, u64>,
+    /// When it began.
+    began: u64,
+    /// Whose connection counts as lost.
+    lost: BTreeSet<usize>,
     /// From when on those who are missing have had their chance to come.
     since: u64,
     wake: Option<Timestamp>,
@@ -68,7 +71,13 @@ impl Coordinator {
         skew: u64,
         flaw: Option<Flaw>,
     ) -> Self {
-        Self { cast: Arc::clone(cast), books, desk: None, life: 0, skew, wanted, flaw }
+        let (cast, may_revoke) = (Arc::clone(cast), None);
+        Self { cast, books, desk: None, life: 0, skew, wanted, may_revoke, flaw }
+    }
+
+    /// One whose operator may revoke this hospital one day.
+    pub(crate) fn that_may_revoke(self, hospital: Option<HospitalId>) -> Self {
+        Self { may_revoke: hospital, ..self }
     }
 
     /// Its books.
@@ -105,6 +114,8 @@ impl Coordinator {
             round: None,
             previous: None,
             heard: BTreeMap::new(),
+            began: stage.now,
+            lost: BTreeSet::new(),
             since: stage.now,
             wake: None,
         });
@@ -137,10 +148,8 @@ impl Coordinator {
             }
             last.extend(round.combine_here());
             // Facts are in the journal with the inputs that they follow from.
-            for output in &last {
-                if let Output::Fact(fact) = output {
-                    stage.watch.fact(slot, fact);
-                }
+            for fact in last.iter().filter_map(tell::fact) {
+                stage.watch.fact(slot, fact);
             }
         }
         let ended = round.closed().is_some();
@@ -161,29 +170,35 @@ impl Coordinator {
         match what {
             Task::Look => {
                 stage.after(LOOK_EVERY, Happening::Desk { life, what });
+                if !stage.calm && stage.chance.permille(5) {
+                    // Somebody sets the clock, forwards or back.
+                    self.skew = self.skew.saturating_add(stage.chance.between(0, 40_000));
+                    self.skew = self.skew.saturating_sub(stage.chance.between(0, 40_000));
+                }
                 self.look(stage)
             }
             Task::Deadline => {
                 let now = self.clock(stage);
                 match self.desk.as_ref().and_then(|desk| desk.wake) {
+                    None => Ok(()),
                     Some(wake) if wake <= now => self.input(stage, Input::Deadline),
-                    Some(_) | None => Ok(()),
+                    // The clock was set back since.
+                    Some(wake) => {
+                        self.wake_at(stage, wake);
+                        Ok(())
+                    }
                 }
             }
         }
     }
 
     /// A hospital calls.
-    pub(crate) fn hear(
-        &mut self,
-        stage: &mut Stage,
-        from: usize,
-        call: Call,
-    ) -> Result<(), Halt> {
+    pub(crate) fn hear(&mut self, stage: &mut Stage, from: usize, call: Call) -> Result<(), Halt> {
         let (Some(desk), Some(id)) = (&mut self.desk, self.cast.names.get(from)) else {
             return Ok(());
         };
         desk.heard.insert(from, stage.now);
+        desk.lost.remove(&from);
         let id = id.clone();
         match call {
             Call::Hello => {
@@ -197,69 +212,6 @@ impl Coordinator {
             | Call::Opened { .. }
             | Call::Fetch { .. } => self.hear_of_keys(stage, from, &id, call),
         }
-    }
-
-    /// Announces the next round, as soon as it can be.
-    fn look(&mut self, stage: &mut Stage) -> Result<(), Halt> {
-        let Some(desk) = &self.desk else { return Ok(()) };
-        if desk.round.is_some() {
-            // An operator pauses a study in the middle of a round, and lets it go on at once.
-            if !stage.calm && stage.chance.permille(2) {
-                return self.input(stage, Input::Stop { reason: StopReason::Paused });
-            }
-            return Ok(());
-        }
-        if self.books.released() >= self.wanted {
-            return Ok(());
-        }
-        let here: BTreeSet<HospitalId> = desk
-            .heard
-            .iter()
-            .filter(|(_, at)| stage.now.saturating_sub(**at) <= HERE)
-            .filter_map(|(place, _)| self.cast.names.get(*place).cloned())
-            .collect();
-        let slot = self.books.next_slot;
-        let able = desk.gathering.able(slot, &here);
-        let everybody = able.len() == self.cast.names.len();
-        let waited = stage.now.saturating_sub(desk.since) >= PATIENCE;
-        let quorum = usize::from(self.cast.charter.study().cohort.quorum);
-        if everybody || waited && able.len() >= quorum {
-            self.open(stage, able)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn open(&mut self, stage: &mut Stage, invited: BTreeSet<HospitalId>) -> Result<(), Halt> {
-        let (round, slot) = (self.books.next_round, self.books.next_slot);
-        let now = self.clock(stage);
-        let study = self.cast.charter.study();
-        let terms = Terms {
-            study: self.cast.charter.id(),
-            round,
-            slot,
-            work: study.work_in(round),
-            model: Digest::sha256(&round.get().to_le_bytes()),
-            invited,
-            ready_by: now.saturating_add(study.cohort.round_deadline),
-        };
-        let Some(masks) = self.masks(slot) else { return Ok(()) };
-        let Ok(plan) = self.cast.charter.plan(terms.work, Some(masks)) else { return Ok(()) };
-        let book = OpenBook { terms: terms.clone(), opened: now, journal: Vec::new() };
-        self.keep(stage, |books| {
-            books.open = Some(book);
-            books.next_slot = slot.next();
-        })?;
-        stage.counts.attempts += 1;
-        stage.say(
-            Who::Coordinator,
-            format_args!("offers round {round} in slot {slot} to {}", terms.invited.len()),
-        );
-        let (round, outputs) = Round::open(now, terms, plan);
-        if let Some(desk) = &mut self.desk {
-            desk.round = Some(round);
-        }
-        self.let_out(stage, outputs)
     }
 
     /// Something was said in a round.
@@ -306,14 +258,7 @@ impl Coordinator {
         }
     }
 
-    fn confirm(
-        &self,
-        stage: &mut Stage,
-        from: usize,
-        id: &HospitalId,
-        slot: SlotId,
-        word: Word,
-    ) {
+    fn confirm(&self, stage: &mut Stage, from: usize, id: &HospitalId, slot: SlotId, word: Word) {
         if word == Word::Update {
             stage.watch.confirmed(id, slot);
         }
@@ -321,33 +266,27 @@ impl Coordinator {
     }
 
     /// What an honest hospital can be refused is what came too late; anything else is an alarm.
-    fn refuses(
-        &self,
-        stage: &mut Stage,
-        from: usize,
-        slot: SlotId,
-        word: Word,
-        refusal: &Refusal,
-    ) {
+    fn refuses(&self, stage: &mut Stage, from: usize, slot: SlotId, word: Word, refusal: &Refusal) {
         stage.counts.refusals += 1;
-        match refusal {
+        let late = matches!(
+            refusal,
             Refusal::TooLate { .. }
-            | Refusal::OutOfPhase { .. }
-            | Refusal::OtherTerms { .. }
-            | Refusal::NotInRoster { .. }
-            | Refusal::Removed { .. } => {
-                stage.say(Who::Coordinator, format_args!("refuses site-{from:02}: {refusal}"));
-            }
-            other => {
-                let rule = other.rule();
-                stage.alarm(Who::Coordinator, format_args!("{rule} of site-{from:02}: {other}"));
-            }
+                | Refusal::OutOfPhase { .. }
+                | Refusal::OtherTerms { .. }
+                | Refusal::NotInRoster { .. }
+                | Refusal::Removed { .. }
+        );
+        if late {
+            stage.say(Who::Coordinator, format_args!("refuses site-{from:02}: {refusal}"));
+        } else {
+            let rule = refusal.rule();
+            stage.alarm(Who::Coordinator, format_args!("{rule} of site-{from:02}: {refusal}"));
         }
         stage.answer(from, Answer::Refused { slot, word });
     }
 
     /// An input that no hospital has said.
-    fn input(&mut self, stage: &mut Stage, input: Input) -> Result<(), Halt> {
+    pub(super) fn input(&mut self, stage: &mut Stage, input: Input) -> Result<(), Halt> {
         let now = self.clock(stage);
         let Some(round) = self.desk.as_mut().and_then(|desk| desk.round.as_mut()) else {
             return Ok(());
@@ -359,9 +298,8 @@ impl Coordinator {
             }
             Ok(mut outputs) => {
                 outputs.extend(round.combine_here());
-                if !outputs.is_empty() {
-                    self.journal(stage, now, input, &outputs)?;
-                }
+                // Who is lost or revoked changes the round, and says nothing at first.
+                self.journal(stage, now, input, &outputs)?;
                 self.let_out(stage, outputs)
             }
         }
@@ -386,132 +324,6 @@ impl Coordinator {
         })
     }
 
-    /// Lets out what follows from what is journaled.
-    fn let_out(&mut self, stage: &mut Stage, outputs: Vec<Output>) -> Result<(), Halt> {
-        let mut released = None;
-        for output in outputs {
-            match output {
-                Output::Offer(terms) => {
-                    let invited = terms.invited.clone();
-                    self.tell(stage, &invited, Notice::Offer(terms));
-                }
-                Output::Freeze(roster) => {
-                    let invited = self.invited();
-                    self.tell(stage, &invited, Notice::Freeze(roster));
-                }
-                Output::Fix(set) => self.tell(stage, &self.members(), Notice::Fix(set)),
-                Output::Unmask(signed) => self.tell(stage, &self.members(), Notice::Unmask(signed)),
-                Output::WakeAt(at) => self.wake_at(stage, at),
-                Output::Fact(fact) => self.record(stage, fact),
-                Output::Release(release) => released = Some(release),
-                Output::Close(closed) => {
-                    let closed = self.silently(closed);
-                    self.close(stage, released.take(), &closed)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A round has ended: what it came to is kept, then everybody is told.
-    fn close(
-        &mut self,
-        stage: &mut Stage,
-        released: Option<Box<Release>>,
-        closed: &aggregation::message::Closed,
-    ) -> Result<(), Halt> {
-        let invited = self.invited();
-        if let Some(release) = &released {
-            stage.watch.released(release);
-        }
-        stage.watch.closed(&invited, closed);
-        let notice = closed.notice();
-        let round = released.is_some().then(|| closed.round.next());
-        let last = (notice.clone(), invited.clone());
-        self.keep(stage, |books| {
-            books.open = None;
-            books.last = Some(last);
-            if let Some(next) = round {
-                books.next_round = next;
-            }
-        })?;
-        stage.counts.released += u64::from(round.is_some());
-        stage.say(
-            Who::Coordinator,
-            format_args!("closes slot {}: {:?}", closed.slot, closed.outcome),
-        );
-        let now = stage.now;
-        if let Some(desk) = &mut self.desk {
-            desk.previous = desk.round.take();
-            desk.since = now;
-            desk.wake = None;
-        }
-        self.tell(stage, &invited, Notice::Close(notice));
-        self.tell_of_keys_due(stage);
-        Ok(())
-    }
-
-    fn record(&self, stage: &mut Stage, fact: Fact) {
-        let slot = self.books.open.as_ref().map_or(SlotId::new(0), |open| open.terms.slot);
-        let fact = self.blames_another(fact);
-        stage.say(
-            Who::Coordinator,
-            format_args!(
-                "records {}{}",
-                fact.kind(),
-                fact.hospital().map(|id| format!(" of {id}")).unwrap_or_default()
-            ),
-        );
-        stage.watch.fact(slot, &fact);
-    }
-
-    fn wake_at(&mut self, stage: &mut Stage, at: Timestamp) {
-        let delay = at.since(self.clock(stage));
-        if let Some(desk) = &mut self.desk {
-            desk.wake = Some(at);
-        }
-        let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        let life = self.life;
-        stage.after(delay, Happening::Desk { life, what: Task::Deadline });
-    }
-
-    /// The present state, for whoever connects.
-    fn tell_where_things_stand(&self, stage: &mut Stage, to: usize) {
-        let (Some(desk), Some(id)) = (&self.desk, self.cast.names.get(to)) else { return };
-        if let Some(keys) = self.keys() {
-            stage.tell(to, &Arc::new(Notice::Keys(keys)));
-        }
-        let Some(round) = &desk.round else {
-            if let Some((notice, invited)) = &self.books.last
-                && invited.contains(id)
-            {
-                stage.tell(to, &Arc::new(Notice::Close(notice.clone())));
-            }
-            return;
-        };
-        let terms = round.terms();
-        if !terms.invited.contains(id) {
-            return;
-        }
-        stage.tell(to, &Arc::new(Notice::Offer(terms.clone())));
-        let Some(roster) = round.roster() else { return };
-        let member = roster.members.contains(id);
-        stage.tell(to, &Arc::new(Notice::Freeze(roster)));
-        if let Some(set) = round.final_set().filter(|_| member) {
-            stage.tell(to, &Arc::new(Notice::Fix(set)));
-        }
-        if let Some(signed) = round.signed_set().filter(|_| member) {
-            stage.tell(to, &Arc::new(Notice::Unmask(signed)));
-        }
-    }
-
-    fn tell(&self, stage: &mut Stage, whom: &BTreeSet<HospitalId>, notice: Notice) {
-        let notice = Arc::new(notice);
-        for place in whom.iter().filter_map(|id| self.cast.place(id)) {
-            stage.tell(place, &notice);
-        }
-    }
-
     fn invited(&self) -> BTreeSet<HospitalId> {
         self.books.open.as_ref().map(|open| open.terms.invited.clone()).unwrap_or_default()
     }
@@ -530,26 +342,12 @@ impl Coordinator {
         Timestamp::from_millis(stage.now.saturating_add(self.skew))
     }
 
-    /// [`Flaw::SilentQuorum`].
-    fn silently(&self, mut closed: aggregation::message::Closed) -> aggregation::message::Closed {
-        if self.flaw == Some(Flaw::SilentQuorum) {
-            closed.dropped.clear();
-        }
-        closed
-    }
-
-    /// [`Flaw::BlamesAnother`].
-    fn blames_another(&self, fact: Fact) -> Fact {
-        match fact {
-            Fact::Unmasked { hospital } if self.flaw == Some(Flaw::BlamesAnother) => {
-                Fact::WrongShare { of: hospital.clone(), hospital }
-            }
-            other => other,
-        }
-    }
-
     /// One transaction: all of it is in the books, or nothing.
-    fn keep(&mut self, stage: &mut Stage, write: impl FnOnce(&mut Books)) -> Result<(), Halt> {
+    pub(super) fn keep(
+        &mut self,
+        stage: &mut Stage,
+        write: impl FnOnce(&mut Books),
+    ) -> Result<(), Halt> {
         match stage.fate(Who::Coordinator) {
             Fate::Kept => {
                 write(&mut self.books);

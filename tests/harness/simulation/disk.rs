@@ -13,6 +13,9 @@ use aggregation::secret::SecretBytes;
 use aggregation::setup::keyring::Keyring;
 use aggregation::setup::{SignedAnnounce, SignedBatch};
 
+/// Two secrets for each slot of a batch, in the order of the slots.
+type SlotSecrets = Arc<Vec<[u8; 64]>>;
+
 /// The disk of one hospital. Large pages are written once and shared by their copies.
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
@@ -27,7 +30,7 @@ pub(crate) struct Disk {
     /// Own batches by number, as they were sent, and what is kept of them.
     pub(crate) batches: BTreeMap<u64, OwnPage>,
     /// Shares of others, by batch and owner.
-    pub(crate) held: BTreeMap<u64, BTreeMap<HospitalId, Arc<Vec<[u8; 64]>>>>,
+    pub(crate) held: BTreeMap<u64, BTreeMap<HospitalId, SlotSecrets>>,
     /// Slots whose own secret is erased: up to this one.
     pub(crate) own_erased: SlotId,
     /// Slots whose held shares are erased: up to this one, and these.
@@ -52,7 +55,7 @@ pub(crate) struct KeysPage {
 #[derive(Debug, Clone)]
 pub(crate) struct OwnPage {
     pub(crate) signed: Arc<SignedBatch>,
-    pub(crate) slots: Arc<Vec<[u8; 64]>>,
+    pub(crate) slots: SlotSecrets,
 }
 
 /// A file of the work folder.

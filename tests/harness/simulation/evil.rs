@@ -238,9 +238,10 @@ impl Evil {
         } else {
             Notice::Offer(world.terms.clone())
         };
-        let told = if stage.chance.permille(self.nasty) { self.nasty(stage, site, due) } else { due };
+        let told =
+            if stage.chance.permille(self.nasty) { self.nasty(stage, site, due) } else { due };
         let told = Arc::new(told);
-        stage.say(Who::Coordinator, format_args!("shows site-{site:02} {}", told.name()));
+        stage.say(Who::Coordinator, format_args!("shows site-{site:02} {told}"));
         if stage.chance.one_in(4) {
             self.past.push(Arc::clone(&told));
         }

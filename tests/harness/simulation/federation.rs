@@ -37,6 +37,8 @@ pub struct Options {
     pub flaw: Option<Flaw>,
     /// Who means ill, whatever the seed says.
     pub ill: Option<Ill>,
+    /// Whether the keys are set up in the midst of it all, whatever the seed says.
+    pub live_setup: Option<bool>,
 }
 
 /// What came of a seed.
@@ -87,7 +89,8 @@ pub fn play(seed: u64, options: Options) -> Played {
 /// When that does not come to its end.
 pub(crate) fn set_up(size: Size) -> Result<Ready, String> {
     let cast = Arc::new(Cast::of(size)?);
-    let seed = u64::from(size.sites) << 32 | u64::from(size.colluding) << 16 | u64::from(size.quorum);
+    let seed =
+        u64::from(size.sites) << 32 | u64::from(size.colluding) << 16 | u64::from(size.quorum);
     let chance = Chance::new(seed);
     let mut federation =
         Federation::new(Scenario::quiet(size), &cast, None, chance, Options::default())?;
@@ -121,15 +124,15 @@ struct Federation {
 /// Who coordinates.
 #[derive(Debug)]
 enum Chair {
-    Honest(Coordinator),
-    Evil(Evil),
+    Honest(Box<Coordinator>),
+    Evil(Box<Evil>),
 }
 
 impl Federation {
     fn of_seed(seed: u64, options: Options) -> Result<Self, String> {
         assert!(options.flaw != Some(Flaw::Panics), "a planted panic");
         let mut chance = Chance::new(seed);
-        let mut scenario = Scenario::from_seed(&mut chance, options.ill);
+        let mut scenario = Scenario::from_seed(&mut chance, options.ill, options.live_setup);
         if options.flaw == Some(Flaw::OneColludesMore) {
             scenario.adversary.one_more(scenario.size);
         }
@@ -142,7 +145,7 @@ impl Federation {
             return Self::new(scenario, &cast, None, chance, options);
         }
         let ready = ready::keys(size)?;
-        let ready = ready.from_slot(scenario.first_slot);
+        let ready = ready.at_slot(scenario.first_slot);
         let cast = Arc::clone(&ready.cast);
         Self::new(scenario, &cast, Some(ready), chance, options)
     }
@@ -167,11 +170,8 @@ impl Federation {
             mischief.insert(*place, plan);
         }
         let skew = chance.between(0, 1 << 40);
-        let forgery = if honest || !scenario.live_setup {
-            None
-        } else {
-            Forgery::plan(&mut chance, cast)
-        };
+        let forgery =
+            if honest || !scenario.live_setup { None } else { Forgery::plan(&mut chance, cast) };
         let stage = Stage::new(chance, watch, trace, scenario.network, scenario.faults);
         let (disks, books) = match ready {
             Some(ready) => (ready.disks, ready.books),
@@ -188,9 +188,11 @@ impl Federation {
         let sites: Option<Vec<_>> = sites.collect();
         let sites = sites.ok_or("every hospital of the cast has a name")?;
         let chair = if honest {
-            Chair::Honest(Coordinator::new(cast, books, scenario.rounds, skew, options.flaw))
+            let revoked = scenario.revoked.and_then(|place| cast.names.get(place).cloned());
+            let honest = Coordinator::new(cast, books, scenario.rounds, skew, options.flaw);
+            Chair::Honest(Box::new(honest.that_may_revoke(revoked)))
         } else {
-            Chair::Evil(Evil::new(cast, &books, evil, forgery))
+            Chair::Evil(Box::new(Evil::new(cast, &books, evil, forgery)))
         };
         Ok(Self { cast: Arc::clone(cast), scenario, stage, sites, chair, options })
     }
@@ -256,11 +258,12 @@ impl Federation {
         }
     }
 
-    /// Everything had its time. Whoever spoils its keys, or the others', may have stopped the
-    /// study for good; that is seen by everyone, and ended by people.
+    /// Everything had its time. Who spoils keys, or offers slots that nobody has made keys for yet,
+    /// may have stopped the study for good; that is seen by everyone, and ended by people.
     fn stands_still(&mut self) {
         let honest = self.scenario.adversary.spares_the_coordinator();
-        if self.scenario.spoil.is_some() || self.scenario.live_setup && !honest {
+        let fresh = self.scenario.live_setup || self.scenario.first_slot > SlotId::new(1);
+        if self.scenario.spoil.is_some() || fresh && !honest {
             return;
         }
         let released = match &self.chair {
@@ -379,7 +382,7 @@ impl Federation {
             let wanted = books.released() + 1;
             let flaw = self.options.flaw;
             let honest = Coordinator::new(&self.cast, books, wanted, self.stage.now, flaw);
-            self.chair = Chair::Honest(honest);
+            self.chair = Chair::Honest(Box::new(honest));
         }
         self.stage.after(0, Happening::CoordinatorUp);
     }

@@ -3,28 +3,27 @@
 
 mod flawed;
 mod ill;
+mod journal;
 mod keys;
 mod shares;
+mod work;
 
 use std::sync::Arc;
 
-use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
+use aggregation::ids::{HospitalId, SlotId};
 use aggregation::keys::provision::Provision;
-use aggregation::masking::keystream::apply_packed;
-use aggregation::message::{DeclineReason, Said, SetStatement, Terms};
+use aggregation::message::{DeclineReason, Said};
 use aggregation::participant::{Action, Event, Participant};
 use aggregation::refusal::Refusal;
 use aggregation::setup::keyring::{Announced, Keyring};
-use aggregation::vector::{Contribution, encode};
 
 use crate::simulation::cast::Cast;
-use crate::simulation::disk::{Disk, File, SlotPage, Work};
+use crate::simulation::disk::{Disk, File};
 use crate::simulation::flaw::Flaw;
 use crate::simulation::mischief::Mischief;
 use crate::simulation::spoil::Spoil;
-use crate::simulation::stage::{Errand, Fate, Halt, Happening, Stage};
+use crate::simulation::stage::{Errand, Halt, Happening, Stage};
 use crate::simulation::trace::Who;
-use crate::simulation::watch::Invariant;
 use crate::simulation::words::{Answer, Call, Notice, Word};
 
 /// A hospital.
@@ -114,47 +113,6 @@ impl Hospital {
         self.mind = Some(Mind { announced, keys, participant, training, noted: None });
     }
 
-    fn participant(&self, stage: &mut Stage, keys: Option<&Keyed>) -> Participant {
-        let (me, charter) = (self.id.clone(), self.cast.charter.clone());
-        let fresh = match self.disk.last {
-            None => Participant::new(me, charter),
-            Some((round, slot)) => Participant::resumed(me, charter, round, slot),
-        };
-        let mut participant = match keys {
-            Some(keys) => fresh.with_keys(Arc::clone(&keys.provision)),
-            None => fresh,
-        };
-        for event in self.disk.open.iter().flat_map(|page| self.played(page)) {
-            // What follows from it is let fall; what is still due is asked for afterwards.
-            if let Err(refusal) = participant.handle(event) {
-                let seen = format!("{}: {refusal}", self.id);
-                stage.watch.broken(Invariant::JournalReplays, seen);
-            }
-        }
-        participant
-    }
-
-    /// The events that led to a page.
-    fn played(&self, page: &SlotPage) -> Vec<Event> {
-        let slot = page.terms.slot;
-        let terms = page.terms.clone();
-        let mut events = match page.declined {
-            Some(reason) => vec![Event::Barred { terms, reason }],
-            None => vec![Event::Offered(terms)],
-        };
-        if page.declined.is_none() && !self.forgets_its_update() {
-            events.push(match page.work {
-                Work::Begun | Work::Failed => Event::TrainerFailed { slot },
-                Work::Trained(digest, bytes) => Event::Trained { slot, digest, bytes },
-            });
-        }
-        events.extend(page.roster.clone().map(Event::Frozen));
-        events.extend(page.masked.map(|(digest, bytes)| Event::Masked { slot, digest, bytes }));
-        events.extend(page.set.clone().map(Event::Fixed));
-        events.extend(page.signed.clone().map(|(signed, _)| Event::Unmask(signed)));
-        events
-    }
-
     /// Shows that it is there, says again what is due, and does so again in a while.
     fn hello(&mut self, stage: &mut Stage) -> Result<(), Halt> {
         let again = stage.chance.between(8_000, 15_000);
@@ -180,7 +138,7 @@ impl Hospital {
         if self.mind.is_none() {
             return Ok(());
         }
-        stage.say(self.who(), format_args!("hears {}", notice.name()));
+        stage.say(self.who(), format_args!("hears {notice}"));
         match notice {
             Notice::Keys(keys) => self.hear_of_keys(stage, keys),
             Notice::Offer(terms) => {
@@ -254,90 +212,11 @@ impl Hospital {
 
     /// The participant refused something. What came late is let be; anything else is worth an alarm.
     fn refuses(&self, stage: &mut Stage, refusal: &Refusal) {
-        match refusal {
-            Refusal::UsedSlot { .. } => {
-                stage.say(self.who(), format_args!("refuses: {refusal}"));
-            }
-            other => stage.alarm(self.who(), format_args!("{} {other}", other.rule())),
+        if matches!(refusal, Refusal::UsedSlot { .. }) {
+            stage.say(self.who(), format_args!("refuses: {refusal}"));
+        } else {
+            stage.alarm(self.who(), format_args!("{} {refusal}", refusal.rule()));
         }
-    }
-
-    /// Journals an event that changes something. False when it cannot be acted on.
-    fn write_down(
-        &mut self,
-        stage: &mut Stage,
-        event: &Event,
-        next: &Participant,
-        actions: &[Action],
-    ) -> Result<bool, Halt> {
-        let page = self.disk.open.as_ref();
-        let at_hand = page.map(|page| page.terms.slot);
-        match event {
-            Event::Offered(terms) | Event::Barred { terms, .. } => {
-                self.begin_page(stage, next, terms, actions)?;
-            }
-            Event::Trained { slot, digest, bytes } => {
-                let ready = actions.iter().any(|action| matches!(action, Action::Ready { .. }));
-                if ready && at_hand == Some(*slot) && !self.loses_a_page() {
-                    let work = Work::Trained(*digest, *bytes);
-                    self.keep_page(stage, *slot, |page| page.work = work)?;
-                }
-            }
-            Event::TrainerFailed { slot } => {
-                if page.is_some_and(|page| page.terms.slot == *slot && page.work == Work::Begun) {
-                    self.keep_page(stage, *slot, |page| page.work = Work::Failed)?;
-                }
-            }
-            Event::Frozen(roster) => {
-                let new = page.is_some_and(|p| p.terms.slot == roster.slot && p.roster.is_none());
-                if new && next.phase() == "mask" && !self.forgets_its_update() {
-                    let roster = roster.clone();
-                    self.keep_page(stage, roster.slot, |page| page.roster = Some(roster))?;
-                }
-            }
-            Event::Fixed(set) => {
-                let new = page.is_some_and(|p| p.terms.slot == set.slot && p.set.is_none());
-                if new && next.phase() == "sign" && self.flaw != Some(Flaw::SignsBeforeKeeping) {
-                    let set = set.clone();
-                    self.keep_page(stage, set.slot, |page| page.set = Some(set))?;
-                }
-            }
-            Event::Unmask(signed) => return self.write_down_shares(stage, signed, actions),
-            Event::Masked { .. }
-            | Event::Uploaded { .. }
-            | Event::Signed { .. }
-            | Event::Unmasked { .. }
-            | Event::Closed(_)
-            | Event::Reconnected => {}
-        }
-        Ok(true)
-    }
-
-    /// A new slot gets a new page: it is taken up, or declined.
-    fn begin_page(
-        &mut self,
-        stage: &mut Stage,
-        next: &Participant,
-        terms: &Terms,
-        actions: &[Action],
-    ) -> Result<(), Halt> {
-        let at_hand = self.disk.open.as_ref().map(|page| page.terms.slot);
-        if next.slot() != Some(terms.slot) || at_hand == Some(terms.slot) {
-            return Ok(());
-        }
-        let answer = actions.iter().find_map(|action| match action {
-            Action::Train(_) => Some(None),
-            Action::Decline { reason, .. } => Some(Some(*reason)),
-            Action::Ready { .. }
-            | Action::Upload { .. }
-            | Action::Mask { .. }
-            | Action::Sign { .. }
-            | Action::Unmask { .. }
-            | Action::Forget(_) => None,
-        });
-        let Some(declined) = answer else { return Ok(()) };
-        let page = SlotPage::new(terms.clone(), declined);
-        self.keep(stage, |disk| disk.open = Some(page))
     }
 
     /// Does what the participant wants done.
@@ -404,188 +283,8 @@ impl Hospital {
         if stage.vanishes() { Err(Halt::Drop) } else { Ok(()) }
     }
 
-    /// Its trainer is done.
-    fn trained(&mut self, stage: &mut Stage, slot: SlotId) -> Result<(), Halt> {
-        let Some(mind) = self.mind.as_mut().filter(|mind| mind.training == Some(slot)) else {
-            return Ok(());
-        };
-        mind.training = None;
-        let page = self.disk.open.as_ref().filter(|page| page.terms.slot == slot);
-        let Some(terms) = page.map(|page| page.terms.clone()) else { return Ok(()) };
-        if stage.trainer_fails() {
-            return self.happen(stage, Event::TrainerFailed { slot });
-        }
-        let Some(mut packed) = self.update(stage, &terms) else {
-            stage.alarm(self.who(), format_args!("its own update cannot be encoded"));
-            return Ok(());
-        };
-        self.poison(stage, &terms, &mut packed);
-        stage.watch.trained(&self.id, slot, &packed);
-        let (digest, bytes) = (Digest::blake3(&packed), packed.len());
-        let packed = Arc::new(packed);
-        self.keep(stage, |disk| {
-            disk.files.insert((slot, File::Trained), packed);
-        })?;
-        self.happen(stage, Event::Trained { slot, digest, bytes })
-    }
-
-    /// What a trainer would make: every hospital its own, so that a missing one shows in the sum.
-    fn update(&self, stage: &mut Stage, terms: &Terms) -> Option<Vec<u8>> {
-        let format = self.cast.charter.format(terms.work).ok()?;
-        let chance = &mut stage.chance;
-        let mut value = || {
-            let step = u16::try_from(chance.below(2_001)).unwrap_or(0);
-            f32::from(step) / 1_000.0 - 1.0
-        };
-        let update = (0..format.model()).map(|_| value()).collect();
-        let metrics = format.metrics().map(|shape| {
-            let mut tally = aggregation::evaluation::MetricTally::new(shape);
-            for label in [0, 1, 1] {
-                // Two logits for two classes, and a label that is one of them.
-                let counted = tally.record(&[value(), value()], label);
-                debug_assert_eq!(counted, Ok(()), "the study has two classes");
-            }
-            tally
-        });
-        let weight = stage.chance.between(1, 5_000);
-        encode(&format, &Contribution { weight, update, metrics }).ok().map(|said| said.packed)
-    }
-
-    /// Masks the update for this roster. The masked bytes are on the disk before the keys are
-    /// erased, and the keys are erased before a byte leaves.
-    fn mask(
-        &mut self,
-        stage: &mut Stage,
-        slot: SlotId,
-        context: aggregation::context::ContextDigest,
-        members: &std::collections::BTreeSet<HospitalId>,
-    ) -> Result<(), Halt> {
-        let plain = self.disk.files.get(&(slot, File::Trained)).cloned();
-        let own = self.own_slot(slot);
-        let seeds = self.mind.as_mut().and_then(|mind| {
-            let keyring = &mut mind.keys.as_mut()?.keyring;
-            keyring.take(slot).ok()
-        });
-        let page = self.disk.open.as_ref().filter(|page| page.terms.slot == slot);
-        let format = page.and_then(|page| self.cast.charter.format(page.terms.work).ok());
-        let (Some(plain), Some(own), Some(seeds), Some(format)) = (plain, own, seeds, format) else {
-            stage.alarm(self.who(), format_args!("the keys or the update of slot {slot} are gone"));
-            return Ok(());
-        };
-        let Some(keyring) = self.keyring() else { return Ok(()) };
-        let masks = keyring.masks(context, members, &own, &seeds);
-        let secrets = keyring.secrets().expose().to_vec();
-        let mut packed = plain.as_ref().clone();
-        self.slips_a_lane(&mut packed, &format);
-        if self.flaw != Some(Flaw::SendsUnmasked)
-            && apply_packed(&masks, format.modulus(), 0, &mut packed).is_err()
-        {
-            stage.alarm(self.who(), format_args!("the update is no whole number of lanes"));
-            return Ok(());
-        }
-        let (digest, bytes) = (Digest::blake3(&packed), packed.len());
-        stage.watch.adds(&self.id, slot, digest, plain);
-        let packed = Arc::new(packed);
-        self.keep(stage, |disk| {
-            disk.files.insert((slot, File::Masked), packed);
-        })?;
-        let share = *own.share().value().secret().expose();
-        if self.forgets_its_update() {
-            return self.happen(stage, Event::Masked { slot, digest, bytes });
-        }
-        self.keep(stage, |disk| {
-            disk.own_erased = disk.own_erased.max(slot);
-            if let Some(keys) = &mut disk.keys {
-                keys.keyring = secrets;
-            }
-            if let Some(page) = disk.open.as_mut().filter(|page| page.terms.slot == slot) {
-                page.masked = Some((digest, bytes));
-                page.own_share = Some(share);
-            }
-            disk.files.remove(&(slot, File::Trained));
-        })?;
-        self.happen(stage, Event::Masked { slot, digest, bytes })
-    }
-
-    fn sign(
-        &mut self,
-        stage: &mut Stage,
-        slot: SlotId,
-        terms: Digest,
-        statement: &SetStatement,
-    ) -> Result<(), Halt> {
-        let Some(identity) = self.cast.identities.get(self.place) else { return Ok(()) };
-        let signed = match &self.mischief {
-            Some(mischief) if !stage.calm => mischief.set(&mut stage.chance, statement),
-            Some(_) | None => statement.clone(),
-        };
-        let signature = identity.sign(&signed);
-        if self.honest() {
-            stage.watch.signed(&self.id, slot, statement);
-        }
-        self.send(stage, slot, Said::Signed { terms, signature })?;
-        self.keeps_what_it_signed(stage, slot, terms, statement)
-    }
-
-    /// A slot is over: nothing of it, or of those before it, is needed any more.
-    fn forget(&mut self, stage: &mut Stage, slot: SlotId) -> Result<(), Halt> {
-        if let Some(mind) = &mut self.mind {
-            if mind.training == Some(slot) {
-                mind.training = None;
-            }
-            if let Some(keys) = &mut mind.keys {
-                // A slot beyond all that can be meant has no keys that could be erased.
-                let _ = keys.keyring.pass(slot);
-            }
-        }
-        let secrets = self.keyring().map(|keyring| keyring.secrets().expose().to_vec());
-        let through = self.erases_through(slot);
-        self.keep(stage, |disk| {
-            disk.erase_through(through);
-            if let (Some(keys), Some(secrets)) = (&mut disk.keys, secrets) {
-                keys.keyring = secrets;
-            }
-            if let Some(page) = disk.open.take_if(|page| page.terms.slot == slot) {
-                // The round of a slot that was declined was never taken up.
-                let before = disk.last.map_or(RoundId::FIRST, |(round, _)| round);
-                let round = if page.declined.is_some() { before } else { page.terms.round };
-                disk.last = Some((round, slot));
-            }
-        })
-    }
-
     fn keyring(&self) -> Option<&Keyring> {
         Some(&self.mind.as_ref()?.keys.as_ref()?.keyring)
-    }
-
-    /// Writes to the page of the slot at hand.
-    fn keep_page(
-        &mut self,
-        stage: &mut Stage,
-        slot: SlotId,
-        write: impl FnOnce(&mut SlotPage),
-    ) -> Result<(), Halt> {
-        self.keep(stage, |disk| {
-            if let Some(page) = disk.open.as_mut().filter(|page| page.terms.slot == slot) {
-                write(page);
-            }
-        })
-    }
-
-    /// One transaction: all of it is on the disk, or nothing.
-    fn keep(&mut self, stage: &mut Stage, write: impl FnOnce(&mut Disk)) -> Result<(), Halt> {
-        match stage.fate(self.who()) {
-            Fate::Kept => {
-                write(&mut self.disk);
-                Ok(())
-            }
-            Fate::Refused => Err(Halt::Refused),
-            Fate::Lost => Err(Halt::Crash),
-            Fate::KeptThenLost => {
-                write(&mut self.disk);
-                Err(Halt::Crash)
-            }
-        }
     }
 
     pub(crate) const fn who(&self) -> Who {

@@ -275,7 +275,12 @@ pub(crate) fn copy(shares: &Shares) -> Shares {
 
 /// What an upload adds to a sum, when it is not what the masks were put on: the difference to what
 /// would have been sent, on top of what was masked.
-pub(crate) fn effect(modulus: Modulus, plain: &[u8], masked: &[u8], sent: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn effect(
+    modulus: Modulus,
+    plain: &[u8],
+    masked: &[u8],
+    sent: &[u8],
+) -> Option<Vec<u8>> {
     if plain.len() != sent.len() || masked.len() != sent.len() {
         return None;
     }
@@ -289,4 +294,3 @@ pub(crate) fn effect(modulus: Modulus, plain: &[u8], masked: &[u8], sent: &[u8])
     }
     Some(effect)
 }
-

@@ -22,7 +22,7 @@ pub(crate) struct Ready {
 
 impl Ready {
     /// The same after all slots before this one.
-    pub(crate) fn from_slot(&self, slot: SlotId) -> Self {
+    pub(crate) fn at_slot(&self, slot: SlotId) -> Self {
         let before = SlotId::new(slot.get().saturating_sub(1));
         let mut disks = self.disks.clone();
         for (id, disk) in self.cast.names.iter().zip(&mut disks) {

@@ -9,13 +9,13 @@ use crate::simulation::spoil::{SPOILS, Spoil};
 
 /// n, t and m of a study.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size {
+pub(crate) struct Size {
     /// n: hospitals.
-    pub sites: u16,
+    pub(crate) sites: u16,
     /// t: those that may collude with the coordinator.
-    pub colluding: u16,
+    pub(crate) colluding: u16,
     /// m: the fewest in a released sum.
-    pub quorum: u16,
+    pub(crate) quorum: u16,
 }
 
 /// The network. Times are milliseconds, shares of a thousand.
@@ -119,6 +119,8 @@ pub(crate) struct Scenario {
     pub(crate) adversary: Adversary,
     /// How the first of the hospitals that mean ill spoils the slots that it leaves.
     pub(crate) spoil: Option<Spoil>,
+    /// A hospital that may be revoked, where the study can do without one.
+    pub(crate) revoked: Option<usize>,
 }
 
 /// Sizes that are played. Keys are made once for each and used by all federations of that size.
@@ -157,8 +159,13 @@ const BEFORE_THE_SECOND_BATCH: u64 = 255;
 
 impl Scenario {
     /// What a seed decides.
-    pub(crate) fn from_seed(chance: &mut Chance, ill: Option<Ill>) -> Self {
-        let live_setup = chance.permille(40);
+    pub(crate) fn from_seed(
+        chance: &mut Chance,
+        ill: Option<Ill>,
+        live_setup: Option<bool>,
+    ) -> Self {
+        let drawn = chance.permille(40);
+        let live_setup = live_setup.unwrap_or(drawn);
         let second_batch = !live_setup && chance.permille(15);
         // Keys that are made on the spot cost as much as hundreds of rounds.
         let most = if live_setup || second_batch { 5 } else { largest(chance) };
@@ -168,6 +175,8 @@ impl Scenario {
         let adversary = adversary(chance, &size, ill);
         let spoils = live_setup && matches!(adversary, Adversary::Sites(_)) && !chance.one_in(4);
         let spoil = if spoils { chance.pick(&SPOILS).copied() } else { None };
+        let spare = size.quorum < size.sites && !live_setup && chance.one_in(10);
+        let revoked = if spare { Some(chance.index(sites.into())) } else { None };
         // Some federations are hardly disturbed, some hardly ever get anywhere.
         let rough = chance.below(4);
         let level = |chance: &mut Chance, most: u64| chance.between(0, most) * rough / 3;
@@ -194,6 +203,7 @@ impl Scenario {
                 * 1_000,
             adversary,
             spoil,
+            revoked,
         }
     }
 
@@ -209,6 +219,7 @@ impl Scenario {
             calm_at: 0,
             adversary: Adversary::None,
             spoil: None,
+            revoked: None,
         }
     }
 }

@@ -192,7 +192,7 @@ impl Stage {
 
     /// A hospital calls the coordinator.
     pub(crate) fn call(&mut self, from: usize, call: Call) {
-        self.say(Who::Site(from), format_args!("says {}", call.name()));
+        self.say(Who::Site(from), format_args!("says {call}"));
         self.send(Happening::Call { from, call });
     }
 
@@ -204,7 +204,7 @@ impl Stage {
     /// The network: it loses, doubles, delays, and so reorders. When all is calm it loses nothing.
     fn send(&mut self, happening: Happening) {
         if !self.calm && self.chance.permille(self.network.loss) {
-            self.say(Who::World, format_args!("loses {}", happening.name()));
+            self.say(Who::World, format_args!("loses {happening}"));
             return;
         }
         if self.chance.permille(self.network.doubling) {
@@ -257,15 +257,16 @@ impl Stage {
     }
 }
 
-impl Happening {
-    fn name(&self) -> &'static str {
+/// What the network can lose, for the trace.
+impl fmt::Display for Happening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Notice { notice, .. } => notice.name(),
-            Self::Call { call, .. } => call.name(),
-            Self::Answer { .. } => "an answer",
-            Self::Clock { .. } | Self::Desk { .. } => "a clock",
-            Self::Up(_) | Self::CoordinatorUp => "a start",
-            Self::Calm => "the calm",
+            Self::Notice { to, notice } => write!(f, "what site-{to:02} was told: {notice}"),
+            Self::Call { from, call } => write!(f, "what site-{from:02} said: {call}"),
+            Self::Answer { to, .. } => write!(f, "an answer to site-{to:02}"),
+            Self::Clock { .. } | Self::Desk { .. } => f.write_str("a clock"),
+            Self::Up(_) | Self::CoordinatorUp => f.write_str("a start"),
+            Self::Calm => f.write_str("the calm"),
         }
     }
 }

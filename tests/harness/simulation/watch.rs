@@ -206,12 +206,23 @@ impl Watch {
     }
 
     /// Under its masks this update adds this to a sum.
-    pub(crate) fn adds(&mut self, of: &HospitalId, slot: SlotId, sent: Digest, plain: Arc<Vec<u8>>) {
+    pub(crate) fn adds(
+        &mut self,
+        of: &HospitalId,
+        slot: SlotId,
+        sent: Digest,
+        plain: Arc<Vec<u8>>,
+    ) {
         self.sums.adds(of, slot, sent, plain);
     }
 
     /// What was written down of an update.
-    pub(crate) fn added_by(&self, of: &HospitalId, slot: SlotId, sent: Digest) -> Option<Arc<Vec<u8>>> {
+    pub(crate) fn added_by(
+        &self,
+        of: &HospitalId,
+        slot: SlotId,
+        sent: Digest,
+    ) -> Option<Arc<Vec<u8>>> {
         self.sums.added_by(of, slot, sent)
     }
 
@@ -235,7 +246,8 @@ impl Watch {
         let left = self.left.entry((slot, by.clone())).or_default();
         let first = *left.set.get_or_insert(statement);
         if first != statement {
-            let seen = format!("{by} signed {} and {} in slot {slot}", first.short(), statement.short());
+            let seen =
+                format!("{by} signed {} and {} in slot {slot}", first.short(), statement.short());
             self.broken(Invariant::OneSet, seen);
         }
     }
@@ -257,7 +269,8 @@ impl Watch {
         }
         let first = *left.update.get_or_insert(digest);
         if first != digest {
-            let seen = format!("{from} sent {} and {} in slot {slot}", first.short(), digest.short());
+            let seen =
+                format!("{from} sent {} and {} in slot {slot}", first.short(), digest.short());
             self.broken(Invariant::OneUpdate, seen);
         }
     }
@@ -289,11 +302,8 @@ impl Watch {
 
     fn share_leaves(&mut self, from: &HospitalId, slot: SlotId, of: &HospitalId, own: bool) {
         let given = self.given.entry((slot, of.clone())).or_default();
-        let (this, other) = if own {
-            (&mut given.own, &given.recovery)
-        } else {
-            (&mut given.recovery, &given.own)
-        };
+        let (this, other) =
+            if own { (&mut given.own, &given.recovery) } else { (&mut given.recovery, &given.own) };
         this.insert(from.clone());
         if other.contains(from) {
             let seen = format!("{from} gave both kinds of {of} in slot {slot}");

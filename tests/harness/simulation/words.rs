@@ -2,6 +2,7 @@
 //! carries it: notices one way, calls the other, and the calls' answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use aggregation::ids::{HospitalId, SlotId};
@@ -36,16 +37,47 @@ pub(crate) enum Notice {
     Close(ClosedNotice),
 }
 
-impl Notice {
-    /// For the trace.
-    pub(crate) const fn name(&self) -> &'static str {
+/// For the trace.
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Keys(_) => "keys",
-            Self::Offer(_) => "offer",
-            Self::Freeze(_) => "roster",
-            Self::Fix(_) => "final set",
-            Self::Unmask(_) => "signed set",
-            Self::Close(_) => "close",
+            Self::Keys(keys) => write!(
+                f,
+                "keys: {} announced, {} nonces, {} batches of number {}",
+                keys.announced.len(),
+                keys.nonces.len(),
+                keys.owners.len(),
+                keys.due
+            ),
+            Self::Offer(terms) => write!(
+                f,
+                "offer: round {}, slot {}, {} invited, model {}",
+                terms.round,
+                terms.slot,
+                terms.invited.len(),
+                terms.model.short()
+            ),
+            Self::Freeze(roster) => {
+                write!(f, "roster: slot {}, {} members", roster.slot, roster.members.len())
+            }
+            Self::Fix(set) => {
+                write!(f, "final set: slot {}, {} in it", set.slot, set.members.len())
+            }
+            Self::Unmask(signed) => write!(
+                f,
+                "signed set: slot {}, {} in it, {} signatures",
+                signed.set.slot,
+                signed.set.members.len(),
+                signed.signatures.len()
+            ),
+            Self::Close(closed) => write!(
+                f,
+                "close: slot {}, {} in the sum, {} missing {}",
+                closed.slot,
+                closed.contributed.len(),
+                closed.dropped.len(),
+                closed.reason
+            ),
         }
     }
 }
@@ -56,25 +88,39 @@ pub(crate) enum Call {
     /// It has connected, or shows that it still is: asks for the present state.
     Hello,
     /// Something in a round.
-    Said { slot: SlotId, said: Said },
+    Said {
+        slot: SlotId,
+        said: Said,
+    },
     Announce(SignedAnnounce),
     Nonce(GraphNonce),
-    Batch { number: u64, batch: Arc<SignedBatch> },
-    Opened { number: u64, owners: BTreeSet<HospitalId> },
-    Fetch { number: u64, owner: HospitalId },
+    Batch {
+        number: u64,
+        batch: Arc<SignedBatch>,
+    },
+    Opened {
+        number: u64,
+        owners: BTreeSet<HospitalId>,
+    },
+    Fetch {
+        number: u64,
+        owner: HospitalId,
+    },
 }
 
-impl Call {
-    /// For the trace.
-    pub(crate) const fn name(&self) -> &'static str {
+/// For the trace.
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Hello => "hello",
-            Self::Said { said, .. } => said.name(),
-            Self::Announce(_) => "announcement",
-            Self::Nonce(_) => "nonce",
-            Self::Batch { .. } => "batch",
-            Self::Opened { .. } => "opened",
-            Self::Fetch { .. } => "fetch",
+            Self::Hello => f.write_str("hello"),
+            Self::Said { slot, said } => write!(f, "{} in slot {slot}", said.name()),
+            Self::Announce(_) => f.write_str("its announcement"),
+            Self::Nonce(_) => f.write_str("its nonce"),
+            Self::Batch { number, .. } => write!(f, "its batch {number}"),
+            Self::Opened { number, owners } => {
+                write!(f, "that it has opened {} batches of number {number}", owners.len())
+            }
+            Self::Fetch { number, owner } => write!(f, "that it wants batch {number} of {owner}"),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Books {
     pub(super) open: Option<OpenBook>,
     /// How the last round ended, and who was invited to it.
     pub(super) last: Option<(ClosedNotice, BTreeSet<HospitalId>)>,
+    /// A hospital that was revoked.
+    pub(super) revoked: Option<HospitalId>,
 }
 
 /// A setup, and the masks of its batches, which follow from it.
@@ -79,6 +81,7 @@ impl Books {
             next_slot,
             open: None,
             last: None,
+            revoked: None,
         }
     }
 

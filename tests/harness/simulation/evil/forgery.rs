@@ -16,6 +16,7 @@ use aggregation::setup::{SetupRefused, SignedAnnounce};
 use crate::simulation::cast::{Cast, identity};
 use crate::simulation::chance::Chance;
 use crate::simulation::evil::Evil;
+use crate::simulation::evil::nasty::stranger;
 use crate::simulation::stage::Stage;
 use crate::simulation::words::{Answer, Call, Keys};
 
@@ -57,9 +58,8 @@ impl Masquerade {
             .collect::<Result<_, _>>()
             .ok()?;
         let keys = puppets.iter().zip(&cast.identities).enumerate();
-        let keys = keys.map(|(at, (puppet, real))| {
-            if at == place { real.key() } else { puppet.key() }
-        });
+        let keys =
+            keys.map(|(at, (puppet, real))| if at == place { real.key() } else { puppet.key() });
         let identities: BTreeMap<_, _> = cast.names.iter().cloned().zip(keys).collect();
         let roll = Roll::new(&cast.charter, &identities).ok()?;
         let mut announced = BTreeMap::new();
@@ -127,11 +127,14 @@ impl Evil {
         let Some(id) = self.cast.names.get(victim) else { return };
         let Some(said) = announced.get_mut(id) else { return };
         let colluder = self.colluders.first().copied();
-        match chance.below(7) {
+        match chance.below(9) {
             // Another key under the old signature.
             0 => said.announce.agreement = AgreementKey::new(chance.bytes()),
-            // A key that makes every agreement the same.
-            1 => said.announce.agreement = AgreementKey::new([0; 32]),
+            // Somebody whom nobody has pinned.
+            1 => {
+                let said = said.clone();
+                announced.insert(stranger(), said);
+            }
             // Another key, signed by somebody else.
             2 => {
                 said.announce.agreement = AgreementKey::new(chance.bytes());
@@ -140,26 +143,28 @@ impl Evil {
                     said.signature = other.sign(&said.announce);
                 }
             }
-            // A colluder announces different keys to different hospitals, properly signed.
-            3 => {
+            // A colluder announces different keys to different hospitals, properly signed; or one
+            // that makes every agreement the same.
+            kind @ (3 | 4) => {
+                let key = if kind == 3 { chance.bytes() } else { [0; 32] };
                 let named = colluder.and_then(|place| {
                     Some((self.cast.names.get(place)?, self.cast.identities.get(place)?))
                 });
                 if let Some((id, identity)) = named
                     && let Some(said) = announced.get_mut(id)
                 {
-                    said.announce.agreement = AgreementKey::new(chance.bytes());
+                    said.announce.agreement = AgreementKey::new(key);
                     said.signature = identity.sign(&said.announce);
                 }
             }
             // One hospital's announcement in the place of another's.
-            4 => {
+            5 => {
                 let other = announced.values().next().cloned();
                 if let Some(other) = other {
                     announced.insert(id.clone(), other);
                 }
             }
-            5 => drop(announced.remove(id)),
+            6 => drop(announced.remove(id)),
             _ => drop(nonces.insert(id.clone(), GraphNonce::new(chance.bytes()))),
         }
     }

@@ -157,6 +157,7 @@ impl Evil {
     }
 }
 
-fn stranger() -> HospitalId {
+/// A hospital that is on no roll.
+pub(super) fn stranger() -> HospitalId {
     HospitalId::new("stranger").expect("a name of eight letters")
 }

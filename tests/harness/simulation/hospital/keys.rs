@@ -120,7 +120,7 @@ impl Hospital {
             Ok((_, keyring)) => {
                 let secrets = keyring.secrets();
                 if self.honest() {
-                    let roots = secrets.expose().chunks(72).map(|pair| Digest::sha256(pair));
+                    let roots = secrets.expose().chunks(72).map(Digest::sha256);
                     let near = keyring.neighbourhood().neighbours().iter();
                     let roots = near.map(|member| member.hospital.clone()).zip(roots).collect();
                     stage.watch.agreed(&self.id, roots);

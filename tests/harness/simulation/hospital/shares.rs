@@ -62,7 +62,8 @@ impl Hospital {
     ) -> Option<Shares> {
         let mut shares = Shares::default();
         for id in own {
-            let share = if *id == self.id { self.own_share(slot) } else { self.held(slot, id, Kind::Own) };
+            let share =
+                if *id == self.id { self.own_share(slot) } else { self.held(slot, id, Kind::Own) };
             shares.own.insert(id.clone(), share?);
         }
         for id in recovery {

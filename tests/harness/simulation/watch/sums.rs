@@ -24,7 +24,13 @@ impl Sums {
     }
 
     /// An update with this digest, as it is sent, adds these packed lanes to a sum.
-    pub(super) fn adds(&mut self, of: &HospitalId, slot: SlotId, sent: Digest, plain: Arc<Vec<u8>>) {
+    pub(super) fn adds(
+        &mut self,
+        of: &HospitalId,
+        slot: SlotId,
+        sent: Digest,
+        plain: Arc<Vec<u8>>,
+    ) {
         self.adds.insert((slot, of.clone(), sent), plain);
     }
 
