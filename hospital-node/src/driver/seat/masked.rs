@@ -54,7 +54,7 @@ pub(super) async fn provision(
         Ok(roll) => roll,
         Err(error) => {
             // Without a provision every round is declined for want of keys.
-            tracing::warn!(study = local.name, %error, rule = error.rule(), "cannot have keys");
+            tracing::warn!(study = local.name, %error, rule = error.rule(), "cannot have keys; has the study to be approved again?");
             return Ok(None);
         }
     };
