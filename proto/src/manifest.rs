@@ -368,7 +368,7 @@ metrics = ["auroc", "accuracy"]
     fn layout_comments_and_the_order_of_sites_do_not_change_the_digest() {
         let digest = |text: &str| parse(text).expect("valid").digest();
         let with = |sites: &str| {
-            EXAMPLE.replace("quorum = 4", &format!("quorum = 2\nsites = [{sites}] # whoever"))
+            EXAMPLE.replace("quorum = 4", &format!("quorum = 3\nsites = [{sites}] # whoever"))
         };
         assert_eq!(digest(&with("\"a\", \"b\", \"c\"")), digest(&with("\"c\",\"a\",  \"b\"")));
         assert_ne!(digest(&with("\"a\", \"b\", \"c\"")), digest(&with("\"a\", \"b\", \"d\"")));

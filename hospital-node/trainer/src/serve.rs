@@ -308,7 +308,7 @@ pub(crate) mod tests {
              input = {{ channels = 1, height = {side}, width = {side} }}\n\
              preprocess = {{ window = \"full\", mean = 0.5, sd = 0.25 }}\n\
              [model]\narch = \"{arch}\"\n[train]\nrounds = 3\nseed = 5\n{train}\n\
-             [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 1\n\
+             [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 3\n\
              [evaluate]\nevery = 1\nsplit = \"validation\"\n"
         )
     }

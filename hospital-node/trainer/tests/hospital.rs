@@ -57,7 +57,7 @@ fn one_hospital_stores_its_images_inverted_and_they_are_prepared_alike() {
              input = { channels = 1, height = 24, width = 24 }\n\
              preprocess = { window = \"from-file\", mean = 0.5, sd = 0.25 }\n\
              [model]\narch = \"linear\"\n[train]\nrounds = 1\nstrategy = \"fedsgd\"\nlearning_rate = 1.0\n\
-             [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 1\n",
+             [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 3\n",
         )
         .expect("a valid manifest");
         let preparation = hospital_trainer::preprocess::Preparation::new(&study.task);
@@ -145,7 +145,7 @@ fn more_than_the_allowed_memory_is_refused_before_an_image_is_read() {
     let study = "name = \"t\"\n[task]\nkind = \"classification\"\nclasses = [\"normal\", \"lesion\"]\n\
          input = { channels = 1, height = 512, width = 512 }\n[model]\narch = \"linear\"\n\
          [train]\nrounds = 1\nstrategy = \"fedsgd\"\nlearning_rate = 1.0\n\
-         [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 1\n";
+         [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 3\n";
     let study = proto::manifest::parse(study).expect("a valid manifest");
     let preparation = hospital_trainer::preprocess::Preparation::new(&study.task);
     let secret = SiteSecret::new([5; 32]);
