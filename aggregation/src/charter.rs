@@ -8,10 +8,11 @@ use std::sync::Arc;
 use crate::ids::{HospitalId, RoundId, StudyId};
 use crate::keys::thresholds::Thresholds;
 use crate::message::{Terms, Work};
+use crate::privacy::plan::Plan as NoisePlan;
 use crate::refusal::Refusal;
 use crate::round::{Masks, Plan};
 use crate::study::{Study, StudyFault};
-use crate::vector::VectorFormat;
+use crate::vector::{MAX_SITES, VectorFormat};
 
 /// A study that can be run, with the sites that run it.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,7 @@ pub struct Charter {
     study: Study,
     id: StudyId,
     sites: BTreeSet<HospitalId>,
+    noise: Option<NoisePlan>,
 }
 
 impl Charter {
@@ -38,10 +40,12 @@ impl Charter {
                 allowed: format!("the {} sites of the study", listed.len()),
             });
         }
-        if faults.is_empty()
-            && let Err(fault) = study.vector_format(sites.len())
-        {
-            faults.push(fault);
+        if sites.is_empty() || sites.len() > MAX_SITES {
+            faults.push(StudyFault {
+                key: "cohort.sites".to_owned(),
+                found: format!("{} sites", sites.len()),
+                allowed: format!("1 to {MAX_SITES} sites"),
+            });
         }
         if sites.len() < usize::from(study.cohort.quorum) {
             faults.push(StudyFault {
@@ -55,7 +59,13 @@ impl Charter {
         {
             faults.push(fault);
         }
-        if faults.is_empty() { Ok(Self { id: study.digest(), study, sites }) } else { Err(faults) }
+        if faults.is_empty() {
+            match study.noise_plan(sites.len()) {
+                Ok(noise) => return Ok(Self { id: study.digest(), study, sites, noise }),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        Err(faults)
     }
 
     /// The study.
@@ -83,12 +93,18 @@ impl Charter {
         self.study.cohort.thresholds(self.sites.len()).ok().flatten()
     }
 
+    /// The noise of a private study; none of another.
+    #[must_use]
+    pub const fn noise(&self) -> Option<&NoisePlan> {
+        self.noise.as_ref()
+    }
+
     /// The format of an update of such work (PROTOCOL R-03).
     ///
     /// # Errors
     /// Never for a charter that was made by [`Charter::new`]; the reason stands in the fault.
     pub fn format(&self, work: Work) -> Result<VectorFormat, StudyFault> {
-        VectorFormat::for_work(&self.study, self.sites.len(), work)
+        VectorFormat::planned(&self.study, self.sites.len(), work, self.noise.as_ref())
     }
 
     /// How the coordinator runs a round of such work, with the masks that it has been given keys

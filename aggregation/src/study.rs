@@ -5,9 +5,12 @@
 
 mod canonical;
 mod faults;
+mod privacy;
 
 use std::fmt;
 use std::time::Duration;
+
+pub use self::privacy::{Privacy, PrivacyRules, Unit};
 
 use crate::architecture::{Architecture, ModelLayout};
 use crate::ids::{Digest, HospitalId, RoundId, StudyId};
@@ -96,6 +99,10 @@ pub struct Training {
     pub learning_rate: f64,
     /// Decides the initial weights and every shuffle.
     pub seed: u64,
+    /// How much of the running average of the models remains each round; 0 for no average. With
+    /// one, the last model is the average (\[PJ92\]): of noised steps it is the better one, and it
+    /// costs no privacy.
+    pub weight_average: f64,
     /// What happens within a site.
     pub local: Local,
     /// The greatest size of one weighted coordinate of an update; what is beyond is clamped.
@@ -120,6 +127,9 @@ pub enum Strategy {
     FedAvg,
     /// Sends one mean gradient (\[MMR+17\] section 2).
     FedSgd,
+    /// Sends the noised sum of one clipped gradient for each sampled patient (\[ACG+16\] algorithm
+    /// 1). The only strategy of a private study, and of no other.
+    DpFedSgd,
 }
 
 /// What the coordinator does with the mean of the updates (\[RCZ+21\] algorithm 1).
@@ -146,9 +156,10 @@ pub enum ServerOptimizer {
 /// What happens within a site.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Local {
-    /// Passes over the site's training images. Unused by [`Strategy::FedSgd`].
+    /// Passes over the site's training images. Unused by the strategies of one gradient.
     pub epochs: u32,
     /// Images to a step. For [`Strategy::FedSgd`] the images of its one gradient; 0 means all.
+    /// Unused by [`Strategy::DpFedSgd`], which tosses a coin for each patient.
     pub batch_size: u32,
     /// The local learning rate.
     pub learning_rate: f64,
@@ -183,13 +194,6 @@ pub enum InitialModel {
     File(Digest),
 }
 
-/// What protects the patients beyond the sum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Privacy {
-    /// Nothing: spelt out as a danger in the manifest, and each site has to opt in as well.
-    DangerNone,
-}
-
 /// Who takes part, and how long the others wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CohortRules {
@@ -217,6 +221,9 @@ pub struct EvaluationRules {
     pub every: u32,
     /// On which images.
     pub split: Split,
+    /// A private study may publish exact scores: sums over all held-out patients, whom no epsilon
+    /// covers. Without this a private study is not scored.
+    pub danger_exact: bool,
 }
 
 /// A part of a data set that is not trained on.
@@ -299,9 +306,21 @@ impl Study {
         VectorFormat::for_work(self, sites, Work::TrainAndEvaluate)
     }
 
+    /// Whether models are scored. A private study is only where it says that scores are exact.
+    #[must_use]
+    pub const fn is_scored(&self) -> bool {
+        match self.privacy {
+            Privacy::DangerNone => true,
+            Privacy::Patients(_) => self.evaluation.danger_exact,
+        }
+    }
+
     /// What is done in a round (PROTOCOL R-04).
     #[must_use]
     pub const fn work_in(&self, round: RoundId) -> Work {
+        if !self.is_scored() {
+            return Work::Train;
+        }
         if round.get() > self.training.rounds {
             return Work::Evaluate;
         }
@@ -311,10 +330,12 @@ impl Study {
         }
     }
 
-    /// The round after the last that trains.
+    /// The last round: the one after all training, which scores; in a study that is not scored the
+    /// last that trains.
     #[must_use]
     pub fn last_round(&self) -> RoundId {
-        RoundId::after(self.training.rounds)
+        let trained = self.training.rounds;
+        RoundId::after(if self.is_scored() { trained } else { trained.saturating_sub(1) })
     }
 }
 
@@ -338,10 +359,13 @@ impl fmt::Display for StudyFault {
 // [MMR+17]: McMahan et al.: Communication-Efficient Learning of Deep Networks, AISTATS 2017, arXiv 1602.05629.
 // [RCZ+21]: Reddi et al.: Adaptive Federated Optimization, ICLR 2021, arXiv 2003.00295.
 // [KB15]: Kingma, Ba: Adam, ICLR 2015, arXiv 1412.6980.
+// [ACG+16]: Abadi et al.: Deep Learning with Differential Privacy, CCS 2016, arXiv 1607.00133.
+// [PJ92]: Polyak, Juditsky: Acceleration of Stochastic Approximation by Averaging, SIAM J. Control Optim. 30 (1992).
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    pub(crate) use super::privacy::tests::private;
 
     /// A valid study, small enough to play whole rounds with.
     pub(crate) fn example() -> Study {
@@ -359,6 +383,7 @@ pub(crate) mod tests {
                 optimizer: ServerOptimizer::Sgd,
                 learning_rate: 1.0,
                 seed: 1,
+                weight_average: 0.0,
                 local: Local {
                     epochs: 1,
                     batch_size: 32,
@@ -381,7 +406,11 @@ pub(crate) mod tests {
                 grace: Duration::from_secs(10),
                 upload_deadline: Duration::from_secs(30),
             },
-            evaluation: EvaluationRules { every: 5, split: Split::Validation },
+            evaluation: EvaluationRules {
+                every: 5,
+                split: Split::Validation,
+                danger_exact: false,
+            },
         }
     }
 

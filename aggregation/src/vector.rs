@@ -1,5 +1,9 @@
 //! What one update consists of: `[model lanes | weight limbs | metric limbs]`.
 //!
+//! In a private study the model lanes are a noised sum of clipped gradients, and there is no
+//! weight: how many patients were drawn is nobody's business (PROTOCOL D-15). Then
+//! `[noised lanes | metric limbs]`, the latter only where the study says that scores are exact.
+//!
 //! A site encodes a [`Contribution`]; the coordinator adds encodings into one [`Accumulator`] and
 //! reads a [`Total`] off it. Model coordinates are weighted before they are added, and the weight
 //! travels in lanes of its own, so the mean over all examples comes out without anyone learning
@@ -14,6 +18,8 @@ use crate::evaluation::{MetricShape, MetricTally};
 use crate::masking::fixed_point::Grid;
 use crate::masking::group::{Modulus, WrongLength};
 use crate::message::Work;
+use crate::privacy::grid::FineGrid;
+use crate::privacy::plan::Plan;
 use crate::study::{Study, StudyFault};
 use crate::units::real;
 
@@ -29,12 +35,20 @@ const AT_ONCE: usize = 4_096;
 /// The lanes of an update: how many, what they mean, how wide they are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VectorFormat {
-    grid: Grid,
+    coding: Coding,
     model: usize,
     limb_bits: u32,
     metrics: Option<MetricShape>,
     sites: u32,
-    weight_cap: u32,
+}
+
+/// What a model lane means.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Coding {
+    /// A coordinate of a mean, times the examples that it is over.
+    Weighted { grid: Grid, weight_cap: u32 },
+    /// A coordinate of a noised sum, in wire units; the mean is over `batch` patients.
+    Noised { grid: FineGrid, greatest: u32, modulus: Modulus, batch: f64 },
 }
 
 impl VectorFormat {
@@ -42,29 +56,51 @@ impl VectorFormat {
     /// from what every site approved, and from nothing in a message (PROTOCOL R-03).
     ///
     /// # Errors
-    /// When there is no site, or no room for so many.
+    /// When there is no site, or no room for so many; in a private study also when there is no noise
+    /// that does what it asks for.
     pub fn for_work(study: &Study, sites: usize, work: Work) -> Result<Self, StudyFault> {
+        Self::planned(study, sites, work, study.noise_plan(sites)?.as_ref())
+    }
+
+    /// The same, with the study's noise at hand ([`Study::noise_plan`]), which takes a while to work
+    /// out.
+    pub(crate) fn planned(
+        study: &Study,
+        sites: usize,
+        work: Work,
+        noise: Option<&Plan>,
+    ) -> Result<Self, StudyFault> {
         let refuse = || StudyFault {
             key: "cohort.sites".to_owned(),
             found: format!("{sites} sites"),
             allowed: format!("1 to {MAX_SITES} sites"),
         };
         let held = u16::try_from(sites).map(u32::from).map_err(|_| refuse())?;
-        let grid = Grid::for_sites(study.training.update_range, held).ok_or_else(refuse)?;
+        let coding = match (noise, study.privacy.rules()) {
+            (Some(plan), Some(rules)) => Coding::Noised {
+                grid: plan.grid(),
+                greatest: plan.greatest(),
+                modulus: plan.modulus(),
+                batch: rules.batch(),
+            },
+            (None, _) | (_, None) => Coding::Weighted {
+                grid: Grid::for_sites(study.training.update_range, held).ok_or_else(refuse)?,
+                weight_cap: study.training.weight_cap,
+            },
+        };
         Ok(Self {
-            grid,
+            coding,
             model: if work.trains() { study.layout().parameters() } else { 0 },
-            limb_bits: limb_bits(grid.modulus(), held),
+            limb_bits: limb_bits(coding.modulus(), held),
             metrics: work.evaluates().then(|| MetricShape::new(study.task.classes.len())),
             sites: held,
-            weight_cap: study.training.weight_cap,
         })
     }
 
     /// The group that lanes are added in.
     #[must_use]
     pub const fn modulus(&self) -> Modulus {
-        self.grid.modulus()
+        self.coding.modulus()
     }
 
     /// Lanes of the model; 0 when nothing is trained.
@@ -75,14 +111,23 @@ impl VectorFormat {
 
     /// What one step of a model lane stands for.
     #[must_use]
-    pub const fn step(&self) -> f64 {
-        self.grid.step()
+    pub fn step(&self) -> f64 {
+        match self.coding {
+            Coding::Weighted { grid, .. } => grid.step(),
+            Coding::Noised { grid, .. } => grid.real(1),
+        }
     }
 
     /// The greatest size of one site's model lane, in steps.
     #[must_use]
     pub fn clamp(&self) -> i64 {
-        self.grid.clamp().into()
+        self.coding.greatest().into()
+    }
+
+    /// Whether model lanes are noised sums.
+    #[must_use]
+    pub const fn is_noised(&self) -> bool {
+        matches!(self.coding, Coding::Noised { .. })
     }
 
     /// Bits in one limb of a counter.
@@ -109,17 +154,24 @@ impl VectorFormat {
         self.sites
     }
 
-    /// The examples at which a site's weight ends.
+    /// The examples at which a site's weight ends; none where no weight is told.
     #[must_use]
-    pub const fn weight_cap(&self) -> u32 {
-        self.weight_cap
+    pub const fn weight_cap(&self) -> Option<u32> {
+        match self.coding {
+            Coding::Weighted { weight_cap, .. } => Some(weight_cap),
+            Coding::Noised { .. } => None,
+        }
     }
 
-    /// Counters in an update: the weight, then the metrics'.
+    /// Counters in an update: the weight if it is told, then the metrics'.
     const fn counters(&self) -> usize {
+        let weight = match self.coding {
+            Coding::Weighted { .. } => 1,
+            Coding::Noised { .. } => 0,
+        };
         match self.metrics {
-            Some(shape) => 1 + shape.counters(),
-            None => 1,
+            Some(shape) => weight + shape.counters(),
+            None => weight,
         }
     }
 
@@ -142,6 +194,23 @@ impl VectorFormat {
     pub const fn check_length(&self, found: usize) -> Result<(), WrongLength> {
         let expected = self.packed_bytes();
         if found == expected { Ok(()) } else { Err(WrongLength { expected, found }) }
+    }
+}
+
+impl Coding {
+    const fn modulus(&self) -> Modulus {
+        match self {
+            Self::Weighted { grid, .. } => grid.modulus(),
+            Self::Noised { modulus, .. } => *modulus,
+        }
+    }
+
+    /// The greatest size of one site's lane.
+    const fn greatest(&self) -> u32 {
+        match self {
+            Self::Weighted { grid, .. } => grid.clamp(),
+            Self::Noised { greatest, .. } => *greatest,
+        }
     }
 }
 
@@ -197,6 +266,12 @@ pub enum EncodeError {
         /// Classes found, 0 when there are no metrics.
         found: usize,
     },
+    /// Plain values for a private study, or noised lanes for another.
+    #[error("the update must be {expected}")]
+    Kind {
+        /// What the study sends.
+        expected: &'static str,
+    },
     /// A counter does not fit.
     #[error("a counter must be below 2^48; found {found}")]
     Counter {
@@ -212,24 +287,17 @@ pub enum EncodeError {
 /// 2^48 or more.
 pub fn encode(format: &VectorFormat, contribution: &Contribution) -> Result<Encoded, EncodeError> {
     let Contribution { weight, update, metrics } = contribution;
-    if update.len() != format.model {
-        return Err(EncodeError::Length { expected: format.model, found: update.len() });
-    }
+    let Coding::Weighted { grid, weight_cap } = format.coding else {
+        return Err(EncodeError::Kind { expected: "a noised sum" });
+    };
+    check_parts(format, update.len(), metrics.as_ref())?;
     if let Some(index) = update.iter().position(|value| !value.is_finite()) {
         return Err(EncodeError::NotFinite { index });
     }
-    let shape = metrics.as_ref().map(MetricTally::shape);
-    if shape != format.metrics {
-        let classes = |shape: Option<MetricShape>| shape.map_or(0, MetricShape::classes);
-        return Err(EncodeError::Metrics {
-            expected: classes(format.metrics),
-            found: classes(shape),
-        });
-    }
 
     // PROTOCOL R-18
-    let weight = (*weight).min(format.weight_cap.into());
-    let share = real(weight) / f64::from(format.weight_cap);
+    let weight = (*weight).min(weight_cap.into());
+    let share = real(weight) / f64::from(weight_cap);
     let mut saturated = 0;
     let mut packed = Vec::with_capacity(format.packed_bytes());
     // Packed piece by piece, while they are in the cache: all lanes at once would cost more time in
@@ -238,7 +306,7 @@ pub fn encode(format: &VectorFormat, contribution: &Contribution) -> Result<Enco
     for values in update.chunks(AT_ONCE) {
         lanes.clear();
         lanes.extend(values.iter().map(|value| {
-            let (lane, clamped) = format.grid.lane(share * f64::from(*value));
+            let (lane, clamped) = grid.lane(share * f64::from(*value));
             saturated += u64::from(clamped);
             lane
         }));
@@ -253,6 +321,50 @@ pub fn encode(format: &VectorFormat, contribution: &Contribution) -> Result<Enco
     }
     format.modulus().pack(&lanes, &mut packed);
     Ok(Encoded { packed, saturated })
+}
+
+/// Encodes what a site of a private study has to say: the lanes that its noise left
+/// ([`Noise::to_wire`](crate::privacy::noise::Noise::to_wire)), none where nothing is trained, and
+/// how the offered model scored, when that was asked.
+///
+/// # Errors
+/// When the study is not private, or the parts do not fit the format.
+pub fn encode_noised(
+    format: &VectorFormat,
+    lanes: &[u32],
+    metrics: Option<&MetricTally>,
+) -> Result<Vec<u8>, EncodeError> {
+    if !format.is_noised() {
+        return Err(EncodeError::Kind { expected: "plain values" });
+    }
+    check_parts(format, lanes.len(), metrics)?;
+    let mut packed = Vec::with_capacity(format.packed_bytes());
+    format.modulus().pack(lanes, &mut packed);
+    let mut counters = Vec::new();
+    for counter in metrics.into_iter().flat_map(MetricTally::counters) {
+        push_counter(format, &mut counters, counter)?;
+    }
+    format.modulus().pack(&counters, &mut packed);
+    Ok(packed)
+}
+
+fn check_parts(
+    format: &VectorFormat,
+    update: usize,
+    metrics: Option<&MetricTally>,
+) -> Result<(), EncodeError> {
+    if update != format.model {
+        return Err(EncodeError::Length { expected: format.model, found: update });
+    }
+    let shape = metrics.map(MetricTally::shape);
+    if shape != format.metrics {
+        let classes = |shape: Option<MetricShape>| shape.map_or(0, MetricShape::classes);
+        return Err(EncodeError::Metrics {
+            expected: classes(format.metrics),
+            found: classes(shape),
+        });
+    }
+    Ok(())
 }
 
 /// Appends a counter's limbs, the least first.
@@ -289,12 +401,23 @@ mod tests {
         metrics: bool,
     ) -> VectorFormat {
         VectorFormat {
-            grid: Grid::with_modulus(modulus, 1.0, sites).expect("there is room for so many sites"),
+            coding: Coding::Weighted {
+                grid: Grid::with_modulus(modulus, 1.0, sites)
+                    .expect("there is room for so many sites"),
+                weight_cap: 4_096,
+            },
             model,
             limb_bits: limb_bits(modulus, sites),
             metrics: metrics.then(|| MetricShape::new(2)),
             sites,
-            weight_cap: 4_096,
+        }
+    }
+
+    /// A coordinate's lane in a format with weights.
+    pub(super) fn lane(format: &VectorFormat, coordinate: f64) -> u32 {
+        match format.coding {
+            Coding::Weighted { grid, .. } => grid.lane(coordinate).0,
+            Coding::Noised { .. } => unreachable!("a format with weights"),
         }
     }
 
@@ -311,7 +434,7 @@ mod tests {
         assert_eq!(widest.packed_bytes(), 3 * widest.lanes());
         assert_eq!(widest.clamp(), ((1 << 23) - 1) / 5);
         assert!((widest.step() * 1_677_721.0 - 1.0).abs() < 1e-12);
-        assert_eq!((widest.sites(), widest.weight_cap()), (5, 4_096));
+        assert_eq!((widest.sites(), widest.weight_cap()), (5, Some(4_096)));
     }
 
     #[test]
@@ -367,7 +490,7 @@ mod tests {
                 #[expect(clippy::cast_possible_truncation, reason = "a value of a test")]
                 let update: Vec<f32> = (0..model).map(|_| seeded.signed() as f32).collect();
                 let mut lanes: Vec<u32> =
-                    update.iter().map(|value| format.grid.lane(f64::from(*value)).0).collect();
+                    update.iter().map(|value| lane(&format, f64::from(*value))).collect();
                 push_counter(&format, &mut lanes, 4_096).expect("it fits");
                 let mut packed = Vec::new();
                 modulus.pack(&lanes, &mut packed);

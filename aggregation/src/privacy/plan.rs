@@ -40,7 +40,7 @@ const COSET: f64 = 6.25 / 256.0;
 
 /// Room in each lane beyond the clamp, in wire units: the noise's greatest value is 219.4, and
 /// rounding adds at most a half.
-const NOISE_ROOM: u64 = 221;
+const NOISE_ROOM: u32 = 221;
 
 /// Solved noise multipliers are multiples of one over this.
 const NOISE_GRID: f64 = 1_048_576.0;
@@ -225,6 +225,13 @@ impl Plan {
         self.clamp
     }
 
+    /// The greatest size of one site's lane, in wire units: the clamp, and all noise and rounding
+    /// beyond it.
+    #[must_use]
+    pub const fn greatest(&self) -> u32 {
+        self.clamp.wire_units() + NOISE_ROOM
+    }
+
     /// The group that the lanes are added in.
     #[must_use]
     pub const fn modulus(&self) -> Modulus {
@@ -350,12 +357,13 @@ fn lanes(sites: u16, per_patient: f64, patients: u32) -> (Clamp, Modulus) {
     let sites = u64::from(sites);
     let half = |modulus: Modulus| 1_u64 << (modulus.bits() - 1);
     // 65,535 sites leave room for 32,547 in 32 bits.
-    let greatest = half(Modulus::Bits32) / sites - NOISE_ROOM;
+    let room = u64::from(NOISE_ROOM);
+    let greatest = half(Modulus::Bits32) / sites - room;
     let wanted = libm::ceil(per_patient * f64::from(patients));
     let limit = if wanted < real(greatest) { positive(wanted) } else { greatest };
     let modulus = Modulus::ALL
         .into_iter()
-        .find(|modulus| half(*modulus) >= sites * (limit + NOISE_ROOM))
+        .find(|modulus| half(*modulus) >= sites * (limit + room))
         .unwrap_or(Modulus::Bits32);
     let limit = u32::try_from(limit).ok().and_then(Clamp::new);
     (limit.expect("from 1 to 2^31 / 3"), modulus)

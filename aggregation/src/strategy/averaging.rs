@@ -8,7 +8,7 @@ use crate::vector::Total;
 pub(super) fn gradient(strategy: Strategy, total: &Total) -> impl Iterator<Item = f64> {
     let sign = match strategy {
         Strategy::FedAvg => -1.0,
-        Strategy::FedSgd => 1.0,
+        Strategy::FedSgd | Strategy::DpFedSgd => 1.0,
     };
     total.update.iter().map(move |mean| sign * mean)
 }

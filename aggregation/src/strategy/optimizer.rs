@@ -2,13 +2,16 @@
 
 use crate::strategy::StrategyError;
 use crate::study::{ServerOptimizer, Training};
-use crate::units::count;
+use crate::units::{count, real};
 
 /// What the server's optimiser remembers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerState {
     parameters: usize,
+    steps: u64,
     memory: Memory,
+    /// The running average of the models, where the study wants one.
+    average: Option<Vec<f32>>,
 }
 
 /// One optimiser's memory.
@@ -16,7 +19,7 @@ pub struct ServerState {
 enum Memory {
     Sgd,
     Momentum { velocity: Vec<f32> },
-    Adam { steps: u64, first: Vec<f32>, second: Vec<f32> },
+    Adam { first: Vec<f32>, second: Vec<f32> },
 }
 
 /// Bytes that are not the state of this study's optimiser.
@@ -55,17 +58,19 @@ impl ServerState {
             ServerOptimizer::Sgd => Memory::Sgd,
             ServerOptimizer::Momentum { .. } => Memory::Momentum { velocity: zeros() },
             ServerOptimizer::Adam { .. } => {
-                Memory::Adam { steps: 0, first: zeros(), second: zeros() }
+                Memory::Adam { first: zeros(), second: zeros() }
             }
         };
-        Self { parameters, memory }
+        let average = (training.weight_average > 0.0).then(zeros);
+        Self { parameters, steps: 0, memory, average }
     }
 
     pub(super) const fn parameters(&self) -> usize {
         self.parameters
     }
 
-    /// The state and the model after one step against the gradient.
+    /// The state and the model after one step against the gradient. After the study's last step the
+    /// model is the average, if there is one.
     pub(super) fn step(
         &self,
         training: &Training,
@@ -73,6 +78,7 @@ impl ServerState {
         gradient: impl Iterator<Item = f64>,
     ) -> Result<(Self, Vec<f32>), StrategyError> {
         let rate = training.learning_rate;
+        let steps = self.steps.saturating_add(1);
         let mut next = Vec::with_capacity(model.len());
         let memory = match (training.optimizer, &self.memory) {
             (ServerOptimizer::Sgd, Memory::Sgd) => {
@@ -92,9 +98,8 @@ impl ServerState {
             }
             (
                 ServerOptimizer::Adam { beta1, beta2, epsilon },
-                Memory::Adam { steps, first, second },
+                Memory::Adam { first, second },
             ) => {
-                let steps = steps.saturating_add(1);
                 let power = i32::try_from(steps).unwrap_or(i32::MAX);
                 let (unbias1, unbias2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
                 let (mut m_next, mut v_next) =
@@ -107,7 +112,7 @@ impl ServerState {
                     v_next.push(narrow(v));
                     next.push(narrow(f64::from(*w) - step));
                 }
-                Memory::Adam { steps, first: m_next, second: v_next }
+                Memory::Adam { first: m_next, second: v_next }
             }
             (
                 ServerOptimizer::Sgd
@@ -116,14 +121,28 @@ impl ServerState {
                 Memory::Sgd | Memory::Momentum { .. } | Memory::Adam { .. },
             ) => return Err(StrategyError::OtherOptimizer),
         };
-        let state = Self { parameters: self.parameters, memory };
+        let average = self.average.as_ref().map(|average| {
+            // A plain mean until it covers as many models as the decay remembers.
+            let remains = (1.0 - 1.0 / real(steps)).min(training.weight_average);
+            let mix = |(a, w): (&f32, &f32)| {
+                narrow(remains * f64::from(*a) + (1.0 - remains) * f64::from(*w))
+            };
+            average.iter().zip(&next).map(mix).collect::<Vec<f32>>()
+        });
+        let state = Self { parameters: self.parameters, steps, memory, average };
         // A moment beyond f32 is as much a divergence as a weight; both belong to a parameter.
         let broken = next.iter().chain(state.values()).position(|value| !value.is_finite());
         match broken {
             Some(index) => {
                 Err(StrategyError::NotFinite { index: count(index % model.len().max(1)) })
             }
-            None => Ok((state, next)),
+            None => match &state.average {
+                Some(average) if steps == u64::from(training.rounds) => {
+                    next.clone_from(average);
+                    Ok((state, next))
+                }
+                Some(_) | None => Ok((state, next)),
+            },
         }
     }
 
@@ -132,26 +151,25 @@ impl ServerState {
         let (first, second): (&[f32], &[f32]) = match &self.memory {
             Memory::Sgd => (&[], &[]),
             Memory::Momentum { velocity } => (velocity, &[]),
-            Memory::Adam { first, second, .. } => (first, second),
+            Memory::Adam { first, second } => (first, second),
         };
-        first.iter().chain(second)
+        first.iter().chain(second).chain(self.average.iter().flatten())
     }
 
-    /// Which optimiser, and how many steps it has taken where it counts them.
-    const fn head(&self) -> (u8, u64) {
+    /// Which optimiser.
+    const fn kind(&self) -> u8 {
         match &self.memory {
-            Memory::Sgd => (0, 0),
-            Memory::Momentum { .. } => (1, 0),
-            Memory::Adam { steps, .. } => (2, *steps),
+            Memory::Sgd => 0,
+            Memory::Momentum { .. } => 1,
+            Memory::Adam { .. } => 2,
         }
     }
 
     /// The bytes to store: optimiser, steps, values; all little-endian.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let (kind, steps) = self.head();
-        let mut bytes = vec![kind];
-        bytes.extend(steps.to_le_bytes());
+        let mut bytes = vec![self.kind()];
+        bytes.extend(self.steps.to_le_bytes());
         bytes.extend(self.values().flat_map(|value| value.to_le_bytes()));
         bytes
     }
@@ -165,13 +183,13 @@ impl ServerState {
         parameters: usize,
         bytes: &[u8],
     ) -> Result<Self, InvalidState> {
-        let blank = Self { parameters, memory: Memory::Sgd };
         let (expected_kind, vectors) = match training.optimizer {
             ServerOptimizer::Sgd => (0, 0),
             ServerOptimizer::Momentum { .. } => (1, 1),
             ServerOptimizer::Adam { .. } => (2, 2),
         };
-        let expected = vectors * parameters * 4 + 9;
+        let averaged = training.weight_average > 0.0;
+        let expected = (vectors + usize::from(averaged)) * parameters * 4 + 9;
         let wrong_length = InvalidState::Length { expected, found: bytes.len() };
         if bytes.len() != expected {
             return Err(wrong_length);
@@ -182,24 +200,21 @@ impl ServerState {
         if *found_kind != expected_kind {
             return Err(InvalidState::Optimizer { expected: expected_kind, found: *found_kind });
         }
-        let values: Vec<f32> =
+        let mut values: Vec<f32> =
             values.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(InvalidState::NotFinite { index });
         }
+        let average = averaged.then(|| values.split_off(vectors * parameters));
         let memory = match training.optimizer {
             ServerOptimizer::Sgd => Memory::Sgd,
             ServerOptimizer::Momentum { .. } => Memory::Momentum { velocity: values },
             ServerOptimizer::Adam { .. } => {
-                let (first, second) = values.split_at(parameters);
-                Memory::Adam {
-                    steps: u64::from_le_bytes(*steps),
-                    first: first.to_vec(),
-                    second: second.to_vec(),
-                }
+                let second = values.split_off(parameters);
+                Memory::Adam { first: values, second }
             }
         };
-        Ok(Self { memory, ..blank })
+        Ok(Self { parameters, steps: u64::from_le_bytes(*steps), memory, average })
     }
 }
 
@@ -264,6 +279,26 @@ mod tests {
         let first = 1.0 - 0.1 * 2.0 / 2.1;
         let third = first - 0.1 * (1.5 / 0.875) / ((3.0_f64 / 0.578_125).sqrt() + 0.1);
         assert_near(&course(adam, 0.1, &[2.0, -1.0, 3.0]), &[first, first, third]);
+    }
+
+    #[test]
+    fn the_last_model_is_the_average_where_a_study_wants_one() {
+        let mut training = training(Strategy::FedSgd, ServerOptimizer::Sgd, 1.0);
+        training.weight_average = 0.5;
+        training.rounds = 4;
+        let mut state = ServerState::new(&training, 1);
+        let mut model = [0.0];
+        let mut models = Vec::new();
+        for _ in 0..4 {
+            let total = Total { weight: 1, update: vec![-1.0], metrics: None };
+            apply(&training, &mut state, &mut model, &total).expect("the step is finite");
+            state = ServerState::from_bytes(&training, 1, &state.to_bytes()).expect("as stored");
+            models.push(f64::from(model[0]));
+        }
+        // Averages: 1; (1 + 2) / 2; then half of the one before and half of the model: 2.25, 3.125.
+        assert_near(&models, &[1.0, 2.0, 3.0, 3.125]);
+        let plain = super::super::tests::training(Strategy::FedSgd, ServerOptimizer::Sgd, 1.0);
+        assert!(ServerState::from_bytes(&plain, 1, &state.to_bytes()).is_err());
     }
 
     #[test]

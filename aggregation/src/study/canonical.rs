@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::study::{
     CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
-    Privacy, ServerOptimizer, Split, Strategy, Study, Task, Training, Window,
+    Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, Task, Training, Window,
 };
 use crate::transcript::Transcript;
 
@@ -17,16 +17,39 @@ pub(super) fn of(study: &Study) -> Transcript {
     self::task(&mut out, task);
     out.text(model.name());
     self::training(&mut out, training);
-    out.text(match privacy {
-        Privacy::DangerNone => "danger-none",
-    });
+    self::privacy(&mut out, privacy);
     self::cohort(&mut out, cohort);
-    let EvaluationRules { every, split } = evaluation;
+    let EvaluationRules { every, split, danger_exact } = evaluation;
     out.u32(*every).text(match split {
         Split::Validation => "validation",
         Split::Test => "test",
     });
+    out.u32((*danger_exact).into());
     out
+}
+
+fn privacy(out: &mut Transcript, privacy: &Privacy) {
+    let rules = match privacy {
+        Privacy::DangerNone => {
+            out.text("danger-none");
+            return;
+        }
+        Privacy::Patients(rules) => rules,
+    };
+    let PrivacyRules {
+        mode,
+        unit,
+        epsilon,
+        delta,
+        accountant,
+        solo_cap,
+        clipping_norm,
+        sampling_rate,
+        patients,
+        views,
+    } = *rules;
+    out.text(mode.name()).text(unit.name()).f64(epsilon).f64(delta).text(accountant.name());
+    out.f64(solo_cap).f64(clipping_norm).f64(sampling_rate).u32(patients).u32(views.into());
 }
 
 fn task(out: &mut Transcript, task: &Task) {
@@ -53,6 +76,7 @@ fn training(out: &mut Transcript, training: &Training) {
         optimizer,
         learning_rate,
         seed,
+        weight_average,
         local,
         update_range,
         weight_cap,
@@ -61,6 +85,7 @@ fn training(out: &mut Transcript, training: &Training) {
     out.u32(*rounds).text(match strategy {
         Strategy::FedAvg => "fedavg",
         Strategy::FedSgd => "fedsgd",
+        Strategy::DpFedSgd => "dp-fedsgd",
     });
     match *optimizer {
         ServerOptimizer::Sgd => out.text("sgd"),
@@ -69,7 +94,7 @@ fn training(out: &mut Transcript, training: &Training) {
             out.text("adam").f64(beta1).f64(beta2).f64(epsilon)
         }
     };
-    out.f64(*learning_rate).u64(*seed);
+    out.f64(*learning_rate).u64(*seed).f64(*weight_average);
     self::local(out, local);
     out.f64(*update_range).u32(*weight_cap);
     match initial {
@@ -118,6 +143,10 @@ mod tests {
     use super::*;
     use crate::architecture::Architecture;
     use crate::ids::{Digest, HospitalId};
+    use crate::privacy::accountant::Accountant;
+    use crate::privacy::charge::Mode;
+    use crate::study::Unit;
+    use crate::study::privacy::tests::rules;
     use crate::study::tests::example;
 
     /// One change to a study.
@@ -125,6 +154,12 @@ mod tests {
 
     fn site(name: &str) -> HospitalId {
         HospitalId::new(name).expect("the test's names are valid")
+    }
+
+    fn private(study: &mut Study, change: fn(&mut PrivacyRules)) {
+        let mut rules = rules(Mode::Distributed);
+        change(&mut rules);
+        study.privacy = Privacy::Patients(rules);
     }
 
     /// Breaks R-01: any field that a digest leaves out would let two studies pass for one.
@@ -206,6 +241,20 @@ mod tests {
             ("upload deadline", |s| s.cohort.upload_deadline += Duration::from_millis(1)),
             ("every", |s| s.evaluation.every += 1),
             ("split", |s| s.evaluation.split = Split::Test),
+            ("exact scores", |s| s.evaluation.danger_exact = true),
+            ("weight average", |s| s.training.weight_average = 0.9),
+            ("private strategy", |s| s.training.strategy = Strategy::DpFedSgd),
+            ("distributed", |s| private(s, |_| {})),
+            ("silo", |s| private(s, |rules| rules.mode = Mode::Silo)),
+            ("unit", |s| private(s, |rules| rules.unit = Unit::DangerImage)),
+            ("privacy epsilon", |s| private(s, |rules| rules.epsilon = 4.0)),
+            ("delta", |s| private(s, |rules| rules.delta = 1e-6)),
+            ("accountant", |s| private(s, |rules| rules.accountant = Accountant::Pld)),
+            ("solo cap", |s| private(s, |rules| rules.solo_cap = 4.0)),
+            ("clipping norm", |s| private(s, |rules| rules.clipping_norm = 2.0)),
+            ("sampling rate", |s| private(s, |rules| rules.sampling_rate = 0.2)),
+            ("patients", |s| private(s, |rules| rules.patients += 1)),
+            ("views", |s| private(s, |rules| rules.views += 1)),
         ];
         let mut seen = vec![("nothing", example().digest())];
         for (what, change) in changes {

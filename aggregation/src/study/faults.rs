@@ -9,6 +9,7 @@ use crate::study::{
     CohortRules, Local, LocalOptimizer, ServerOptimizer, Strategy, Study, StudyFault, Task,
     Training, Window,
 };
+use crate::units::{ClipNorm, Delta, Epsilon, OutOfRange, SamplingRate};
 use crate::vector::MAX_SITES;
 
 /// Most rounds that a study may plan.
@@ -17,6 +18,8 @@ const MAX_ROUNDS: u32 = 100_000;
 const MAX_CLASSES: usize = 256;
 /// Longest name of a class, in bytes.
 const MAX_CLASS_NAME: usize = 64;
+/// Most augmented views of one image.
+const MAX_VIEWS: u16 = 64;
 /// Longest wait of a round.
 const MAX_DEADLINE: Duration = Duration::from_secs(30 * 24 * 3_600);
 
@@ -69,8 +72,65 @@ pub(super) fn of(study: &Study) -> Vec<StudyFault> {
         );
     }
     training(&mut faults, &study.training);
+    privacy(&mut faults, study);
     cohort(&mut faults, &study.cohort);
     faults.0
+}
+
+fn privacy(faults: &mut Faults, study: &Study) {
+    let gradients_of_patients = study.training.strategy == Strategy::DpFedSgd;
+    let Some(rules) = study.privacy.rules() else {
+        faults.need(
+            !gradients_of_patients,
+            "train.strategy",
+            "dp-fedsgd",
+            "fedavg or fedsgd in a study without privacy",
+        );
+        return;
+    };
+    faults.need(
+        gradients_of_patients,
+        "train.strategy",
+        "a mean that is not clipped for each patient",
+        "dp-fedsgd in a private study",
+    );
+    faults.need(
+        !study.cohort.danger_unmasked,
+        "cohort.danger_unmasked_updates",
+        "true",
+        "false in a private study",
+    );
+    let found = |result: Result<(), OutOfRange>, key: &str, faults: &mut Faults| {
+        if let Err(bad) = result {
+            faults.need(false, key, bad.found, bad.allowed);
+        }
+    };
+    found(Epsilon::new(rules.epsilon).map(drop), "privacy.epsilon", faults);
+    found(Delta::new(rules.delta).map(drop), "privacy.delta", faults);
+    found(Epsilon::new(rules.solo_cap).map(drop), "privacy.solo_epsilon_cap", faults);
+    found(ClipNorm::new(rules.clipping_norm).map(drop), "privacy.clipping_norm", faults);
+    found(SamplingRate::new(rules.sampling_rate).map(drop), "privacy.sampling_rate", faults);
+    let patients = rules.patients;
+    faults.need(patients >= 1, "privacy.patients", patients, "at least 1");
+    let views = rules.views;
+    faults.need(
+        (1..=MAX_VIEWS).contains(&views),
+        "privacy.augmentation_multiplicity",
+        views,
+        &format!("1 to {MAX_VIEWS}"),
+    );
+    faults.need(
+        views <= 1 || study.training.local.augment,
+        "privacy.augmentation_multiplicity",
+        format_args!("{views} equal views"),
+        "1, or train.local.augment = true",
+    );
+    faults.need(
+        study.evaluation.danger_exact || study.evaluation.every == 0,
+        "evaluate.danger_exact_metrics",
+        "false",
+        "true, for scores are exact sums over held-out patients whom no epsilon covers; or every = 0",
+    );
 }
 
 fn task(faults: &mut Faults, task: &Task) {
@@ -147,6 +207,7 @@ fn training(faults: &mut Faults, training: &Training) {
         }
     }
     faults.rate(training.learning_rate, "train.learning_rate");
+    faults.decay(training.weight_average, "train.weight_average");
     local(faults, training.strategy, &training.local);
     let range = training.update_range;
     faults.need(
@@ -173,7 +234,7 @@ fn local(faults: &mut Faults, strategy: Strategy, local: &Local) {
             );
         }
         // One gradient: 0 stands for all examples, and there are no epochs to count.
-        Strategy::FedSgd => {}
+        Strategy::FedSgd | Strategy::DpFedSgd => {}
     }
     faults.rate(local.learning_rate, "train.local.learning_rate");
     match local.optimizer {
@@ -255,9 +316,19 @@ mod tests {
     fn site(name: &str) -> HospitalId {
         HospitalId::new(name).expect("a valid name")
     }
+    use crate::privacy::charge::Mode;
+    use crate::study::privacy::tests::private;
     use crate::study::tests::example;
+    use crate::study::{Privacy, PrivacyRules};
 
     type Change = fn(&mut Study);
+
+    fn ruled(study: &mut Study, change: fn(&mut PrivacyRules)) {
+        *study = private(Mode::Distributed);
+        if let Privacy::Patients(rules) = &mut study.privacy {
+            change(rules);
+        }
+    }
 
     #[test]
     fn the_example_has_no_faults() {
@@ -267,6 +338,8 @@ mod tests {
         sgd.training.local.epochs = 0;
         sgd.training.local.batch_size = 0;
         assert_eq!(sgd.faults(), []);
+        assert_eq!(private(Mode::Distributed).faults(), []);
+        assert_eq!(private(Mode::Silo).faults(), []);
     }
 
     #[test]
@@ -326,6 +399,31 @@ mod tests {
                 s.training.local.optimizer = LocalOptimizer::Momentum { momentum: 2.0 }
             }),
             ("train.local.weight_decay", |s| s.training.local.weight_decay = -0.5),
+            ("train.weight_average", |s| s.training.weight_average = 1.0),
+            ("train.strategy", |s| s.training.strategy = Strategy::DpFedSgd),
+            ("train.strategy", |s| {
+                *s = private(Mode::Silo);
+                s.training.strategy = Strategy::FedSgd;
+            }),
+            ("cohort.danger_unmasked_updates", |s| {
+                *s = private(Mode::Silo);
+                s.cohort.danger_unmasked = true;
+            }),
+            ("privacy.epsilon", |s| ruled(s, |rules| rules.epsilon = 0.0)),
+            ("privacy.epsilon", |s| ruled(s, |rules| rules.epsilon = f64::NAN)),
+            ("privacy.delta", |s| ruled(s, |rules| rules.delta = 1.0)),
+            ("privacy.delta", |s| ruled(s, |rules| rules.delta = -1e-5)),
+            ("privacy.solo_epsilon_cap", |s| ruled(s, |rules| rules.solo_cap = f64::INFINITY)),
+            ("privacy.clipping_norm", |s| ruled(s, |rules| rules.clipping_norm = 0.0)),
+            ("privacy.sampling_rate", |s| ruled(s, |rules| rules.sampling_rate = 0.0)),
+            ("privacy.sampling_rate", |s| ruled(s, |rules| rules.sampling_rate = 1.1)),
+            ("privacy.patients", |s| ruled(s, |rules| rules.patients = 0)),
+            ("privacy.augmentation_multiplicity", |s| ruled(s, |rules| rules.views = 0)),
+            ("privacy.augmentation_multiplicity", |s| ruled(s, |rules| rules.views = 2)),
+            ("evaluate.danger_exact_metrics", |s| {
+                *s = private(Mode::Silo);
+                s.evaluation.every = 1;
+            }),
             ("train.update_range", |s| s.training.update_range = 0.0),
             ("train.update_range", |s| s.training.update_range = f64::INFINITY),
             ("train.weight_cap", |s| s.training.weight_cap = 0),

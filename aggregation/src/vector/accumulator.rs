@@ -4,7 +4,7 @@ use crate::evaluation::MetricTally;
 use crate::masking::group::WrongLength;
 use crate::masking::masks::Tiles;
 use crate::units::real;
-use crate::vector::VectorFormat;
+use crate::vector::{Coding, VectorFormat};
 
 /// One sum, however many updates go into it: memory grows with the model, not with the sites.
 #[derive(Debug, Clone)]
@@ -17,9 +17,11 @@ pub struct Accumulator {
 /// What the sites have said together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Total {
-    /// Examples trained on, each site's at most the study's cap.
+    /// Examples trained on, each site's at most the study's cap. In a private study nobody tells
+    /// those: there it is the number of sites in the sum.
     pub weight: u64,
-    /// The mean update over those examples; empty when nothing was trained, zero when there were none.
+    /// The mean update over those examples, in a private study over the expected batch; empty when
+    /// nothing was trained, zero when there were no examples.
     pub update: Vec<f64>,
     /// How the offered model scored over all sites, when that was asked.
     pub metrics: Option<MetricTally>,
@@ -116,7 +118,7 @@ impl Accumulator {
         let (model, counters) = sums.split_at(format.model);
         let modulus = format.modulus();
         // Neither product can wrap: at most `sites` updates, and that is what the bounds are for.
-        let reach = format.grid.clamp() * added;
+        let reach = format.coding.greatest() * added;
         if let Some(index) =
             model.iter().position(|sum| modulus.signed(*sum).unsigned_abs() > reach)
         {
@@ -131,8 +133,11 @@ impl Accumulator {
                 (value << format.limb_bits).wrapping_add(modulus.unsigned(*limb).into())
             })
         });
-        let weight = counters.next().unwrap_or(0);
-        let most = u64::from(format.weight_cap) * u64::from(*added);
+        let weight = match format.coding {
+            Coding::Weighted { .. } => counters.next().unwrap_or(0),
+            Coding::Noised { .. } => (*added).into(),
+        };
+        let most = u64::from(format.weight_cap().unwrap_or(1)) * u64::from(*added);
         if weight > most {
             return Err(Implausible::Weight { found: weight, most, added: *added });
         }
@@ -140,9 +145,16 @@ impl Accumulator {
         if metrics.as_ref().is_some_and(|tally| !tally.consistent()) {
             return Err(Implausible::Metrics);
         }
-        // PROTOCOL R-18. Each lane carries weight / cap * update; over the summed weight, the mean.
-        let scale = if weight == 0 { 0.0 } else { f64::from(format.weight_cap) / real(weight) };
-        let update = model.iter().map(|sum| format.grid.coordinate(*sum) * scale).collect();
+        let update = match format.coding {
+            // PROTOCOL R-18. Each lane carries weight / cap * update; over the summed weight, the mean.
+            Coding::Weighted { grid, weight_cap } => {
+                let scale = if weight == 0 { 0.0 } else { f64::from(weight_cap) / real(weight) };
+                model.iter().map(|sum| grid.coordinate(*sum) * scale).collect()
+            }
+            Coding::Noised { grid, batch, .. } => {
+                model.iter().map(|sum| grid.real(modulus.signed(*sum)) / batch).collect()
+            }
+        };
         Ok(Total { weight, update, metrics })
     }
 }
@@ -158,8 +170,11 @@ mod tests {
     use crate::masking::masks::Masks;
     use crate::rehearsal::Seeded;
     use crate::secret::Secret;
-    use crate::vector::tests::format;
-    use crate::vector::{Contribution, encode};
+    use crate::vector::tests::{format, lane};
+    use crate::message::Work;
+    use crate::privacy::charge::Mode;
+    use crate::study::tests::{example, private};
+    use crate::vector::{Contribution, encode, encode_noised};
 
     /// Breaks R-11: means and counters against sums in 128 bits, for every modulus and number of
     /// sites, with lanes that fill no block.
@@ -195,8 +210,7 @@ mod tests {
                     let capped = weight.min(4_096);
                     weights += i128::from(capped);
                     for (sum, value) in exact.iter_mut().zip(&update) {
-                        let (lane, _) =
-                            format.grid.lane(f64::from(*value) * real(capped) / 4_096.0);
+                        let lane = lane(&format, f64::from(*value) * real(capped) / 4_096.0);
                         *sum += i128::from(modulus.signed(lane));
                     }
                     let said = Contribution { weight, update, metrics: Some(metrics) };
@@ -329,13 +343,13 @@ mod tests {
             sum.finish()
         };
         assert!(forge(|_, _| {}).is_ok());
-        assert!(forge(|f, lanes| lanes[1] = f.grid.clamp()).is_ok());
+        assert!(forge(|f, lanes| lanes[1] = f.coding.greatest()).is_ok());
         assert_eq!(
-            forge(|f, lanes| lanes[1] = f.grid.clamp() + 1),
+            forge(|f, lanes| lanes[1] = f.coding.greatest() + 1),
             Err(Implausible::Coordinate { index: 1, added: 1 })
         );
         assert_eq!(
-            forge(|f, lanes| lanes[0] = (f.grid.clamp() + 1).wrapping_neg()),
+            forge(|f, lanes| lanes[0] = (f.coding.greatest() + 1).wrapping_neg()),
             Err(Implausible::Coordinate { index: 0, added: 1 })
         );
         assert_eq!(forge(|_, lanes| lanes[2] = 4_096), Err(Implausible::Limb { added: 1 }));
@@ -351,5 +365,37 @@ mod tests {
             crowded.add(&said(&format, 1, vec![0.0; 2])).expect("the length is right");
         }
         assert_eq!(crowded.finish(), Err(Implausible::Crowded { room: 4, added: 5 }));
+    }
+
+    /// D-15: a private sum is the integers' sum over the expected batch, and tells no weight. Breaks
+    /// R-12 for it: noise beyond the table's last entry is refused.
+    #[test]
+    fn a_noised_sum_is_divided_by_the_expected_batch_and_tells_no_weight() {
+        let study = private(Mode::Distributed);
+        let plan = study.noise_plan(5).expect("a plan").expect("a private study");
+        let format = VectorFormat::for_work(&study, 5, Work::Train).expect("five sites");
+        assert_eq!((format.lanes(), format.weight_cap()), (14, None));
+        let greatest = plan.greatest().cast_signed();
+        let values = [-greatest, greatest, 0, 17, -500, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+        let lanes = values.map(i32::cast_unsigned);
+        let mut sum = Accumulator::new(&format);
+        for _ in 0..5 {
+            sum.add(&encode_noised(&format, &lanes, None).expect("it fits")).expect("its length");
+        }
+        let total = sum.finish().expect("honest sites reach this");
+        assert_eq!((total.weight, total.metrics), (5, None));
+        for (mean, value) in total.update.iter().zip(values) {
+            let wanted = f64::from(5 * value) * plan.grid().real(1) / 100.0;
+            assert!((mean - wanted).abs() < 1e-12, "{mean} is not {wanted}");
+        }
+        let said = Contribution { weight: 1, update: vec![0.0; 14], metrics: None };
+        assert!(encode(&format, &said).is_err(), "what is not noised does not leave");
+        let open = VectorFormat::for_work(&example(), 5, Work::Train).expect("five sites");
+        assert!(encode_noised(&open, &lanes, None).is_err());
+        let mut beyond = Accumulator::new(&format);
+        let mut lanes = lanes;
+        lanes[2] = (greatest + 1).cast_unsigned();
+        beyond.add(&encode_noised(&format, &lanes, None).expect("it fits")).expect("its length");
+        assert_eq!(beyond.finish(), Err(Implausible::Coordinate { index: 2, added: 1 }));
     }
 }

@@ -56,6 +56,7 @@ pub(crate) fn study(quorum: u16, colluding: u16) -> Study {
             optimizer: ServerOptimizer::Sgd,
             learning_rate: 1.0,
             seed: 1,
+            weight_average: 0.0,
             local: Local {
                 epochs: 1,
                 batch_size: 8,
@@ -78,7 +79,7 @@ pub(crate) fn study(quorum: u16, colluding: u16) -> Study {
             grace: Duration::from_secs(10),
             upload_deadline: Duration::from_secs(10),
         },
-        evaluation: EvaluationRules { every: 5, split: Split::Test },
+        evaluation: EvaluationRules { every: 5, split: Split::Test, danger_exact: false },
     }
 }
 

@@ -77,6 +77,7 @@ fn study(size: Size) -> Study {
             optimizer: ServerOptimizer::Sgd,
             learning_rate: 1.0,
             seed: 1,
+            weight_average: 0.0,
             local: Local {
                 epochs: 1,
                 batch_size: 8,
@@ -99,6 +100,6 @@ fn study(size: Size) -> Study {
             round_deadline: Duration::from_secs(60),
             upload_deadline: Duration::from_secs(15),
         },
-        evaluation: EvaluationRules { every: 2, split: Split::Test },
+        evaluation: EvaluationRules { every: 2, split: Split::Test, danger_exact: false },
     }
 }

@@ -110,9 +110,18 @@ impl World {
                 if let Heard::Update { .. } = &heard {
                     self.stage_bytes(hospital.id.as_str(), &terms, hospital.packed.clone()).await;
                 }
-                let heed = self.say(hospital.id.as_str(), heard).await;
-                assert!(matches!(heed, Ok(Heed::Kept | Heed::Repeated)), "{heed:?}");
-                said = true;
+                let late = matches!(heard, Heard::Signed(..) | Heard::Unmask(..));
+                match self.say(hospital.id.as_str(), heard).await {
+                    Ok(Heed::Kept | Heed::Repeated) => said = true,
+                    // The others were enough: the round has ended, as everybody is about to see.
+                    Err(Turned::NoRound) if late => {
+                        let slot = |told: Option<Terms>| told.map(|terms| terms.slot);
+                        until(|| slot(self.entry.standing().offer.clone()) != Some(terms.slot))
+                            .await;
+                        return said;
+                    }
+                    other => unreachable!("{other:?}"),
+                }
             }
         }
         said
