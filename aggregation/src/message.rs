@@ -205,17 +205,23 @@ pub enum DeclineReason {
     Trainer,
     /// It has no keys for this slot.
     NoKeys,
+    /// The round would cross a cap of its own on what patients' privacy may be spent.
+    Budget,
+    /// Its privacy ledger cannot be used: it is damaged, or an old copy.
+    Ledger,
 }
 
 impl DeclineReason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NotApproved,
         Self::Policy,
         Self::OutsideHours,
         Self::Terms,
         Self::Trainer,
         Self::NoKeys,
+        Self::Budget,
+        Self::Ledger,
     ];
 
     /// What it is called.
@@ -228,6 +234,8 @@ impl DeclineReason {
             Self::Terms => "the terms do not meet the study",
             Self::Trainer => "its trainer failed",
             Self::NoKeys => "it has no keys for this slot",
+            Self::Budget => "it would cross a cap on its patients' privacy",
+            Self::Ledger => "its privacy ledger cannot be used",
         }
     }
 }
@@ -308,6 +316,25 @@ pub struct Shares {
     pub own: BTreeMap<HospitalId, Share>,
     /// Of the recovery secret, for members of the roster that are not.
     pub recovery: BTreeMap<HospitalId, Share>,
+}
+
+/// "This is the end of my ledger": a charge, signed so that the house knows its own word again when
+/// it is told of it later (PROTOCOL D-23).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerStatement {
+    /// Whose ledger.
+    pub site: HospitalId,
+    /// Its last record.
+    pub record: Record,
+}
+
+impl Statement for LedgerStatement {
+    const LABEL: &'static str = "consilium/ledger-head/1";
+
+    fn write(&self, transcript: &mut Transcript) {
+        let Self { site, record } = self;
+        transcript.text(site.as_str()).u64(record.seq()).bytes(record.hash().as_bytes());
+    }
 }
 
 /// How a round ended: for the coordinator's own books.

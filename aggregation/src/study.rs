@@ -364,8 +364,8 @@ impl fmt::Display for StudyFault {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
     pub(crate) use super::privacy::tests::private;
+    use super::*;
 
     /// A valid study, small enough to play whole rounds with.
     pub(crate) fn example() -> Study {
@@ -406,11 +406,7 @@ pub(crate) mod tests {
                 grace: Duration::from_secs(10),
                 upload_deadline: Duration::from_secs(30),
             },
-            evaluation: EvaluationRules {
-                every: 5,
-                split: Split::Validation,
-                danger_exact: false,
-            },
+            evaluation: EvaluationRules { every: 5, split: Split::Validation, danger_exact: false },
         }
     }
 

@@ -64,7 +64,11 @@ impl VectorFormat {
 
     /// The same, with the study's noise at hand ([`Study::noise_plan`]), which takes a while to work
     /// out.
-    pub(crate) fn planned(
+    ///
+    /// # Errors
+    /// When there is no site, or no room for so many; and when there is noise for a study without
+    /// privacy, or none for another.
+    pub fn planned(
         study: &Study,
         sites: usize,
         work: Work,
@@ -83,7 +87,14 @@ impl VectorFormat {
                 modulus: plan.modulus(),
                 batch: rules.batch(),
             },
-            (None, _) | (_, None) => Coding::Weighted {
+            (None, Some(_)) | (Some(_), None) => {
+                return Err(StudyFault {
+                    key: "privacy.mode".to_owned(),
+                    found: study.privacy.name().to_owned(),
+                    allowed: "noise for a private study and for no other".to_owned(),
+                });
+            }
+            (None, None) => Coding::Weighted {
                 grid: Grid::for_sites(study.training.update_range, held).ok_or_else(refuse)?,
                 weight_cap: study.training.weight_cap,
             },

@@ -4,6 +4,7 @@
 mod data;
 mod doctor;
 mod enroll;
+mod ledger;
 mod pages;
 mod roster;
 mod run;
@@ -64,6 +65,8 @@ enum Command {
     /// Lists studies and decides on them
     #[command(subcommand)]
     Study(study::Study),
+    /// Shows what was spent of the patients' privacy, and what is left
+    Ledger,
     /// Shows and accepts the identity keys of the other sites
     #[command(subcommand)]
     Roster(roster::Roster),
@@ -192,6 +195,7 @@ const fn standard_level(command: &Command) -> &'static str {
         | Command::Data(_)
         | Command::Study(_)
         | Command::Roster(_)
+        | Command::Ledger
         | Command::Doctor
         | Command::Completions { .. }
         | Command::Man { .. } => "warn",
@@ -211,6 +215,7 @@ fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> {
             Command::Run(run) => run.run(context).await,
             Command::Data(data) => data.run(context).await,
             Command::Study(study) => study.run(context).await,
+            Command::Ledger => ledger::run(context).await,
             Command::Roster(roster) => roster.run(context).await,
             Command::Doctor => doctor::run(context).await,
             Command::Completions { shell } => pages::completions(context, shell),

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use aggregation::privacy::accountant::Accountant;
 use proto::cli::Failure;
 use toml::{Table, Value};
 
-use crate::policy::{NewSites, Policy, Window};
+use crate::policy::{Budget, NewSites, Policy, Window};
 
 /// What `enroll` writes when there is no configuration yet.
 pub(crate) const SAMPLE: &str = include_str!("../../compose/node.toml");
@@ -284,7 +285,45 @@ fn read_policy(section: &mut Section<'_>, faults: &mut Vec<Fault>) -> Policy {
             standard.new_sites
         }
     };
+    let standard_budget = Budget::default();
+    let mut cap = |key, standard: f64, faults: &mut Vec<Fault>| {
+        section.real(key, "a number above 0", "3.0", |value| value > 0.0, faults).unwrap_or(standard)
+    };
+    let mut budget = Budget {
+        epsilon_per_study: cap("epsilon_per_study", standard_budget.epsilon_per_study, faults),
+        solo_epsilon_per_study: cap(
+            "solo_epsilon_per_study",
+            standard_budget.solo_epsilon_per_study,
+            faults,
+        ),
+        epsilon_lifetime: cap("epsilon_lifetime", standard_budget.epsilon_lifetime, faults),
+        solo_epsilon_lifetime: cap(
+            "solo_epsilon_lifetime",
+            standard_budget.solo_epsilon_lifetime,
+            faults,
+        ),
+        ..standard_budget
+    };
+    let below_one = |value| value > 0.0 && value < 1.0;
+    budget.delta = section
+        .real("delta", "a number above 0 and below 1", "1e-5", below_one, faults)
+        .unwrap_or(budget.delta);
+    const ACCOUNTANTS: &str = "\"rdp\" or \"pld\", which is tighter";
+    match section.text("accountant", ACCOUNTANTS, "\"rdp\"", faults) {
+        None | Some("rdp") => {}
+        Some("pld") => budget.accountant = Accountant::Pld,
+        Some(other) => faults.push(fault(
+            "policy.accountant",
+            &format!("{other:?}"),
+            ACCOUNTANTS,
+            "\"rdp\"",
+        )),
+    }
     Policy {
+        budget: budget.caps().unwrap_or(standard.budget),
+        danger_allow_image_level_privacy: section
+            .flag("danger_allow_image_level_privacy", faults)
+            .unwrap_or(standard.danger_allow_image_level_privacy),
         new_sites,
         danger_accept_unmasked_updates: section
             .flag("danger_accept_unmasked_updates", faults)
@@ -483,6 +522,26 @@ impl<'t> Section<'t> {
             .as_integer()
             .and_then(|found| u32::try_from(found).ok())
             .filter(|found| range.contains(found));
+        if number.is_none() {
+            faults.push(fault(&self.key(key), &shown(value), allowed, example));
+        }
+        number
+    }
+
+    fn real(
+        &mut self,
+        key: &'static str,
+        allowed: &'static str,
+        example: &'static str,
+        fits: impl Fn(f64) -> bool,
+        faults: &mut Vec<Fault>,
+    ) -> Option<f64> {
+        let value = self.take(key)?;
+        let small = |found: i64| i32::try_from(found).ok().map(f64::from);
+        let number = value
+            .as_float()
+            .or_else(|| value.as_integer().and_then(small))
+            .filter(|found| found.is_finite() && fits(*found));
         if number.is_none() {
             faults.push(fault(&self.key(key), &shown(value), allowed, example));
         }

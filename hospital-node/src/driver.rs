@@ -4,6 +4,7 @@
 
 mod calls;
 mod keys;
+mod ledger;
 mod model;
 mod progress;
 mod roster;
@@ -28,6 +29,7 @@ use tokio::time::MissedTickBehavior;
 
 use self::calls::CallError;
 use self::keys::KeyTask;
+pub(crate) use self::ledger::ALARM;
 use self::roster::Told;
 use self::seat::{MaskError, Seat, folder_of};
 use self::work::WorkError;
@@ -37,6 +39,7 @@ use crate::journal::{Decision, Journal, LocalStudy, Packed};
 use crate::link::{Client, Heard, may_pass};
 use crate::policy::Violation;
 use crate::proposal::{Proposal, decision_to};
+use crate::purse::Purse;
 use crate::state::State;
 use crate::worker::Worker;
 
@@ -62,6 +65,8 @@ pub(crate) struct House {
     pub identity: Arc<Identity>,
     /// The facts that must last.
     pub journal: Journal,
+    /// What was spent of the patients' privacy.
+    pub purse: Purse,
 }
 
 /// What a task of a seat came to.
@@ -152,7 +157,11 @@ impl Driver {
 
     async fn notice(&mut self, said: notice::Notice) {
         match said {
-            notice::Notice::Hello(_) => {}
+            notice::Notice::Hello(hello) => {
+                if let Some(end) = hello.ledger {
+                    ledger::compare(&self.house, &end);
+                }
+            }
             notice::Notice::Study(notice) => self.study(notice).await,
             notice::Notice::Offer(terms) => match decode::terms(&terms) {
                 Ok(terms) => self.offered(terms).await,
@@ -312,9 +321,16 @@ impl Driver {
         let Some(seat) = self.seats.get_mut(&id) else { return };
         let event = match barred(&self.house, seat, told) {
             // What is offered again was judged the first time.
-            None if seat.holds(terms.slot) || seat.has_keys_for(&terms).await => {
-                Event::Offered(terms)
-            }
+            None if seat.holds(terms.slot) => Event::Offered(terms),
+            None if seat.has_keys_for(&terms).await => match seat.affords(&terms) {
+                Ok(()) => Event::Offered(terms),
+                Err(refused) => {
+                    let reason = ledger::reason(&refused);
+                    let (study, round) = (&seat.local.name, terms.round.get());
+                    tracing::warn!(study, round, %refused, "the privacy ledger says no");
+                    Event::Barred { terms, reason }
+                }
+            },
             None => {
                 let reason = DeclineReason::NoKeys;
                 tracing::warn!(
@@ -525,7 +541,7 @@ fn written(config: &Config) -> Option<SystemTime> {
 /// This house's own no to a round of a study that it approved.
 fn barred(house: &House, seat: &Seat, told: Option<&Told>) -> Option<DeclineReason> {
     let study = seat.study();
-    let violations = house.config.policy.violations(study);
+    let violations = house.config.policy.violations(study, seat.noise());
     if !violations.is_empty() {
         let all: Vec<String> = violations.iter().map(Violation::to_string).collect();
         tracing::warn!(

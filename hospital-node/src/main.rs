@@ -15,6 +15,7 @@ mod journal;
 mod link;
 mod policy;
 mod proposal;
+mod purse;
 mod state;
 mod telemetry;
 mod worker;

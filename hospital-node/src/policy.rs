@@ -6,14 +6,22 @@
 use std::fmt;
 use std::str::FromStr;
 
-use aggregation::study::{Privacy, Study};
-use aggregation::units::Timestamp;
+use aggregation::privacy::accountant::Accountant;
+use aggregation::privacy::charge::Figures;
+use aggregation::privacy::ledger::{Cap, Caps};
+use aggregation::privacy::plan::Plan;
+use aggregation::study::{Privacy, Study, Unit};
+use aggregation::units::{Delta, Epsilon, Timestamp};
 
 /// The caps of one hospital.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Policy {
     /// Whether studies without differential privacy may run here at all.
     pub danger_allow_no_privacy: bool,
+    /// Whether studies may run here that protect single images rather than patients.
+    pub danger_allow_image_level_privacy: bool,
+    /// What patients' privacy may be spent, and how it is counted.
+    pub budget: Caps,
     /// Whether studies whose updates the coordinator can read may run here at all.
     pub danger_accept_unmasked_updates: bool,
     /// What becomes of the identity of a site that was never seen before.
@@ -37,10 +45,58 @@ pub(crate) enum NewSites {
     Ask,
 }
 
+/// The caps on privacy as they are written in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Budget {
+    /// By one study, against the coordinator and the sites that the study tolerates.
+    pub epsilon_per_study: f64,
+    /// By one study, against everybody else together.
+    pub solo_epsilon_per_study: f64,
+    /// By all studies.
+    pub epsilon_lifetime: f64,
+    /// By all studies, against everybody else together.
+    pub solo_epsilon_lifetime: f64,
+    /// At which delta.
+    pub delta: f64,
+    /// By which bound.
+    pub accountant: Accountant,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            epsilon_per_study: 3.0,
+            solo_epsilon_per_study: 20.0,
+            epsilon_lifetime: 10.0,
+            solo_epsilon_lifetime: 60.0,
+            delta: 1e-5,
+            accountant: Accountant::Rdp,
+        }
+    }
+}
+
+impl Budget {
+    /// The caps; none when one is not above 0 and finite, or delta not below 1.
+    #[must_use]
+    pub(crate) fn caps(&self) -> Option<Caps> {
+        let cap = |planned, solo| {
+            Some(Cap { planned: Epsilon::new(planned).ok()?, solo: Epsilon::new(solo).ok()? })
+        };
+        Some(Caps {
+            study: cap(self.epsilon_per_study, self.solo_epsilon_per_study)?,
+            lifetime: cap(self.epsilon_lifetime, self.solo_epsilon_lifetime)?,
+            delta: Delta::new(self.delta).ok()?,
+            accountant: self.accountant,
+        })
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
             danger_allow_no_privacy: false,
+            danger_allow_image_level_privacy: false,
+            budget: Budget::default().caps().expect("the standard caps are numbers above 0"),
             danger_accept_unmasked_updates: false,
             new_sites: NewSites::default(),
             max_rounds: 1000,
@@ -68,17 +124,44 @@ impl fmt::Display for Violation {
 }
 
 impl Policy {
-    /// Every cap that the study breaks, all at once.
+    /// Every cap that the study breaks, all at once. `noise` is the study's, if it has any.
     #[must_use]
-    pub(crate) fn violations(&self, study: &Study) -> Vec<Violation> {
+    pub(crate) fn violations(&self, study: &Study, noise: Option<&Plan>) -> Vec<Violation> {
         let mut found = Vec::new();
-        match study.privacy {
+        match &study.privacy {
             Privacy::DangerNone if !self.danger_allow_no_privacy => found.push(Violation {
                 key: "policy.danger_allow_no_privacy",
                 found: "no differential privacy".to_owned(),
                 allowed: "only studies with it".to_owned(),
             }),
             Privacy::DangerNone => {}
+            Privacy::Patients(rules) => {
+                if rules.unit == Unit::DangerImage && !self.danger_allow_image_level_privacy {
+                    found.push(Violation {
+                        key: "policy.danger_allow_image_level_privacy",
+                        found: "privacy for each image alone".to_owned(),
+                        allowed: "only privacy for each patient".to_owned(),
+                    });
+                }
+                if let Some(plan) = noise {
+                    let Caps { study: cap, delta, accountant, .. } = self.budget;
+                    let rounds = plan.wanted().rounds;
+                    let Figures { planned, solo } = plan.spending(rounds).epsilon(accountant, delta);
+                    let over = [
+                        ("policy.epsilon_per_study", "an epsilon", planned, cap.planned),
+                        ("policy.solo_epsilon_per_study", "a solo epsilon", solo, cap.solo),
+                    ];
+                    for (key, what, asked, cap) in over {
+                        if !asked.within(cap) {
+                            found.push(Violation {
+                                key,
+                                found: format!("{what} of {:.2} at delta {delta}", asked.get()),
+                                allowed: format!("at most {cap}"),
+                            });
+                        }
+                    }
+                }
+            }
         }
         if study.cohort.danger_unmasked && !self.danger_accept_unmasked_updates {
             found.push(Violation {
@@ -192,7 +275,7 @@ metrics = ["auroc"]
     fn every_cap_that_a_study_breaks_is_named_at_once() {
         let study = proto::manifest::parse(MANIFEST).expect("a valid manifest");
         let keys = |policy: &Policy| -> Vec<&str> {
-            policy.violations(&study).iter().map(|violation| violation.key).collect()
+            policy.violations(&study, None).iter().map(|violation| violation.key).collect()
         };
         let strict = Policy { max_rounds: 499, min_cohort: 4, ..Policy::default() };
         let all = [

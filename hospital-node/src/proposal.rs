@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aggregation::ids::{Digest, HospitalId, StudyId};
 use aggregation::keys::identity::IdentityKey;
+use aggregation::privacy::plan::Plan;
 use aggregation::study::Study;
 use proto::federation::{self, StudyNotice, StudyState};
 use proto::limits::MAX_SITES;
@@ -66,6 +67,12 @@ pub(crate) enum NotAProposal {
 }
 
 impl Proposal {
+    /// The noise of a private study, as this program works it out; none where it cannot be, which
+    /// the charter will say.
+    pub(crate) fn noise(&self) -> Option<Plan> {
+        self.study.noise_plan(self.sites.len()).ok().flatten()
+    }
+
     /// Checks a notice for the site `me`.
     ///
     /// # Errors

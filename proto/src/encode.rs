@@ -73,6 +73,8 @@ pub fn decline_reason(reason: DeclineReason) -> wire::DeclineReason {
         DeclineReason::Terms => wire::DeclineReason::Terms,
         DeclineReason::Trainer => wire::DeclineReason::Trainer,
         DeclineReason::NoKeys => wire::DeclineReason::NoKeys,
+        DeclineReason::Budget => wire::DeclineReason::Budget,
+        DeclineReason::Ledger => wire::DeclineReason::Ledger,
     }
 }
 

@@ -10,6 +10,7 @@ pub mod decode;
 pub mod encode;
 pub mod federation;
 pub mod frames;
+pub mod ledger;
 pub mod limits;
 pub mod manifest;
 pub mod masks;

@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use aggregation::architecture::Architecture;
 use aggregation::ids::HospitalId;
+use aggregation::privacy::accountant::Accountant;
+use aggregation::privacy::charge::Mode;
 use aggregation::study::{
     CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
-    Privacy, ServerOptimizer, Split, Strategy, Study, StudyFault, Task, Training, Window,
+    Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, StudyFault, Task, Training,
+    Unit, Window,
 };
 
 use self::table::{Section, fault};
@@ -73,7 +76,8 @@ fn study(table: &toml::Table, faults: &mut Faults) -> Option<Study> {
     let training = training(&mut root, faults);
     let privacy = privacy(&mut root, faults);
     let cohort = cohort(&mut root, faults);
-    let evaluation = evaluation(&mut root, faults);
+    let private = privacy.is_some_and(|privacy| privacy.rules().is_some());
+    let evaluation = evaluation(&mut root, private, faults);
     root.finish(faults);
     Some(Study {
         name: name?,
@@ -157,18 +161,31 @@ fn training(root: &mut Section<'_>, faults: &mut Faults) -> Option<Training> {
     let strategy = train.word(
         "strategy",
         None,
-        &[("fedavg", Strategy::FedAvg), ("fedsgd", Strategy::FedSgd)],
+        &[
+            ("fedavg", Strategy::FedAvg),
+            ("fedsgd", Strategy::FedSgd),
+            ("dp-fedsgd", Strategy::DpFedSgd),
+        ],
         faults,
     );
     let optimizer = server_optimizer(&mut train, faults);
     // FedAvg with a server step of 1 is the plain average; a gradient has no such natural step.
     let learning_rate = match strategy {
         Some(Strategy::FedAvg) => train.number("learning_rate", Some(1.0), faults),
-        Some(Strategy::FedSgd) | None => train.number("learning_rate", None, faults),
+        Some(Strategy::FedSgd | Strategy::DpFedSgd) | None => {
+            train.number("learning_rate", None, faults)
+        }
     };
     let seed = train.whole("seed", Some(0_u64), faults);
-    let update_range = train.number("update_range", Some(1.0), faults);
-    let weight_cap = train.whole("weight_cap", Some(Training::DEFAULT_WEIGHT_CAP), faults);
+    let weight_average = train.number("weight_average", Some(0.0), faults);
+    let (update_range, weight_cap) = match strategy {
+        // The grid of a private study follows from its noise, and nobody tells a weight.
+        Some(Strategy::DpFedSgd) => (Some(1.0), Some(Training::DEFAULT_WEIGHT_CAP)),
+        Some(Strategy::FedAvg | Strategy::FedSgd) | None => (
+            train.number("update_range", Some(1.0), faults),
+            train.whole("weight_cap", Some(Training::DEFAULT_WEIGHT_CAP), faults),
+        ),
+    };
     let initial = initial_model(&mut train, faults);
     let local = local(&mut train, strategy, faults);
     train.finish(faults);
@@ -178,6 +195,7 @@ fn training(root: &mut Section<'_>, faults: &mut Faults) -> Option<Training> {
         optimizer: optimizer?,
         learning_rate: learning_rate?,
         seed: seed?,
+        weight_average: weight_average?,
         local: local?,
         update_range: update_range?,
         weight_cap: weight_cap?,
@@ -231,10 +249,17 @@ fn local(
 ) -> Option<Local> {
     let mut local = train.table("local", "train.local", faults);
     // One FedSGD step takes a gradient and nothing else: asking for more is a misunderstanding.
-    let gradient_only = strategy == Some(Strategy::FedSgd);
-    let batch_size = local.whole("batch_size", Some(if gradient_only { 0 } else { 32 }), faults);
+    let gradient_only = matches!(strategy, Some(Strategy::FedSgd | Strategy::DpFedSgd));
     let augment = local.flag("augment", Some(false), faults);
-    let weight_decay = local.number("weight_decay", Some(0.0), faults);
+    // In a private study coins are tossed for patients, and decay would add what is not clipped.
+    let (batch_size, weight_decay) = if strategy == Some(Strategy::DpFedSgd) {
+        (Some(0), Some(0.0))
+    } else {
+        (
+            local.whole("batch_size", Some(if gradient_only { 0 } else { 32 }), faults),
+            local.number("weight_decay", Some(0.0), faults),
+        )
+    };
     let (epochs, learning_rate, optimizer) = if gradient_only {
         (Some(1), Some(1.0), Some(LocalOptimizer::Sgd))
     } else {
@@ -263,9 +288,38 @@ fn local(
 
 fn privacy(root: &mut Section<'_>, faults: &mut Faults) -> Option<Privacy> {
     let mut privacy = root.table("privacy", "privacy", faults);
-    let mode = privacy.word("mode", None, &[("danger_no_privacy", Privacy::DangerNone)], faults);
+    let modes = [
+        ("distributed", Some(Mode::Distributed)),
+        ("silo", Some(Mode::Silo)),
+        ("danger_no_privacy", None),
+    ];
+    let Some(mode) = privacy.word("mode", None, &modes, faults)? else {
+        privacy.finish(faults);
+        return Some(Privacy::DangerNone);
+    };
+    let epsilon = privacy.number("epsilon", None, faults);
+    let delta = privacy.number("delta", Some(1e-5), faults);
+    let accountants = [Accountant::Rdp, Accountant::Pld].map(|known| (known.name(), known));
+    let accountant = privacy.word("accountant", Some(Accountant::Rdp), &accountants, faults);
+    let solo_cap = privacy.number("solo_epsilon_cap", Some(20.0), faults);
+    let clipping_norm = privacy.number("clipping_norm", Some(1.0), faults);
+    let sampling_rate = privacy.number("sampling_rate", None, faults);
+    let patients = privacy.whole("patients", None, faults);
+    let views = privacy.whole("augmentation_multiplicity", Some(1), faults);
+    let images = privacy.flag("danger_image_level_privacy", Some(false), faults);
     privacy.finish(faults);
-    mode
+    Some(Privacy::Patients(PrivacyRules {
+        mode,
+        unit: if images? { Unit::DangerImage } else { Unit::Patient },
+        epsilon: epsilon?,
+        delta: delta?,
+        accountant: accountant?,
+        solo_cap: solo_cap?,
+        clipping_norm: clipping_norm?,
+        sampling_rate: sampling_rate?,
+        patients: patients?,
+        views: views?,
+    }))
 }
 
 fn cohort(root: &mut Section<'_>, faults: &mut Faults) -> Option<CohortRules> {
@@ -299,10 +353,15 @@ fn cohort(root: &mut Section<'_>, faults: &mut Faults) -> Option<CohortRules> {
     })
 }
 
-fn evaluation(root: &mut Section<'_>, faults: &mut Faults) -> Option<EvaluationRules> {
+fn evaluation(
+    root: &mut Section<'_>,
+    private: bool,
+    faults: &mut Faults,
+) -> Option<EvaluationRules> {
     let mut evaluate = root.table("evaluate", "evaluate", faults);
     if !evaluate.present() {
-        return Some(EvaluationRules { every: 1, split: Split::Validation });
+        let every = if private { 0 } else { 1 };
+        return Some(EvaluationRules { every, split: Split::Validation, danger_exact: false });
     }
     let every = evaluate.whole("every", Some(1), faults);
     let split = evaluate.word(
@@ -318,8 +377,9 @@ fn evaluation(root: &mut Section<'_>, faults: &mut Faults) -> Option<EvaluationR
             faults.push(fault(&key, &format!("{metric:?}"), "\"auroc\" or \"accuracy\""));
         }
     }
+    let exact = evaluate.flag("danger_exact_metrics", Some(false), faults);
     evaluate.finish(faults);
-    Some(EvaluationRules { every: every?, split: split? })
+    Some(EvaluationRules { every: every?, split: split?, danger_exact: exact? })
 }
 
 #[cfg(test)]
@@ -413,5 +473,48 @@ metrics = ["auroc", "accuracy"]
     fn privacy_has_no_default() {
         let text = EXAMPLE.replace("mode = \"danger_no_privacy\"", "");
         assert_eq!(keys(&text), ["privacy.mode"]);
+    }
+
+    /// The example, private, with these lines in `[privacy]` and after it.
+    fn private(privacy: &str, evaluate: &str) -> String {
+        let (train, _) = EXAMPLE.split_once("[train]").expect("a section");
+        format!(
+            "{train}[train]\nrounds = 20\nstrategy = \"dp-fedsgd\"\nlearning_rate = 0.5\n\
+             weight_average = 0.9\n[privacy]\n{privacy}\n[cohort]\nquorum = 4\n{evaluate}"
+        )
+    }
+
+    const RULES: &str =
+        "mode = \"distributed\"\nepsilon = 3.0\nsampling_rate = 0.05\npatients = 4000";
+
+    #[test]
+    fn a_private_study_reads_as_written() {
+        let study = parse(&private(RULES, "")).expect("valid");
+        let rules = study.privacy.rules().expect("private");
+        assert_eq!((rules.mode, rules.unit), (Mode::Distributed, Unit::Patient));
+        assert_eq!((rules.accountant, rules.patients, rules.views), (Accountant::Rdp, 4_000, 1));
+        assert!((rules.batch() - 200.0).abs() < 1e-9);
+        assert!(!study.is_scored(), "no scores without a word about what they cost");
+        assert_eq!(study.last_round().get(), 20);
+        let scored = private(RULES, "[evaluate]\nevery = 5\ndanger_exact_metrics = true");
+        let scored = parse(&scored).expect("valid");
+        assert_eq!((scored.is_scored(), scored.last_round().get()), (true, 21));
+    }
+
+    #[test]
+    fn what_does_not_go_with_privacy_is_a_fault() {
+        let fault = |privacy: &str, evaluate: &str| keys(&private(privacy, evaluate));
+        assert_eq!(fault(RULES, "[evaluate]\nevery = 5"), ["evaluate.danger_exact_metrics"]);
+        assert_eq!(fault("mode = \"danger_no_privacy\"", ""), ["train.strategy"]);
+        let missing = fault("mode = \"silo\"", "");
+        assert_eq!(missing, ["privacy.epsilon", "privacy.sampling_rate", "privacy.patients"]);
+        assert_eq!(fault(&RULES.replace("3.0", "-1"), ""), ["privacy.epsilon"]);
+        assert_eq!(fault(&RULES.replace("3.0", "nan"), ""), ["privacy.epsilon"]);
+        assert_eq!(fault(&RULES.replace("0.05", "0"), ""), ["privacy.sampling_rate"]);
+        assert_eq!(fault(&format!("{RULES}\nclipping_norm = 0"), ""), ["privacy.clipping_norm"]);
+        assert_eq!(fault(&format!("{RULES}\nnoise = 0"), ""), ["privacy.noise"]);
+        let batch =
+            private(RULES, "").replace("[privacy]", "local = { batch_size = 9 }\n[privacy]");
+        assert_eq!(keys(&batch), ["train.local.batch_size"]);
     }
 }

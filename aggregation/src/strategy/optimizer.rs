@@ -57,9 +57,7 @@ impl ServerState {
         let memory = match training.optimizer {
             ServerOptimizer::Sgd => Memory::Sgd,
             ServerOptimizer::Momentum { .. } => Memory::Momentum { velocity: zeros() },
-            ServerOptimizer::Adam { .. } => {
-                Memory::Adam { first: zeros(), second: zeros() }
-            }
+            ServerOptimizer::Adam { .. } => Memory::Adam { first: zeros(), second: zeros() },
         };
         let average = (training.weight_average > 0.0).then(zeros);
         Self { parameters, steps: 0, memory, average }
@@ -96,10 +94,7 @@ impl ServerState {
                 }
                 Memory::Momentum { velocity: faster }
             }
-            (
-                ServerOptimizer::Adam { beta1, beta2, epsilon },
-                Memory::Adam { first, second },
-            ) => {
+            (ServerOptimizer::Adam { beta1, beta2, epsilon }, Memory::Adam { first, second }) => {
                 let power = i32::try_from(steps).unwrap_or(i32::MAX);
                 let (unbias1, unbias2) = (1.0 - beta1.powi(power), 1.0 - beta2.powi(power));
                 let (mut m_next, mut v_next) =

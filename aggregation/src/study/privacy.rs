@@ -122,7 +122,11 @@ impl Study {
         let wanted = match wanted() {
             Ok(wanted) => wanted,
             Err(bad) => {
-                return fault("privacy", bad.found.to_string(), format!("{}: {}", bad.unit, bad.allowed));
+                return fault(
+                    "privacy",
+                    bad.found.to_string(),
+                    format!("{}: {}", bad.unit, bad.allowed),
+                );
             }
         };
         let plan = match Plan::new(&wanted) {
@@ -137,7 +141,11 @@ impl Study {
                         "privacy.epsilon"
                     }
                 };
-                return fault(key, format!("no plan: {bad}"), "a target that can be met".to_owned());
+                return fault(
+                    key,
+                    format!("no plan: {bad}"),
+                    "a target that can be met".to_owned(),
+                );
             }
         };
         let solo = plan.epsilon(rules.accountant).solo.get();

@@ -168,12 +168,12 @@ mod tests {
     use crate::masking::group::Modulus;
     use crate::masking::keystream::{Mask, MaskKey, Sign, TILE_LANES};
     use crate::masking::masks::Masks;
-    use crate::rehearsal::Seeded;
-    use crate::secret::Secret;
-    use crate::vector::tests::{format, lane};
     use crate::message::Work;
     use crate::privacy::charge::Mode;
+    use crate::rehearsal::Seeded;
+    use crate::secret::Secret;
     use crate::study::tests::{example, private};
+    use crate::vector::tests::{format, lane};
     use crate::vector::{Contribution, encode, encode_noised};
 
     /// Breaks R-11: means and counters against sums in 128 bits, for every modulus and number of

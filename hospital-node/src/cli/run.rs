@@ -12,6 +12,7 @@ use crate::driver::{self, Driver};
 use crate::identity::{self, Enrolled};
 use crate::journal::Journal;
 use crate::link::Link;
+use crate::purse::Purse;
 use crate::state::State;
 use crate::{clock, cpu};
 
@@ -49,6 +50,7 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
     let enrolled = Enrolled::load(&state)?;
     let identity = Arc::new(identity::signing(&state)?);
     let journal = Journal::open(&state.journal()).await?;
+    let purse = Purse::open(&state, &enrolled.me)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| no_signals(&error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| no_signals(&error))?;
     tracing::info!(
@@ -69,6 +71,7 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
             me: enrolled.me,
             identity,
             journal: journal.clone(),
+            purse,
         },
         again,
     );

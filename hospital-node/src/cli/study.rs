@@ -158,7 +158,8 @@ impl Approve {
         let shown = session.shown(&journal, &proposal).await?;
         context.say(shown.described(&session.config).trim_end());
         context.say(&format!("{:<12} {data}", "data"));
-        let violations = session.config.policy.violations(&proposal.study);
+        let noise = proposal.noise();
+        let violations = session.config.policy.violations(&proposal.study, noise.as_ref());
         if !violations.is_empty() {
             let all: String =
                 violations.iter().map(|violation| format!("\n  {violation}")).collect();

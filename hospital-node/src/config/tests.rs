@@ -42,6 +42,11 @@ fn every_fault_is_told_in_one_run() {
         danger_accept_unmasked_updates = 1
         new_sites = "trust"
         max_rounds = 0
+        epsilon_per_study = 0
+        solo_epsilon_lifetime = inf
+        delta = 1
+        accountant = "guess"
+        danger_allow_image_level_privacy = "no"
         min_cohort = 1
         hours = ["22:00-06:00", "25:00-1"]
         [trainer]
@@ -70,6 +75,11 @@ fn every_fault_is_told_in_one_run() {
         "network.proxy",
         "policy.hours[1]",
         "policy.new_sites",
+        "policy.epsilon_per_study",
+        "policy.solo_epsilon_lifetime",
+        "policy.delta",
+        "policy.accountant",
+        "policy.danger_allow_image_level_privacy",
         "policy.danger_accept_unmasked_updates",
         "policy.danger_allow_no_privacy",
         "policy.max_rounds",

@@ -11,7 +11,7 @@ use aggregation::message::{DeclineReason, Terms};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use proto::federation::{
-    DeclineRequest, ReadyRequest, Stage, UpdateHeader, UpdatePart, update_part,
+    ChargeRequest, DeclineRequest, ReadyRequest, Stage, UpdateHeader, UpdatePart, update_part,
 };
 use proto::limits::CHUNK;
 use tonic::Status;
@@ -71,14 +71,19 @@ pub(super) async fn decline(
     Ok(())
 }
 
-/// Sends the update straight from its file; never more of it than a few chunks is in memory.
+/// Tells what was charged for it, where the study is private; then sends the update straight from
+/// its file. Never more of it than a few chunks is in memory.
 pub(super) async fn upload(
     mut client: Client,
     terms: Terms,
+    charge: Option<ChargeRequest>,
     packed: Packed,
     file: PathBuf,
     progress: Progress,
 ) -> Result<(), CallError> {
+    if let Some(charge) = charge {
+        client.send_charge(charge).await?;
+    }
     let header = UpdateHeader {
         study: terms.study.digest().as_bytes().to_vec(),
         round: terms.round.get(),

@@ -3,6 +3,7 @@
 
 mod masked;
 mod replay;
+mod spend;
 
 pub(super) use masked::MaskError;
 
@@ -15,6 +16,7 @@ use aggregation::ids::{SlotId, StudyId};
 use aggregation::keys::provision::Provision;
 use aggregation::message::{ClosedNotice, DeclineReason, Roster, Terms};
 use aggregation::participant::{Action, Event, Participant};
+use aggregation::privacy::plan::Plan;
 use aggregation::refusal::Refusal;
 use aggregation::study::Study;
 use proto::federation::Stage as Reported;
@@ -181,6 +183,11 @@ impl Seat {
     /// The approved study.
     pub(super) const fn study(&self) -> &Study {
         self.participant.charter().study()
+    }
+
+    /// The approved study's noise; none for one without privacy.
+    pub(super) const fn noise(&self) -> Option<&Plan> {
+        self.participant.charter().noise()
     }
 
     /// Whether these are the settings that it was taken under.
@@ -442,7 +449,8 @@ impl Seat {
         } else {
             self.update(terms.slot)
         };
-        let packed = self.packed;
+        let packed = self.packed.filter(|_| self.is_paid(&terms));
+        let charge = self.told_charge(&terms);
         let (journal, identity) = (self.house.journal.clone(), Arc::clone(&self.house.identity));
         let task = tokio::spawn(async move {
             let result = match &said {
@@ -450,7 +458,9 @@ impl Seat {
                 Action::Decline { reason, .. } => calls::decline(client, terms, *reason).await,
                 Action::Upload { digest, .. } => {
                     match packed.filter(|packed| packed.digest == *digest) {
-                        Some(packed) => calls::upload(client, terms, packed, file, progress).await,
+                        Some(packed) => {
+                            calls::upload(client, terms, charge, packed, file, progress).await
+                        }
                         None => Err(CallError::Disk(io::Error::from(io::ErrorKind::NotFound))),
                     }
                 }
@@ -539,8 +549,12 @@ impl Seat {
             (true, false) => "released without us".to_owned(),
             (false, _) => format!("abandoned: {}", closed.reason),
         });
+        let released = closed.released.then_some(closed.slot);
         self.happen(session, Event::Closed(closed)).await;
         self.outcome = None;
+        if let (Some(slot), true) = (released, mine) {
+            self.note_release(slot).await;
+        }
     }
 
     /// Leaves the study: the slot at hand ends here, and its update with it.

@@ -209,8 +209,10 @@ pub struct Dataset {
     pub validation: Examples,
     /// For the last word.
     pub test: Examples,
-    /// How many patients the training images are of.
-    pub training_patients: usize,
+    /// Whose the training images are, in their order.
+    pub training_patients: Vec<PatientKey>,
+    /// Whether the source says whose its images are; in one that does not each counts as a patient.
+    pub has_patients: bool,
     /// The Merkle root over all records.
     pub root: [u8; 32],
 }
@@ -237,15 +239,17 @@ impl Dataset {
             examples.images.extend_from_slice(&record.image);
             examples.classes.push(record.class);
         }
-        patients.sort_unstable();
-        patients.dedup();
         let mut take = |part| parts.remove(&part).unwrap_or_default();
         let train = take(Part::Train);
         if train.is_empty() {
             return Err(DatasetError::Empty("training"));
         }
         let (validation, test) = (take(Part::Validation), take(Part::Test));
-        Ok(Self { train, validation, test, training_patients: patients.len(), root })
+        let has_patients = match source {
+            Source::Dicom { .. } => true,
+            Source::Npz { .. } => false,
+        };
+        Ok(Self { train, validation, test, training_patients: patients, has_patients, root })
     }
 }
 

@@ -3,8 +3,8 @@
 //! The agent starts this program and speaks with it over stdin and stdout. It gives up the network
 //! ([`confine`]) before it opens the first record, reads a data set ([`dataset`]), prepares its
 //! images as the study declares ([`preprocess`]), trains a model of the compiled-in zoo ([`zoo`],
-//! [`step`]) and scores it ([`evaluate`]), and gives back lanes of fixed-point integers. No float
-//! of an update leaves the process ([`serve`]).
+//! [`step`]; [`noised`] in a private study) and scores it ([`evaluate`]), and gives back lanes of
+//! fixed-point integers. No float of an update leaves the process ([`serve`]).
 //!
 //! Beside that it checks data sets for the administrator ([`dataset::scan`], [`show`]) and makes
 //! data to try things with ([`synthetic`], [`split`]).
@@ -12,7 +12,9 @@
 pub mod backend;
 pub mod confine;
 pub mod dataset;
+pub mod entropy;
 pub mod evaluate;
+pub mod noised;
 pub mod preprocess;
 pub mod random;
 pub mod serve;

@@ -5,13 +5,17 @@
 //! A request that cannot be met is answered with `Failed` and the conversation goes on; one that is
 //! out of order ends it, for then the two sides no longer mean the same thing.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
 use aggregation::architecture::model_from_bytes;
 use aggregation::ids::RoundId;
+use aggregation::evaluation::MetricTally;
 use aggregation::message::Work;
-use aggregation::study::{Split, Study};
-use aggregation::vector::{Contribution, VectorFormat, encode};
+use aggregation::privacy::plan::Plan;
+use aggregation::privacy::sampling::{MicroBatches, Patients};
+use aggregation::study::{Split, Study, Unit};
+use aggregation::vector::{Contribution, VectorFormat, encode, encode_noised};
 use burn::tensor::Device;
 use proto::frames::{parts, read_frame, write_frame};
 use proto::trainer::{
@@ -19,7 +23,9 @@ use proto::trainer::{
 };
 
 use crate::dataset::{Dataset, Examples, Look, SiteSecret, Source};
+use crate::entropy;
 use crate::evaluate::evaluate;
+use crate::noised::NoisedStep;
 use crate::preprocess::Preparation;
 use crate::step::Trainer;
 use crate::zoo::Network;
@@ -173,6 +179,46 @@ struct Session {
     sites: usize,
     network: Network,
     data: Dataset,
+    private: Option<Private>,
+}
+
+/// What a private study needs beyond the images.
+struct Private {
+    plan: Plan,
+    patients: Patients,
+    micro_batches: MicroBatches,
+}
+
+impl Private {
+    /// None for a study without privacy.
+    fn new(
+        study: &Study,
+        sites: usize,
+        data: &Dataset,
+        secret: &SiteSecret,
+    ) -> Result<Option<Self>, Refused> {
+        let plan = study.noise_plan(sites).map_err(|fault| Refused::because(&fault))?;
+        let (Some(plan), Some(rules)) = (plan, study.privacy.rules()) else { return Ok(None) };
+        if rules.unit == Unit::Patient && !data.has_patients {
+            return Err(Refused(
+                "privacy is per patient, and this data set does not say whose its images are; a \
+                 study can be run on it with privacy.danger_image_level_privacy = true"
+                    .to_owned(),
+            ));
+        }
+        let of_images = |image: usize| (image as u64).to_le_bytes().to_vec();
+        let keys = data.training_patients.iter().enumerate().map(|(image, patient)| {
+            Some(match rules.unit {
+                Unit::Patient => patient.as_bytes().to_vec(),
+                Unit::DangerImage => of_images(image),
+            })
+        });
+        let patients = Patients::group(keys).map_err(|error| Refused::because(&error))?;
+        // The plan's number, not this house's: see there.
+        let expected = plan.wanted().patients.div_ceil(u32::try_from(sites).unwrap_or(1).max(1));
+        let micro_batches = MicroBatches::new(secret.micro_batch_key(), expected);
+        Ok(Some(Self { plan, patients, micro_batches }))
+    }
 }
 
 impl Session {
@@ -194,9 +240,10 @@ impl Session {
             memory: settings.memory,
         };
         let data = Dataset::open(&source, how).map_err(|error| Refused::because(&error))?;
+        let private = Private::new(&study, sites, &data, &secret)?;
         let network = Network::new(study.model, &study.task, settings.device.clone());
         tracing::info!("a data set is open");
-        Ok(Self { study, site: open.site.clone(), sites, network, data })
+        Ok(Self { study, site: open.site.clone(), sites, network, data, private })
     }
 
     /// Images that nobody trains on.
@@ -210,7 +257,7 @@ impl Session {
     fn facts(&self) -> Opened {
         Opened {
             training_examples: self.data.train.len() as u64,
-            training_patients: self.data.training_patients as u64,
+            training_patients: self.data.training_patients.iter().collect::<BTreeSet<_>>().len() as u64,
             evaluation_examples: self.held_out().len() as u64,
             dataset_root: self.data.root.to_vec(),
         }
@@ -261,6 +308,9 @@ impl Session {
             .then(|| evaluate(&self.network, model, self.held_out(), classes))
             .transpose()
             .map_err(|error| Refused::because(&error))?;
+        if let Some(private) = &self.private {
+            return self.noised(private, work, model, metrics.as_ref(), progress);
+        }
         let (weight, update) = if work.trains() {
             let trainer = Trainer {
                 study: &self.study,
@@ -282,6 +332,34 @@ impl Session {
             tracing::warn!("values beyond the study's update_range were clamped");
         }
         Ok(encoded.packed)
+    }
+
+    /// The same in a private study.
+    fn noised(
+        &self,
+        private: &Private,
+        work: Work,
+        model: &[f32],
+        metrics: Option<&MetricTally>,
+        progress: &mut dyn FnMut(u32),
+    ) -> Result<Vec<u8>, Refused> {
+        let lanes = if work.trains() {
+            let step = NoisedStep {
+                study: &self.study,
+                plan: &private.plan,
+                network: &self.network,
+                examples: &self.data.train,
+                patients: &private.patients,
+                micro_batches: &private.micro_batches,
+            };
+            let seeds = entropy::seeds().map_err(|error| Refused::because(&error))?;
+            step.lanes(seeds, model, progress).map_err(|error| Refused::because(&error))?
+        } else {
+            Vec::new()
+        };
+        let format = VectorFormat::planned(&self.study, self.sites, work, Some(&private.plan))
+            .map_err(|error| Refused::because(&error))?;
+        encode_noised(&format, &lanes, metrics).map_err(|error| Refused::because(&error))
     }
 }
 

@@ -51,7 +51,9 @@ impl Trainer<'_> {
         let mut random = self.random(round);
         match self.study.training.strategy {
             Strategy::FedAvg => self.many_steps(&mut random, offered, progress),
-            Strategy::FedSgd => self.one_gradient(&mut random, offered, progress),
+            Strategy::FedSgd | Strategy::DpFedSgd => {
+                self.one_gradient(&mut random, offered, progress)
+            }
         }
     }
 
@@ -198,7 +200,7 @@ impl<'a> Optimizer<'a> {
 
 /// The image shifted by up to [`SHIFT`] of its side and flipped left to right half of the time.
 /// What moves in from outside repeats the edge.
-fn augmented(image: &[f32], study: &Study, random: &mut Random) -> Vec<f32> {
+pub(crate) fn augmented(image: &[f32], study: &Study, random: &mut Random) -> Vec<f32> {
     let input = study.task.input;
     let (height, width) = (usize::from(input.height), usize::from(input.width));
     let flip = random.chance(0.5);

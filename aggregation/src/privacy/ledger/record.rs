@@ -127,6 +127,15 @@ impl Record {
         bytes
     }
 
+    /// The record with these bytes, as another house sends one; whether it continues a ledger is not
+    /// known.
+    ///
+    /// # Errors
+    /// When a field is what no ledger writes, or the hash is not that of the fields.
+    pub fn read(bytes: &[u8; RECORD_BYTES]) -> Result<Self, Broken> {
+        Self::decode(bytes, 0)
+    }
+
     /// The record with these bytes, said to be the one with number `place`.
     ///
     /// # Errors

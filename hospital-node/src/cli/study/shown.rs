@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use aggregation::ids::HospitalId;
 use aggregation::keys::identity::IdentityKey;
 use aggregation::keys::thresholds::Thresholds;
-use aggregation::study::{Privacy, Study};
+use aggregation::privacy::plan::Plan;
+use aggregation::study::{Privacy, Study, Unit};
 use proto::cli::Failure;
 use serde_json::{Value, json};
 
@@ -21,8 +22,9 @@ use crate::proposal::{Proposal, state_name};
 /// A study as one object.
 pub(super) fn row(proposal: &Proposal, local: &[LocalStudy], config: &Config) -> Value {
     let ours = decided(local, proposal.id);
-    let violations: Vec<String> =
-        config.policy.violations(&proposal.study).iter().map(Violation::to_string).collect();
+    let noise = proposal.noise();
+    let violations = config.policy.violations(&proposal.study, noise.as_ref());
+    let violations: Vec<String> = violations.iter().map(Violation::to_string).collect();
     json!({
         "digest": proposal.id.to_string(),
         "name": proposal.study.name,
@@ -32,6 +34,7 @@ pub(super) fn row(proposal: &Proposal, local: &[LocalStudy], config: &Config) ->
         "rounds_released": proposal.rounds_released,
         "quorum": proposal.study.cohort.quorum,
         "privacy": privacy(&proposal.study),
+        "epsilon": noise.map(|plan| figures(&proposal.study, &plan)),
         "masked": !proposal.study.cohort.danger_unmasked,
         "thresholds": thresholds(proposal).map(|of| json!({
             "sites": of.provisioned(),
@@ -186,14 +189,51 @@ impl Shown<'_> {
             let standing = self.standing(site, key).name();
             line("identity", format!("{site} {} {standing}", fingerprint(key)));
         }
-        match study.privacy {
-        Privacy::DangerNone => line(
-            "DANGER",
-            "NO DIFFERENTIAL PRIVACY: the released sums, and the model, can reveal single patients"
-                .to_owned(),
-        ),
-    }
-        for violation in config.policy.violations(study) {
+        let noise = self.proposal.noise();
+        match &study.privacy {
+            Privacy::DangerNone => line(
+                "DANGER",
+                "NO DIFFERENTIAL PRIVACY: the released sums, and the model, can reveal single \
+                 patients"
+                    .to_owned(),
+            ),
+            Privacy::Patients(rules) => {
+                if let Some(plan) = &noise {
+                    let spent = plan.epsilon(rules.accountant);
+                    let t = study.cohort.colluding;
+                    line(
+                        "epsilon",
+                        format!(
+                            "{:.3} against the coordinator and {t} of the sites; {:.3} against \
+                             everybody else together (delta {}, {})",
+                            spent.planned.get(),
+                            spent.solo.get(),
+                            rules.delta,
+                            rules.accountant.name()
+                        ),
+                    );
+                    line(
+                        "noise",
+                        format!(
+                            "multiplier {:.4} at clipping norm {}; each patient takes part in a \
+                             round with probability {}",
+                            plan.noise().get(),
+                            rules.clipping_norm,
+                            rules.sampling_rate
+                        ),
+                    );
+                }
+                if rules.unit == Unit::DangerImage {
+                    let what = "PRIVACY FOR EACH IMAGE ALONE: a patient with many is less protected";
+                    line("DANGER", what.to_owned());
+                }
+                if study.evaluation.danger_exact {
+                    let what = "EXACT SCORES: sums over held-out patients, whom no epsilon covers";
+                    line("DANGER", what.to_owned());
+                }
+            }
+        }
+        for violation in config.policy.violations(study, noise.as_ref()) {
             line("FORBIDDEN", violation.to_string());
         }
         text
@@ -204,13 +244,28 @@ const fn strategy(study: &Study) -> &'static str {
     match study.training.strategy {
         aggregation::study::Strategy::FedAvg => "fedavg",
         aggregation::study::Strategy::FedSgd => "fedsgd",
+        aggregation::study::Strategy::DpFedSgd => "dp-fedsgd",
     }
 }
 
 const fn privacy(study: &Study) -> &'static str {
-    match study.privacy {
-        Privacy::DangerNone => "danger_no_privacy",
-    }
+    study.privacy.name()
+}
+
+/// What the whole study spends.
+fn figures(study: &Study, plan: &Plan) -> Value {
+    let Some(rules) = study.privacy.rules() else { return Value::Null };
+    let spent = plan.epsilon(rules.accountant);
+    json!({
+        "planned": spent.planned.get(),
+        "solo": spent.solo.get(),
+        "delta": rules.delta,
+        "accountant": rules.accountant.name(),
+        "unit": rules.unit.name(),
+        "noise_multiplier": plan.noise().get(),
+        "sampling_rate": rules.sampling_rate,
+        "clipping_norm": rules.clipping_norm,
+    })
 }
 
 #[cfg(test)]

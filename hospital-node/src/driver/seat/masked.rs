@@ -24,6 +24,7 @@ use super::super::{Done, House};
 use super::{Seat, Unseated};
 use crate::journal::{Journal, JournalError, LocalStudy, Ours, Packed};
 use crate::link::Client;
+use crate::purse::NoCharge;
 use crate::state::private;
 
 /// Tiles that are read, masked and written at once.
@@ -38,6 +39,9 @@ pub(in crate::driver) enum MaskError {
     /// The work folder.
     #[error("the work folder: {0}")]
     Disk(#[from] io::Error),
+    /// It was not paid for.
+    #[error("the privacy ledger: {0}")]
+    Ledger(#[from] NoCharge),
 }
 
 /// Who is whose neighbour in a study, once this house has agreed on keys with the others; none in a
@@ -139,9 +143,13 @@ impl Seat {
             return self.remove(&self.masked_update(slot)).await;
         }
         let journaled = match result {
-            Ok(packed) => match self.house.journal.masked(ours, roster, packed.digest).await {
-                Ok(()) => Ok(packed),
-                Err(error) => Err(MaskError::Journal(error)),
+            // Paid first: what the journal calls masked may be sent (PROTOCOL D-21).
+            Ok(packed) => match self.charge(slot).await {
+                Ok(()) => {
+                    let journaled = self.house.journal.masked(ours, roster, packed.digest).await;
+                    journaled.map(|()| packed).map_err(MaskError::Journal)
+                }
+                Err(error) => Err(MaskError::Ledger(error)),
             },
             Err(error) => Err(error),
         };

@@ -22,6 +22,7 @@ use super::super::*;
 use super::fake::{Batches, Fake, Said};
 use crate::config::{DataKind, DataSet, Proxy, Trainer};
 use crate::policy::Policy;
+use crate::purse::Purse;
 use crate::worker::Job;
 use crate::worker::tests::{done, opened, opening_bytes, part, say, script, task_bytes};
 
@@ -149,7 +150,8 @@ impl Stage {
             data: [("images".to_owned(), data)].into(),
         };
         let identity = Arc::new(identity_of(&me));
-        let house = House { config: Arc::new(config), state, me, identity, journal };
+        let purse = Purse::open(&state, &me).expect("a new ledger");
+        let house = House { config: Arc::new(config), state, me, identity, journal, purse };
         let (said, heard) = mpsc::unbounded_channel();
         let batches = Batches::default();
         let fake = Fake {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use aggregation::secret::Secret;
 use ring::hmac;
 use zeroize::Zeroize as _;
 
@@ -61,6 +62,16 @@ impl SiteSecret {
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// The key by which patients are sorted into micro-batches. It has its own purpose, so no
+    /// pseudonym can be one of its hashes.
+    #[must_use]
+    pub fn micro_batch_key(&self) -> Secret<32> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(hmac::sign(&key, b"consilium/micro-batch-key/1").as_ref());
+        Secret::new(bytes)
     }
 
     /// Reads the secret from its file of exactly 32 bytes.
