@@ -16,76 +16,156 @@ pub const MAX_PARAMETERS: usize = 1 << 28;
 /// A model of the compiled-in zoo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Architecture {
+    /// Three 3x3 convolutions with group normalisation, global mean and maximum, one linear layer.
+    /// Few parameters, so that noise for privacy moves little.
+    CnnTiny,
     /// Five 3x3 convolutions with group normalisation, global mean and maximum, one linear layer.
     CnnSmall,
+    /// `ResNet-18` (\[He+16\] table 1) with group normalisation in place of batch normalisation, its
+    /// tensors named as torchvision names them. Small inputs meet a 3x3 stem and no max-pooling.
+    Resnet18Gn,
     /// One linear layer on the pixels: what any better model must beat.
     Linear,
 }
 
-/// One 3x3 convolution of [`Architecture::CnnSmall`], each followed by a group normalisation.
-/// Strides and groups are the network's own affair; a parameter vector does not show them.
+/// Longest side, in pixels, at which a network's stem keeps every pixel.
+pub const FULL_RESOLUTION: u16 = 40;
+
+/// One square convolution, followed by a group normalisation. Strides and groups are the
+/// network's own affair; a parameter vector does not show them.
 struct Block {
     conv: &'static str,
     scale: &'static str,
     shift: &'static str,
-    /// Channels in; the stem takes as many as the image has.
-    from: Option<usize>,
+    from: Inputs,
     /// Channels out.
     to: usize,
+    /// Pixels to a side of the window.
+    side: Side,
 }
 
-/// The layers of [`Architecture::CnnSmall`] in the order of the flat vector.
-const CNN_SMALL: [Block; 5] = [
-    Block {
-        conv: "stem.conv.weight",
-        scale: "stem.norm.weight",
-        shift: "stem.norm.bias",
-        from: None,
-        to: 16,
-    },
-    Block {
-        conv: "block1.conv.weight",
-        scale: "block1.norm.weight",
-        shift: "block1.norm.bias",
-        from: Some(16),
-        to: 32,
-    },
-    Block {
-        conv: "block2.conv.weight",
-        scale: "block2.norm.weight",
-        shift: "block2.norm.bias",
-        from: Some(32),
-        to: 32,
-    },
-    Block {
-        conv: "block3.conv.weight",
-        scale: "block3.norm.weight",
-        shift: "block3.norm.bias",
-        from: Some(32),
-        to: 64,
-    },
-    Block {
-        conv: "block4.conv.weight",
-        scale: "block4.norm.weight",
-        shift: "block4.norm.bias",
-        from: Some(64),
-        to: 64,
-    },
+/// Channels that a convolution takes.
+#[derive(Clone, Copy)]
+enum Inputs {
+    /// As many as the image has.
+    Image,
+    Channels(usize),
+}
+
+/// The window of a convolution.
+#[derive(Clone, Copy)]
+enum Side {
+    Pixels(usize),
+    /// 3 pixels up to [`FULL_RESOLUTION`], 7 above.
+    Stem,
+}
+
+/// A block by the names of its convolution and its normalisation.
+macro_rules! block {
+    ($conv:literal, $norm:literal, $from:expr, $to:literal, $side:expr) => {
+        Block {
+            conv: concat!($conv, ".weight"),
+            scale: concat!($norm, ".weight"),
+            shift: concat!($norm, ".bias"),
+            from: $from,
+            to: $to,
+            side: $side,
+        }
+    };
+}
+
+const THREE: Side = Side::Pixels(3);
+const ONE: Side = Side::Pixels(1);
+
+/// The layers of [`Architecture::CnnTiny`] in the order of the flat vector.
+const CNN_TINY: &[Block] = &[
+    block!("stem.conv", "stem.norm", Inputs::Image, 16, THREE),
+    block!("block1.conv", "block1.norm", Inputs::Channels(16), 32, THREE),
+    block!("block2.conv", "block2.norm", Inputs::Channels(32), 32, THREE),
 ];
 
-/// Features that the head of [`Architecture::CnnSmall`] sees: the mean and the greatest value of
-/// each channel over the image.
-const CNN_SMALL_FEATURES: usize = 128;
+/// The layers of [`Architecture::CnnSmall`] in the order of the flat vector.
+const CNN_SMALL: &[Block] = &[
+    block!("stem.conv", "stem.norm", Inputs::Image, 16, THREE),
+    block!("block1.conv", "block1.norm", Inputs::Channels(16), 32, THREE),
+    block!("block2.conv", "block2.norm", Inputs::Channels(32), 32, THREE),
+    block!("block3.conv", "block3.norm", Inputs::Channels(32), 64, THREE),
+    block!("block4.conv", "block4.norm", Inputs::Channels(64), 64, THREE),
+];
+
+/// The layers of [`Architecture::Resnet18Gn`] in the order of the flat vector, which is
+/// torchvision's.
+const RESNET18: &[Block] = &[
+    block!("conv1", "bn1", Inputs::Image, 64, Side::Stem),
+    block!("layer1.0.conv1", "layer1.0.bn1", Inputs::Channels(64), 64, THREE),
+    block!("layer1.0.conv2", "layer1.0.bn2", Inputs::Channels(64), 64, THREE),
+    block!("layer1.1.conv1", "layer1.1.bn1", Inputs::Channels(64), 64, THREE),
+    block!("layer1.1.conv2", "layer1.1.bn2", Inputs::Channels(64), 64, THREE),
+    block!("layer2.0.conv1", "layer2.0.bn1", Inputs::Channels(64), 128, THREE),
+    block!("layer2.0.conv2", "layer2.0.bn2", Inputs::Channels(128), 128, THREE),
+    block!("layer2.0.downsample.0", "layer2.0.downsample.1", Inputs::Channels(64), 128, ONE),
+    block!("layer2.1.conv1", "layer2.1.bn1", Inputs::Channels(128), 128, THREE),
+    block!("layer2.1.conv2", "layer2.1.bn2", Inputs::Channels(128), 128, THREE),
+    block!("layer3.0.conv1", "layer3.0.bn1", Inputs::Channels(128), 256, THREE),
+    block!("layer3.0.conv2", "layer3.0.bn2", Inputs::Channels(256), 256, THREE),
+    block!("layer3.0.downsample.0", "layer3.0.downsample.1", Inputs::Channels(128), 256, ONE),
+    block!("layer3.1.conv1", "layer3.1.bn1", Inputs::Channels(256), 256, THREE),
+    block!("layer3.1.conv2", "layer3.1.bn2", Inputs::Channels(256), 256, THREE),
+    block!("layer4.0.conv1", "layer4.0.bn1", Inputs::Channels(256), 512, THREE),
+    block!("layer4.0.conv2", "layer4.0.bn2", Inputs::Channels(512), 512, THREE),
+    block!("layer4.0.downsample.0", "layer4.0.downsample.1", Inputs::Channels(256), 512, ONE),
+    block!("layer4.1.conv1", "layer4.1.bn1", Inputs::Channels(512), 512, THREE),
+    block!("layer4.1.conv2", "layer4.1.bn2", Inputs::Channels(512), 512, THREE),
+];
+
+/// Convolutions and a linear head, as tensors.
+fn convolutional(
+    blocks: &[Block],
+    head: (&'static str, &'static str),
+    features: usize,
+    input: &InputShape,
+    classes: usize,
+) -> Vec<TensorSpec> {
+    let small = input.height.max(input.width) <= FULL_RESOLUTION;
+    let of_block = |block: &Block| {
+        let from = match block.from {
+            Inputs::Image => usize::from(input.channels),
+            Inputs::Channels(channels) => channels,
+        };
+        let side = match block.side {
+            Side::Pixels(side) => side,
+            Side::Stem if small => 3,
+            Side::Stem => 7,
+        };
+        let init = Init::KaimingNormal { fan_in: from * side * side };
+        [
+            TensorSpec::new(block.conv, &[block.to, from, side, side], init),
+            TensorSpec::new(block.scale, &[block.to], Init::Ones),
+            TensorSpec::new(block.shift, &[block.to], Init::Zeros),
+        ]
+    };
+    // A sixteenth of the usual variance: the first scores are close to even, whatever the features
+    // are.
+    let init = Init::KaimingNormal { fan_in: 16 * features };
+    let (weight, bias) = head;
+    let head = [
+        TensorSpec::new(weight, &[classes, features], init),
+        TensorSpec::new(bias, &[classes], Init::Zeros),
+    ];
+    blocks.iter().flat_map(of_block).chain(head).collect()
+}
 
 impl Architecture {
     /// Every model of the zoo.
-    pub const ALL: [Self; 2] = [Self::CnnSmall, Self::Linear];
+    pub const ALL: [Self; 4] = [Self::CnnTiny, Self::CnnSmall, Self::Resnet18Gn, Self::Linear];
 
     /// The name that a manifest gives.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::CnnTiny => "cnn-tiny",
             Self::CnnSmall => "cnn-small",
+            Self::Resnet18Gn => "resnet18-gn",
             Self::Linear => "linear",
         }
     }
@@ -99,7 +179,7 @@ impl Architecture {
     /// Channels and pixels to a side, fewest and most, that the model takes.
     const fn limits(self) -> ((u16, u16), (u16, u16)) {
         match self {
-            Self::CnnSmall => ((1, 4), (16, 512)),
+            Self::CnnTiny | Self::CnnSmall | Self::Resnet18Gn => ((1, 4), (16, 512)),
             Self::Linear => ((1, 64), (1, 4096)),
         }
     }
@@ -128,28 +208,17 @@ impl Architecture {
     pub fn layout(self, input: &InputShape, classes: usize) -> ModelLayout {
         let channels = usize::from(input.channels);
         let tensors = match self {
-            Self::CnnSmall => CNN_SMALL
-                .iter()
-                .flat_map(|block| {
-                    let from = block.from.unwrap_or(channels);
-                    let init = Init::KaimingNormal { fan_in: from * 9 };
-                    [
-                        TensorSpec::new(block.conv, &[block.to, from, 3, 3], init),
-                        TensorSpec::new(block.scale, &[block.to], Init::Ones),
-                        TensorSpec::new(block.shift, &[block.to], Init::Zeros),
-                    ]
-                })
-                .chain([
-                    TensorSpec::new(
-                        "head.weight",
-                        &[classes, CNN_SMALL_FEATURES],
-                        // A sixteenth of the usual variance: the first scores are close to even,
-                        // whatever the features are.
-                        Init::KaimingNormal { fan_in: 16 * CNN_SMALL_FEATURES },
-                    ),
-                    TensorSpec::new("head.bias", &[classes], Init::Zeros),
-                ])
-                .collect(),
+            // The head sees the mean and the greatest value of each channel over the image.
+            Self::CnnTiny => {
+                convolutional(CNN_TINY, ("head.weight", "head.bias"), 64, input, classes)
+            }
+            Self::CnnSmall => {
+                convolutional(CNN_SMALL, ("head.weight", "head.bias"), 128, input, classes)
+            }
+            // And here the mean alone.
+            Self::Resnet18Gn => {
+                convolutional(RESNET18, ("fc.weight", "fc.bias"), 512, input, classes)
+            }
             Self::Linear => {
                 let pixels = channels * usize::from(input.height) * usize::from(input.width);
                 vec![
@@ -343,6 +412,7 @@ pub fn model_digest(model: &[f32]) -> Digest {
 }
 
 // [He+15]: He, Zhang, Ren, Sun: Delving Deep into Rectifiers, arXiv 1502.01852.
+// [He+16]: He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, arXiv 1512.03385.
 
 #[cfg(test)]
 mod tests {
@@ -355,9 +425,30 @@ mod tests {
         // 16*9 + 16*32*9 + 32*32*9 + 32*64*9 + 64*64*9 weights, 2 * 208 affine, 2 * 64 + 2 in the head.
         let cnn = Architecture::CnnSmall.layout(&RADIOGRAPH, 2);
         assert_eq!(cnn.parameters(), 144 + 4_608 + 9_216 + 18_432 + 36_864 + 416 + 258);
+        let tiny = Architecture::CnnTiny.layout(&RADIOGRAPH, 2);
+        assert_eq!(tiny.parameters(), 144 + 4_608 + 9_216 + 160 + 130);
         let linear = Architecture::Linear.layout(&RADIOGRAPH, 3);
         assert_eq!(linear.parameters(), 3 * 4_096 + 3);
         assert_ne!(cnn.digest(), linear.digest());
+    }
+
+    #[test]
+    fn the_residual_network_is_torchvisions_but_for_the_stem() {
+        // torchvision counts 11,689,512 parameters for 3 channels and 1,000 classes.
+        let colour = InputShape { channels: 3, height: 224, width: 224 };
+        let layout = Architecture::Resnet18Gn.layout(&colour, 1_000);
+        assert_eq!((layout.tensors.len(), layout.parameters()), (62, 11_689_512));
+        let small = InputShape { channels: 3, height: 40, width: 28 };
+        let small = Architecture::Resnet18Gn.layout(&small, 1_000);
+        assert_eq!(small.parameters(), 11_689_512 - 64 * 3 * (49 - 9));
+        let shape = |name: &str| {
+            let named = layout.tensors.iter().find(|tensor| tensor.name == name);
+            named.map(|tensor| tensor.shape.clone())
+        };
+        assert_eq!(shape("conv1.weight"), Some(vec![64, 3, 7, 7]));
+        assert_eq!(shape("layer3.0.downsample.0.weight"), Some(vec![256, 128, 1, 1]));
+        assert_eq!(shape("layer4.1.bn2.bias"), Some(vec![512]));
+        assert_eq!(shape("fc.weight"), Some(vec![1_000, 512]));
     }
 
     #[test]

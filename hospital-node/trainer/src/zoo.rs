@@ -4,17 +4,18 @@
 //! happens between them. Parameters come as one flat vector in the layout's order and their
 //! gradients go the same way.
 
+mod ghost;
 pub mod layers;
+mod networks;
+mod private;
 
-use aggregation::architecture::{Architecture, ModelLayout};
+use aggregation::architecture::{Architecture, FULL_RESOLUTION, ModelLayout};
 use aggregation::study::Task;
-use burn::tensor::activation::{log_softmax, relu};
+use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use layers::{Parameters, conv3x3, group_norm, linear, pooled};
-
-/// Longest side, in pixels, at which the small network's first convolution keeps every pixel.
-const FULL_RESOLUTION: u16 = 40;
+use layers::{Parameters, Walk};
+pub use private::ClippedSum;
 
 /// A model of the zoo for one study.
 #[derive(Debug)]
@@ -23,7 +24,8 @@ pub struct Network {
     layout: ModelLayout,
     input: [usize; 3],
     classes: usize,
-    stem_stride: usize,
+    /// Whether the images are so small that a stem keeps every pixel.
+    full: bool,
     device: Device,
 }
 
@@ -52,7 +54,7 @@ impl Network {
             layout: architecture.layout(&input, classes),
             input: [input.channels.into(), input.height.into(), input.width.into()],
             classes,
-            stem_stride: if input.height.max(input.width) > FULL_RESOLUTION { 2 } else { 1 },
+            full: input.height.max(input.width) <= FULL_RESOLUTION,
             device,
         }
     }
@@ -70,7 +72,7 @@ impl Network {
     pub fn logits(&self, model: &[f32], images: Vec<f32>) -> Result<Vec<f32>, BackendFault> {
         let parameters = Parameters::constant(model, &self.layout, &self.device);
         let images = self.batch(images);
-        self.forward(&parameters, images)
+        self.forward(&mut parameters.walk(), images)
             .try_into_vec_as::<f32>()
             .map_err(|_| BackendFault("logits"))
     }
@@ -86,16 +88,8 @@ impl Network {
         classes: &[usize],
     ) -> Result<Gradient, BackendFault> {
         let parameters = Parameters::tracked(model, &self.layout, &self.device);
-        let logits = self.forward(&parameters, self.batch(images));
-        let mut chosen = vec![0.0_f32; classes.len() * self.classes];
-        for (row, class) in chosen.chunks_exact_mut(self.classes).zip(classes) {
-            row[*class] = 1.0;
-        }
-        let chosen = Tensor::<2>::from_data(
-            TensorData::new(chosen, [classes.len(), self.classes]),
-            &self.device,
-        );
-        let loss = (log_softmax(logits, 1) * chosen).sum().neg().div_scalar(count(classes.len()));
+        let logits = self.forward(&mut parameters.walk(), self.batch(images));
+        let loss = self.loss(logits, classes).div_scalar(count(classes.len()));
         let mut gradients = loss.backward();
         let mean = parameters.gradients(&mut gradients).ok_or(BackendFault("a gradient"))?;
         let loss = loss.try_into_scalar::<f32>().map_err(|_| BackendFault("a loss"))?;
@@ -108,19 +102,21 @@ impl Network {
         Tensor::from_data(TensorData::new(images, [count, channels, height, width]), &self.device)
     }
 
-    fn forward(&self, parameters: &Parameters, images: Tensor<4>) -> Tensor<2> {
-        let mut at = parameters.walk();
-        match self.architecture {
-            Architecture::CnnSmall => {
-                let mut x = images;
-                for (stride, groups) in [(self.stem_stride, 4), (2, 8), (1, 8), (2, 8), (1, 8)] {
-                    x = conv3x3(&mut at, x, stride);
-                    x = relu(group_norm(&mut at, x, groups));
-                }
-                linear(&mut at, pooled(x))
-            }
-            Architecture::Linear => linear(&mut at, images.flatten(1, 3)),
+    fn forward(&self, at: &mut Walk<'_>, images: Tensor<4>) -> Tensor<2> {
+        networks::scores(self.architecture, self.full, at, images)
+    }
+
+    /// The softmax cross-entropy, summed over the batch.
+    fn loss(&self, logits: Tensor<2>, classes: &[usize]) -> Tensor<1> {
+        let mut chosen = vec![0.0_f32; classes.len() * self.classes];
+        for (row, class) in chosen.chunks_exact_mut(self.classes).zip(classes) {
+            row[*class] = 1.0;
         }
+        let chosen = Tensor::<2>::from_data(
+            TensorData::new(chosen, [classes.len(), self.classes]),
+            &self.device,
+        );
+        (log_softmax(logits, 1) * chosen).sum().neg()
     }
 }
 
@@ -133,10 +129,11 @@ fn count(n: usize) -> f32 {
 mod tests {
     use aggregation::study::{InputShape, Preprocess, Window};
 
+    use super::layers::{conv3x3, group_norm};
     use super::*;
     use crate::random::Random;
 
-    fn network(architecture: Architecture, side: u16) -> Network {
+    pub(super) fn network(architecture: Architecture, side: u16) -> Network {
         let task = Task {
             classes: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
             input: InputShape { channels: 1, height: side, width: side },
@@ -146,13 +143,13 @@ mod tests {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "test values")]
-    fn normals(label: &str, count: usize) -> Vec<f32> {
+    pub(super) fn normals(label: &str, count: usize) -> Vec<f32> {
         let mut random = Random::new(label, &[]);
         (0..count).map(|_| random.normal() as f32).collect()
     }
 
     /// The layout's initial values, moved a little so that no gradient is zero by symmetry.
-    fn model_of(network: &Network) -> Vec<f32> {
+    pub(super) fn model_of(network: &Network) -> Vec<f32> {
         let moved = normals("moved", network.layout().parameters());
         let initial = network.layout().initial(3);
         initial.iter().zip(moved).map(|(value, by)| value + 0.05 * by).collect()
@@ -161,7 +158,7 @@ mod tests {
     #[test]
     fn every_tensor_of_the_layout_is_used_in_its_declared_shape() {
         for architecture in Architecture::ALL {
-            for side in [28, 64] {
+            for side in [16, 48] {
                 let network = network(architecture, side);
                 let model = model_of(&network);
                 let pixels = usize::from(side) * usize::from(side);

@@ -1,11 +1,15 @@
 //! The layers that networks are made of, each taking its parameters from one walk along the flat
-//! vector. Gradients per patient (ghost norms) hook in here and nowhere else, which is why no layer
-//! is taken from burn as a module, and why there is no layer that mixes the examples of a batch.
+//! vector. A layer is written once and runs in three ways, as the walk was made: with constants,
+//! with parameters whose mean gradient is wanted, or with taps that give gradients patient by
+//! patient ([`ghost`](super::ghost)). Hence no layer is taken from burn as a module, and there is
+//! no layer that mixes the examples of a batch.
 
 use aggregation::architecture::ModelLayout;
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::module::{conv2d, max_pool2d};
+use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+
+use super::ghost::Tap;
 
 /// Keeps the variance of a flat group away from zero.
 const NORM_EPSILON: f64 = 1e-5;
@@ -44,7 +48,13 @@ impl Parameters {
     /// Goes along the parameters in the layout's order.
     #[must_use]
     pub fn walk(&self) -> Walk<'_> {
-        Walk { parameters: self, next: 0 }
+        Walk { parameters: self, next: 0, taps: None }
+    }
+
+    /// As [`Self::walk`] along constant parameters, leaving a tap at every layer that has some.
+    #[must_use]
+    pub(super) fn tapped(&self) -> Walk<'_> {
+        Walk { parameters: self, next: 0, taps: Some(Vec::new()) }
     }
 
     /// The gradients, flat, in the layout's order. `None` when one is missing.
@@ -64,28 +74,83 @@ impl Parameters {
 pub struct Walk<'a> {
     parameters: &'a Parameters,
     next: usize,
+    /// Those left so far, when they are wanted.
+    taps: Option<Vec<Tap>>,
 }
 
 impl Walk<'_> {
-    fn take<const D: usize>(&mut self) -> Tensor<D> {
+    /// The next tensor, and its place in the layout.
+    fn take<const D: usize>(&mut self) -> (usize, Tensor<D>) {
         let index = self.next;
         self.next += 1;
         let mut shape = [1; D];
         shape.copy_from_slice(&self.parameters.shapes[index]);
-        self.parameters.tensors[index].clone().reshape(shape)
+        (index, self.parameters.tensors[index].clone().reshape(shape))
     }
 
-    /// A vector of one value per channel, ready to meet a batch of images.
-    fn per_channel(&mut self) -> Tensor<4> {
-        let values = self.take::<1>();
-        let channels = values.dims()[0];
-        values.reshape([1, channels, 1, 1])
+    /// A vector to be added to, or multiplied with, each row of a batch: `[1, n]`, or a copy for
+    /// each image `[images, n]` whose gradients are then the images' own.
+    fn per_image(&mut self, images: usize) -> Tensor<2> {
+        let (place, values) = self.take::<1>();
+        let values = values.unsqueeze::<2>();
+        let Some(taps) = &mut self.taps else { return values };
+        let copies = values.repeat_dim(0, images).autodiff().require_grad();
+        taps.push(Tap::Copies { place, copies: copies.clone() });
+        copies
     }
+
+    /// As [`Self::per_image`], ready to meet a batch of images.
+    fn per_channel(&mut self, images: usize) -> Tensor<4> {
+        let values = self.per_image(images);
+        let [images, channels] = values.dims();
+        values.reshape([images, channels, 1, 1])
+    }
+
+    /// The taps that were left, in the order of the layers.
+    pub(super) fn into_taps(self) -> Vec<Tap> {
+        self.taps.unwrap_or_default()
+    }
+}
+
+/// How the window of a convolution moves: the same along both sides.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Pixels from one place to the next.
+    pub stride: usize,
+    /// Pixels of zeros around the image.
+    pub padding: usize,
+}
+
+impl Window {
+    pub(super) fn options(self) -> ConvOptions<2> {
+        let Self { stride, padding } = self;
+        ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1)
+    }
+}
+
+/// A convolution without bias.
+pub fn convolution(at: &mut Walk<'_>, x: Tensor<4>, window: Window) -> Tensor<4> {
+    let (place, weight) = at.take();
+    let Some(taps) = &mut at.taps else { return conv2d(x, weight, None, window.options()) };
+    let input = x.clone().inner();
+    let mut output = conv2d(x, weight.clone(), None, window.options());
+    // The gradient at the output is wanted. An output that nothing is known to depend on can be
+    // asked for it; to another a leaf of zeros is added, which has the same gradient.
+    let slope = if output.is_autodiff() {
+        let zeros = Tensor::zeros(output.dims(), &output.device()).autodiff().require_grad();
+        output = output + zeros.clone();
+        zeros
+    } else {
+        output = output.autodiff().require_grad();
+        output.clone()
+    };
+    taps.push(Tap::Convolution { place, input, weight, window, slope });
+    output
 }
 
 /// A 3x3 convolution with one pixel of zeros around the image and no bias.
 pub fn conv3x3(at: &mut Walk<'_>, x: Tensor<4>, stride: usize) -> Tensor<4> {
-    conv2d(x, at.take(), None, ConvOptions::new([stride, stride], [1, 1], [1, 1], 1))
+    convolution(at, x, Window { stride, padding: 1 })
 }
 
 /// Group normalisation (\[WH18\]): mean 0 and variance 1 within each group of channels of each image,
@@ -97,7 +162,22 @@ pub fn group_norm(at: &mut Walk<'_>, x: Tensor<4>, groups: usize) -> Tensor<4> {
     let centred = grouped - mean;
     let variance = centred.clone().square().mean_dim(2);
     let normed = centred / (variance + NORM_EPSILON).sqrt();
-    normed.reshape([images, channels, height, width]) * at.per_channel() + at.per_channel()
+    let normed = normed.reshape([images, channels, height, width]);
+    normed * at.per_channel(images) + at.per_channel(images)
+}
+
+/// The greatest of each 3x3 window, at every second pixel: half the height, half the width.
+#[must_use]
+pub fn halved(x: Tensor<4>) -> Tensor<4> {
+    let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]);
+    max_pool2d(x, options.with_padding([1, 1]))
+}
+
+/// The mean of each channel over the image.
+#[must_use]
+pub fn averaged(x: Tensor<4>) -> Tensor<2> {
+    let [images, channels, height, width] = x.dims();
+    x.reshape([images, channels, height * width]).mean_dim(2).reshape([images, channels])
 }
 
 /// The mean and the greatest value of each channel over the image: how much of a feature there is,
@@ -105,17 +185,21 @@ pub fn group_norm(at: &mut Walk<'_>, x: Tensor<4>, groups: usize) -> Tensor<4> {
 #[must_use]
 pub fn pooled(x: Tensor<4>) -> Tensor<2> {
     let [images, channels, height, width] = x.dims();
-    let x = x.reshape([images, channels, height * width]);
-    let means = x.clone().mean_dim(2).reshape([images, channels]);
-    let greatest = x.max_dim(2).reshape([images, channels]);
-    Tensor::cat(vec![means, greatest], 1)
+    let greatest = x.clone().reshape([images, channels, height * width]).max_dim(2);
+    Tensor::cat(vec![averaged(x), greatest.reshape([images, channels])], 1)
 }
 
 /// A linear layer: `x W^T + b`.
 pub fn linear(at: &mut Walk<'_>, x: Tensor<2>) -> Tensor<2> {
-    let weight = at.take::<2>();
-    let bias = at.take::<1>();
-    x.matmul(weight.transpose()) + bias.unsqueeze()
+    let images = x.dims()[0];
+    let input = x.clone().inner();
+    let (place, weight) = at.take::<2>();
+    let bias = at.per_image(images);
+    if let Some(taps) = &mut at.taps {
+        // Each image has a bias of its own, whose gradient is the one at the output.
+        taps.push(Tap::Linear { place, input, slope: bias.clone() });
+    }
+    x.matmul(weight.transpose()) + bias
 }
 
 // [WH18]: Wu, He: Group Normalization, ECCV 2018, arXiv 1803.08494.
