@@ -8,6 +8,7 @@ use crate::context::ContextDigest;
 use crate::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
 use crate::keys::identity::{Signature, Statement};
 use crate::masking::sharing::Share;
+use crate::privacy::ledger::Record;
 use crate::transcript::Transcript;
 use crate::units::Timestamp;
 

@@ -11,6 +11,7 @@ use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
 use aggregation::keys::identity::IdentityKey;
 use aggregation::life::Life;
 use aggregation::message::{ClosedNotice, FinalSet, Roster, SignedSet, Terms};
+use aggregation::privacy::plan::Plan as NoisePlan;
 use aggregation::study::Study;
 use aggregation::units::Timestamp;
 use bytes::Bytes;
@@ -85,6 +86,8 @@ pub(crate) struct Entry {
     pub(crate) study: Study,
     /// The manifest, verbatim.
     pub(crate) manifest: String,
+    /// Its noise, if it is private.
+    pub(crate) noise: Option<NoisePlan>,
     /// The roster.
     pub(crate) sites: BTreeSet<HospitalId>,
     /// The keys that the sites are known by, since the study was proposed.
@@ -181,6 +184,8 @@ impl Entry {
     ) -> Self {
         Self {
             id,
+            // A study whose noise cannot be worked out has no charter either, and never runs.
+            noise: study.noise_plan(sites.len()).ok().flatten(),
             study,
             manifest,
             sites,

@@ -48,7 +48,7 @@ impl Who {
 }
 
 /// Every method that this program serves. A path that is not here is nobody's.
-const TABLE: [(&str, Who); 28] = [
+const TABLE: [(&str, Who); 29] = [
     ("/consilium.federation.v1.Enrolment/Enrol", Who::Anyone),
     ("/consilium.federation.v1.Federation/Watch", Who::Sites),
     ("/consilium.federation.v1.Federation/ListStudies", Who::Sites),
@@ -56,6 +56,7 @@ const TABLE: [(&str, Who); 28] = [
     ("/consilium.federation.v1.Federation/FetchModel", Who::Sites),
     ("/consilium.federation.v1.Federation/SendReady", Who::Sites),
     ("/consilium.federation.v1.Federation/SendDecline", Who::Sites),
+    ("/consilium.federation.v1.Federation/SendCharge", Who::Sites),
     ("/consilium.federation.v1.Federation/SendUpdate", Who::Sites),
     ("/consilium.federation.v1.Federation/SendSignature", Who::Sites),
     ("/consilium.federation.v1.Federation/SendShares", Who::Sites),

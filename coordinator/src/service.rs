@@ -1,5 +1,6 @@
 //! gRPC in and out, a file per service: decode, hand on, encode.
 
+mod charge;
 pub(crate) mod enrolment;
 pub(crate) mod federation;
 pub(crate) mod listener;

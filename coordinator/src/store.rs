@@ -7,6 +7,7 @@
 //! rebuilt is abandoned with that reason. Models are flushed to disk before a row names them.
 
 pub(crate) mod blobs;
+pub(crate) mod charges;
 pub(crate) mod course;
 pub(crate) mod leaf;
 pub(crate) mod recorded;

@@ -287,7 +287,9 @@ fn read_policy(section: &mut Section<'_>, faults: &mut Vec<Fault>) -> Policy {
     };
     let standard_budget = Budget::default();
     let mut cap = |key, standard: f64, faults: &mut Vec<Fault>| {
-        section.real(key, "a number above 0", "3.0", |value| value > 0.0, faults).unwrap_or(standard)
+        section
+            .real(key, "a number above 0", "3.0", |value| value > 0.0, faults)
+            .unwrap_or(standard)
     };
     let mut budget = Budget {
         epsilon_per_study: cap("epsilon_per_study", standard_budget.epsilon_per_study, faults),
@@ -312,12 +314,9 @@ fn read_policy(section: &mut Section<'_>, faults: &mut Vec<Fault>) -> Policy {
     match section.text("accountant", ACCOUNTANTS, "\"rdp\"", faults) {
         None | Some("rdp") => {}
         Some("pld") => budget.accountant = Accountant::Pld,
-        Some(other) => faults.push(fault(
-            "policy.accountant",
-            &format!("{other:?}"),
-            ACCOUNTANTS,
-            "\"rdp\"",
-        )),
+        Some(other) => {
+            faults.push(fault("policy.accountant", &format!("{other:?}"), ACCOUNTANTS, "\"rdp\""))
+        }
     }
     Policy {
         budget: budget.caps().unwrap_or(standard.budget),

@@ -146,7 +146,8 @@ impl Policy {
                 if let Some(plan) = noise {
                     let Caps { study: cap, delta, accountant, .. } = self.budget;
                     let rounds = plan.wanted().rounds;
-                    let Figures { planned, solo } = plan.spending(rounds).epsilon(accountant, delta);
+                    let Figures { planned, solo } =
+                        plan.spending(rounds).epsilon(accountant, delta);
                     let over = [
                         ("policy.epsilon_per_study", "an epsilon", planned, cap.planned),
                         ("policy.solo_epsilon_per_study", "a solo epsilon", solo, cap.solo),

@@ -134,7 +134,7 @@ impl Purse {
             .map_err(|source| PurseError::Damaged { path: path.clone(), source })?;
         let whole = bytes.len().saturating_sub(reading.torn);
         let whole = u64::try_from(whole).unwrap_or(u64::MAX);
-        let ready = || {
+        let mut ready = || {
             file.set_len(whole)?;
             file.seek(SeekFrom::Start(whole))?;
             // What was read may be in memory only, left there by a process that was killed.

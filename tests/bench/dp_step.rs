@@ -122,8 +122,7 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
 
     let views = usize::from(views);
     let of_patient = views * usize::from(size) * usize::from(size);
-    let images: Vec<f32> =
-        (0_u32..).take(of_patient * usize::from(batch)).map(pixel).collect();
+    let images: Vec<f32> = (0_u32..).take(of_patient * usize::from(batch)).map(pixel).collect();
     let classes: Vec<usize> = (0..usize::from(batch)).map(|patient| patient % 2).collect();
     let of_images: Vec<usize> =
         classes.iter().flat_map(|class| std::iter::repeat_n(*class, views)).collect();

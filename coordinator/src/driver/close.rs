@@ -15,7 +15,7 @@ use super::{Driver, Halt, Open};
 use crate::board::{Happened, Told};
 use crate::clock;
 use crate::store::course::Course;
-use crate::store::rounds::{After, RoundRow};
+use crate::store::rounds::{After, RoundRow, Spent};
 use crate::store::{Leaf, StoreError};
 
 /// Abandoned attempts in a row after which a study is paused.
@@ -54,6 +54,7 @@ impl Driver {
         };
         let mut row = row(&open, &closed, ended.release.as_deref());
         row.model = self.study.model;
+        row.epsilon = self.spent().await?;
         for (site, course) in &mut row.courses {
             course.away = self.house.board.left(site).is_some();
         }
@@ -97,6 +98,23 @@ impl Driver {
         self.previous = Some((open.digest, open.round));
         self.rest_after(released, &reason).await;
         Ok(())
+    }
+
+    /// What the patients of the site that was charged most have spent, whatever became of its
+    /// attempts; tries again for as long as the disk refuses.
+    async fn spent(&mut self) -> Result<Option<Spent>, Halt> {
+        let Some(rules) = self.charter.study().privacy.rules().copied() else { return Ok(None) };
+        let charged = loop {
+            match self.house.store.most_charges(self.entry.id).await {
+                Ok(charged) => break charged,
+                Err(fault) => self.unreachable_store(&fault).await?,
+            }
+        };
+        let Some(plan) = self.charter.noise() else { return Ok(None) };
+        let spending = plan.spending(charged);
+        let delta = plan.wanted().delta;
+        let spent = tokio::task::block_in_place(|| spending.epsilon(rules.accountant, delta));
+        Ok(Some(Spent { planned: spent.planned.get(), solo: spent.solo.get() }))
     }
 
     /// Keeps the closing. The blobs go first: a row never names what is not on disk.
@@ -219,6 +237,7 @@ fn row(open: &Open, closed: &Closed, release: Option<&Release>) -> RoundRow {
         loss: metrics.and_then(aggregation::evaluation::MetricTally::loss),
         auroc: metrics.and_then(aggregation::evaluation::MetricTally::auroc),
         accuracy: metrics.and_then(aggregation::evaluation::MetricTally::accuracy),
+        epsilon: None,
         announced: open.opened,
         closed: open.opened,
         model: open.terms.model,

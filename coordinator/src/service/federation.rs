@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::enrolment::site_status;
-use super::{setup, store_status, turned_status, upload};
+use super::{charge, setup, store_status, turned_status, upload};
 use crate::board::{Addressed, Entry, Happened, Told};
 use crate::clock;
 use crate::coordinator::{Coordinator, all_approve};
@@ -212,6 +212,17 @@ impl Federation for Service {
         Ok(Response::new(wire::DeclineReply {}))
     }
 
+    async fn send_charge(
+        &self,
+        request: Request<wire::ChargeRequest>,
+    ) -> Result<Response<wire::ChargeReply>, Status> {
+        let site = Caller::site(&request)?;
+        let said = request.into_inner();
+        let entry = self.study(&said.study, &site)?;
+        charge::receive(&self.house, &entry, &site, &said).await?;
+        Ok(Response::new(wire::ChargeReply {}))
+    }
+
     async fn send_update(
         &self,
         request: Request<Streaming<wire::UpdatePart>>,
@@ -388,6 +399,7 @@ async fn tell(
         consortium: house.consortium.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         server_time_ms: clock::now().as_millis(),
+        ledger: house.store.ledger_end(site).await.map_err(|fault| store_status(&fault))?,
     });
     out.send(Ok(notice(hello))).await.map_err(gone)?;
     for entry in house.board.studies().iter().filter(|entry| entry.sites.contains(site)) {

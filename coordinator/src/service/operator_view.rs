@@ -31,6 +31,8 @@ pub(super) fn round(row: &RoundRow) -> wire::RoundView {
         closed_ms: row.closed.as_millis(),
         model: row.model.to_string(),
         courses: courses(&row.courses, &row.dropped),
+        epsilon: row.epsilon.map(|spent| spent.planned),
+        epsilon_solo: row.epsilon.map(|spent| spent.solo),
     }
 }
 
@@ -173,9 +175,13 @@ pub(super) fn card(
             "contributed".to_owned(),
             names(contributed.into_iter().map(HospitalId::as_str).collect()),
         ),
-        ("privacy".to_owned(), privacy(entry.study.privacy).to_owned()),
+        ("privacy".to_owned(), privacy(&entry.study.privacy)),
         ("model_digest".to_owned(), row.model.to_string()),
     ]);
+    if let Some(spent) = row.epsilon {
+        card.insert("epsilon".to_owned(), format!("{:.6}", spent.planned));
+        card.insert("epsilon_solo".to_owned(), format!("{:.6}", spent.solo));
+    }
     if let Some(measured) = measured(row, entry.study.last_round(), history) {
         let metrics =
             [("loss", measured.loss), ("auroc", measured.auroc), ("accuracy", measured.accuracy)];
@@ -195,8 +201,16 @@ fn measured<'a>(row: &'a RoundRow, last: RoundId, history: &'a [RoundRow]) -> Op
     history.iter().find(|one| one.released && one.round == row.round.next())
 }
 
-fn privacy(privacy: Privacy) -> &'static str {
+fn privacy(privacy: &Privacy) -> String {
     match privacy {
-        Privacy::DangerNone => "none (danger_no_privacy)",
+        Privacy::DangerNone => "none (danger_no_privacy)".to_owned(),
+        Privacy::Patients(rules) => format!(
+            "{} noise, epsilon at most {} at delta {} for each {} ({})",
+            rules.mode.name(),
+            rules.epsilon,
+            rules.delta,
+            rules.unit.name(),
+            rules.accountant.name()
+        ),
     }
 }

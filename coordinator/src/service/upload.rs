@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 
 use super::federation::driver_of;
-use super::{store_status, turned_status};
+use super::{charge, store_status, turned_status};
 use crate::coordinator::Coordinator;
 use crate::driver::{Command, Heard, Heed, Turned};
 use crate::store::blobs::Staging;
@@ -80,6 +80,7 @@ pub(super) async fn receive(
         .filter(|entry| entry.sites.contains(site))
         .ok_or_else(|| Status::not_found("no such study asks this site to take part"))?;
     let driver = driver_of(&entry)?;
+    charge::is_paid(house, &entry, site).await?;
     let turn = slots.take(header.study, site)?;
     let gone = || Status::unavailable("the coordinator is stopping");
     let (reply, answer) = oneshot::channel();

@@ -43,6 +43,15 @@ struct TermsText {
     ready_by_ms: u64,
 }
 
+/// Epsilon by either count.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Spent {
+    /// Against the coordinator and the tolerated sites.
+    pub(crate) planned: f64,
+    /// Against everybody else together.
+    pub(crate) solo: f64,
+}
+
 /// A round that has closed.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RoundRow {
@@ -66,6 +75,8 @@ pub(crate) struct RoundRow {
     pub(crate) auroc: Option<f64>,
     /// Its accuracy.
     pub(crate) accuracy: Option<f64>,
+    /// What the patients of a private study have spent after it, at the study's delta.
+    pub(crate) epsilon: Option<Spent>,
     /// When the round was announced.
     pub(crate) announced: Timestamp,
     /// When it closed.
@@ -259,7 +270,7 @@ impl Store {
     pub(crate) async fn history(&self, study: StudyId) -> Result<Vec<RoundRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT slot, round, released, reason, contributed, dropped, courses, loss, auroc, accuracy,
-                announced_ms, closed_ms, model
+                epsilon_planned, epsilon_solo, announced_ms, closed_ms, model
              FROM rounds WHERE study = $1 ORDER BY slot",
         )
         .bind(study.to_string())
@@ -294,8 +305,9 @@ async fn insert_round(
     );
     sqlx::query(
         "INSERT INTO rounds (study, slot, round, released, reason, contributed, dropped,
-            loss, auroc, accuracy, announced_ms, closed_ms, model, courses)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+            loss, auroc, accuracy, announced_ms, closed_ms, model, courses,
+            epsilon_planned, epsilon_solo)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
     )
     .bind(study.to_string())
     .bind(slot_column(row.slot))
@@ -311,9 +323,17 @@ async fn insert_round(
     .bind(millis(row.closed))
     .bind(row.model.to_string())
     .bind(course::text(&row.courses)?)
+    .bind(row.epsilon.map(|spent| spent.planned))
+    .bind(row.epsilon.map(|spent| spent.solo))
     .execute(&mut **tx)
     .await?;
     Ok(())
+}
+
+fn spent(row: &sqlx::sqlite::SqliteRow) -> Result<Option<Spent>, StoreError> {
+    let planned: Option<f64> = row.try_get("epsilon_planned")?;
+    let solo: Option<f64> = row.try_get("epsilon_solo")?;
+    Ok(planned.zip(solo).map(|(planned, solo)| Spent { planned, solo }))
 }
 
 fn round_row(row: &sqlx::sqlite::SqliteRow) -> Result<RoundRow, StoreError> {
@@ -334,6 +354,7 @@ fn round_row(row: &sqlx::sqlite::SqliteRow) -> Result<RoundRow, StoreError> {
         loss: row.try_get("loss")?,
         auroc: row.try_get("auroc")?,
         accuracy: row.try_get("accuracy")?,
+        epsilon: spent(row)?,
         announced: moment(row.try_get("announced_ms")?),
         closed: moment(row.try_get("closed_ms")?),
         model: digest(row.try_get("model")?, "model")?,

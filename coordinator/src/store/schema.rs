@@ -8,7 +8,7 @@ use sqlx::{Sqlite, Transaction};
 use super::StoreError;
 
 /// Each entry brings the schema from its index to the next version.
-const MIGRATIONS: [&[&str]; 2] = [FIRST, MASKS];
+const MIGRATIONS: [&[&str]; 3] = [FIRST, MASKS, PRIVACY];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE sites (
@@ -131,9 +131,27 @@ const MASKS: &[&str] = &[
     )",
 ];
 
+/// Privacy per patient. A study's digest says since then how private it is; as for masks.
+const PRIVACY: &[&str] = &[
+    "UPDATE studies SET earlier = 1",
+    "DELETE FROM open_rounds",
+    "DELETE FROM journal",
+    "ALTER TABLE rounds ADD COLUMN epsilon_planned DOUBLE PRECISION",
+    "ALTER TABLE rounds ADD COLUMN epsilon_solo DOUBLE PRECISION",
+    "CREATE TABLE charges (
+        study TEXT NOT NULL,
+        site TEXT NOT NULL,
+        slot BIGINT NOT NULL,
+        seq BIGINT NOT NULL,
+        record TEXT NOT NULL,
+        signature TEXT NOT NULL,
+        PRIMARY KEY (study, site, slot)
+    )",
+];
+
 /// The version that this program writes.
-const CURRENT: i64 = 2;
-const _: () = assert!(MIGRATIONS.len() == 2, "a migration goes with a version");
+const CURRENT: i64 = 3;
+const _: () = assert!(MIGRATIONS.len() == 3, "a migration goes with a version");
 
 /// Brings the database to [`CURRENT`], in the transaction given.
 ///

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use aggregation::ids::StudyId;
+use aggregation::privacy::accountant::Spent;
 use aggregation::privacy::charge::{Charge, Figures};
 use aggregation::privacy::ledger::{Caps, Ledger, Scope, State as Stage};
-use aggregation::privacy::accountant::Spent;
 use proto::cli::{Exit, Failure};
 use serde_json::{Value, json};
 

@@ -81,7 +81,7 @@ impl NoisedStep<'_> {
                 .collect::<Result<_, _>>()?;
             for sum in &of_group {
                 let added = self.plan.grid().add(sum, &mut sums);
-                added.map_err(|_| BackendFault::new("a finite sum"))?;
+                added.map_err(|_| BackendFault("a finite sum"))?;
             }
             done += group.len();
             progress(u32::try_from(done * 1000 / micro_batches.len().max(1)).unwrap_or(1000));
@@ -133,7 +133,7 @@ impl NoisedStep<'_> {
             }
             classes.push(self.examples.classes[*record]);
         }
-        let clip = self.plan.wanted().clip.get();
+        let clip = self.plan.wanted().clip;
         Ok(self.network.clipped_sum(offered, images, &classes, views, clip)?.sum)
     }
 }

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
 use aggregation::architecture::model_from_bytes;
-use aggregation::ids::RoundId;
 use aggregation::evaluation::MetricTally;
+use aggregation::ids::RoundId;
 use aggregation::message::Work;
 use aggregation::privacy::plan::Plan;
 use aggregation::privacy::sampling::{MicroBatches, Patients};
@@ -257,7 +257,8 @@ impl Session {
     fn facts(&self) -> Opened {
         Opened {
             training_examples: self.data.train.len() as u64,
-            training_patients: self.data.training_patients.iter().collect::<BTreeSet<_>>().len() as u64,
+            training_patients: self.data.training_patients.iter().collect::<BTreeSet<_>>().len()
+                as u64,
             evaluation_examples: self.held_out().len() as u64,
             dataset_root: self.data.root.to_vec(),
         }

@@ -41,7 +41,7 @@ pub struct Gradient {
 /// The network computed something that it cannot: a fault of ours or of the backend's.
 #[derive(Debug, thiserror::Error)]
 #[error("the backend did not give {0}")]
-pub struct BackendFault(&'static str);
+pub struct BackendFault(pub(crate) &'static str);
 
 impl Network {
     /// The network that a study names, for its input and its classes.

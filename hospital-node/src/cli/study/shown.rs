@@ -224,7 +224,8 @@ impl Shown<'_> {
                     );
                 }
                 if rules.unit == Unit::DangerImage {
-                    let what = "PRIVACY FOR EACH IMAGE ALONE: a patient with many is less protected";
+                    let what =
+                        "PRIVACY FOR EACH IMAGE ALONE: a patient with many is less protected";
                     line("DANGER", what.to_owned());
                 }
                 if study.evaluation.danger_exact {

@@ -34,12 +34,11 @@ impl Seat {
         let terms = self.terms.as_ref().filter(|terms| terms.slot == slot);
         let Some(entry) = terms.and_then(|terms| self.entry(terms)) else { return Ok(()) };
         let (purse, budget) = (self.house.purse.clone(), self.house.config.policy.budget);
-        let paid = tokio::task::spawn_blocking(move || {
-            match purse.charged(entry.study, entry.slot) {
+        let paid =
+            tokio::task::spawn_blocking(move || match purse.charged(entry.study, entry.slot) {
                 Some(record) if *record.entry() == entry => Ok(()),
                 Some(_) | None => purse.charge(&entry, &budget),
-            }
-        });
+            });
         paid.await.unwrap_or_else(|stopped| Err(NoCharge::Stopped(stopped.to_string())))
     }
 

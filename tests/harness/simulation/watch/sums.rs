@@ -95,7 +95,8 @@ fn check_model(
         return Err(format!("{} coordinates, not {}", mean.len(), sums.len()));
     }
     let half = 1_i64 << (format.modulus().bits() - 1);
-    let scale = if weight == 0 { 0.0 } else { real(weight) / f64::from(format.weight_cap()) };
+    let cap = format.weight_cap().map_or(f64::NAN, f64::from);
+    let scale = if weight == 0 { 0.0 } else { real(weight) / cap };
     for (index, (sum, mean)) in sums.iter().zip(mean).enumerate() {
         let sum = i64::try_from(*sum).unwrap_or(i64::MAX);
         let sum = if sum >= half { sum - 2 * half } else { sum };
