@@ -8,11 +8,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
-use aggregation::privacy::charge::{Charge, Figures};
+use aggregation::privacy::charge::Figures;
 use aggregation::privacy::ledger::{
     Broken, Caps, Declined, Entry, Head, Ledger, Record, RolledBack, Scope, State as Stage,
 };
@@ -216,11 +216,6 @@ impl Purse {
     pub(crate) fn epsilon(&self, study: StudyId, caps: &Caps) -> Figures {
         self.with(|inner| inner.ledger.epsilon(Scope::Study, study, caps))
     }
-
-    /// How many more rounds at this price the caps allow.
-    pub(crate) fn rounds_left(&self, study: StudyId, charge: &Charge, caps: &Caps) -> u32 {
-        self.with(|inner| inner.ledger.rounds_left(study, charge, caps))
-    }
 }
 
 /// Reads a ledger without touching its file, as the command line does beside the daemon.
@@ -255,15 +250,10 @@ fn purse_of(site: &HospitalId) -> Digest {
     Digest::blake3(format!("consilium/purse/all-patients/1/{site}").as_bytes())
 }
 
-/// Where the file lies, for messages.
-pub(crate) fn path(state: &State) -> PathBuf {
-    Path::to_owned(&state.file(FILE))
-}
-
 #[cfg(test)]
 mod tests {
     use aggregation::ids::RoundId;
-    use aggregation::privacy::charge::{ChargeParts, Mode};
+    use aggregation::privacy::charge::{Charge, ChargeParts, Mode};
 
     use super::*;
     use crate::policy::Policy;
@@ -330,7 +320,8 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let state = State::open(scratch.path()).expect("ours");
         let purse = Purse::open(&state, &site()).expect("a new ledger");
-        let left = purse.rounds_left(entry(1).study, &entry(1).charge, &caps());
+        let empty = look(&state, &site()).expect("readable");
+        let left = empty.rounds_left(entry(1).study, &entry(1).charge, &caps());
         assert!(left > 1, "the test's rounds are cheap");
         for slot in 1..=u64::from(left) {
             purse.charge(&entry(slot), &caps()).expect("within the caps");
@@ -340,7 +331,7 @@ mod tests {
             purse.charge(&next, &caps()),
             Err(NoCharge::Declined(Declined::Cap { .. }))
         ));
-        assert_eq!(std::fs::metadata(path(&state)).expect("there").len(), 256 * u64::from(left));
+        assert_eq!(std::fs::metadata(state.file(FILE)).expect("there").len(), 256 * u64::from(left));
     }
 
     /// D-23: an old copy of the file, put back.
@@ -350,13 +341,13 @@ mod tests {
         let state = State::open(scratch.path()).expect("ours");
         let purse = Purse::open(&state, &site()).expect("a new ledger");
         purse.charge(&entry(1), &caps()).expect("affordable");
-        let copy = std::fs::read(path(&state)).expect("there");
+        let copy = std::fs::read(state.file(FILE)).expect("there");
         purse.charge(&entry(2), &caps()).expect("affordable");
         let told = purse.charged(entry(2).study, SlotId::new(2)).expect("charged");
         let seen = Head { seq: told.seq(), hash: told.hash() };
         assert_eq!(purse.compare(&seen), Ok(()));
         drop(purse);
-        std::fs::write(path(&state), copy).expect("put back");
+        std::fs::write(state.file(FILE), copy).expect("put back");
         let purse = Purse::open(&state, &site()).expect("whole in itself");
         purse.compare(&seen).expect_err("a record is missing");
         let refused = purse.charge(&entry(3), &caps()).expect_err("closed");

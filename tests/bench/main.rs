@@ -8,6 +8,7 @@ mod round;
 mod sampler;
 mod secagg;
 mod simulate;
+mod utility;
 
 use std::fmt::Display;
 use std::fs::File;
@@ -47,6 +48,8 @@ enum Command {
     Secagg(secagg::SecaggArgs),
     /// Whole federations of the state machines, each decided by a seed; fails if an invariant does
     Simulate(simulate::SimulateArgs),
+    /// How good models are at which epsilon: pooled and federated, private and not
+    Utility(utility::UtilityArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
     #[command(hide = true)]
     Serve,
@@ -92,6 +95,7 @@ fn run(command: Command, format: Format) -> Result<(), Failure> {
         Command::Log(arguments) => tell(log::measure(&arguments), format),
         Command::Mask(arguments) => tell(mask::measure(&arguments), format),
         Command::Secagg(arguments) => tell(secagg::measure(&arguments), format),
+        Command::Utility(arguments) => tell(utility::measure(&arguments), format),
         Command::Simulate(arguments) => simulate::run(&arguments, format),
         Command::Serve => {
             answer().map_err(|trouble| Failure::failed("conversation", trouble.to_string()))

@@ -15,10 +15,11 @@ use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What the coordinator heard.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Said {
     Ready(u64),
     Declined(u64, wire::DeclineReason),
+    Charge(Box<wire::ChargeRequest>),
     Update(u64, Vec<u8>),
     Fetch(u64),
     Decided(wire::Decision),
@@ -106,6 +107,13 @@ impl Federation for Fake {
     ) -> Result<Response<wire::DeclineReply>, Status> {
         let said = Said::Declined(request.get_ref().slot, request.get_ref().reason());
         self.heard(said, wire::DeclineReply {})
+    }
+
+    async fn send_charge(
+        &self,
+        request: Request<wire::ChargeRequest>,
+    ) -> Result<Response<wire::ChargeReply>, Status> {
+        self.heard(Said::Charge(Box::new(request.into_inner())), wire::ChargeReply {})
     }
 
     async fn send_update(

@@ -406,6 +406,7 @@ impl Federation {
                 Some(message::Said::Unmask { terms, shares: Arc::new(given) })
             }
             Said::Fetch(_)
+            | Said::Charge(_)
             | Said::Decided(_)
             | Said::Announcement(_)
             | Said::Nonce(_)

@@ -1,0 +1,114 @@
+//! How a model is trained in each setting, and where the choice is written down.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+use harness::{Outcome, Trouble};
+use serde::Deserialize;
+
+/// Who trains, and what is hidden from whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Setting {
+    /// All images in one place, no privacy.
+    Pooled,
+    /// All images in one place, DP-SGD.
+    PooledDp,
+    /// Hospitals that share the noise.
+    Distributed,
+    /// Hospitals of which each adds all of the noise.
+    Silo,
+}
+
+impl Setting {
+    pub(super) const ALL: [Self; 4] = [Self::Pooled, Self::PooledDp, Self::Distributed, Self::Silo];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Pooled => "pooled",
+            Self::PooledDp => "pooled-dp",
+            Self::Distributed => "distributed",
+            Self::Silo => "silo",
+        }
+    }
+}
+
+/// The part of a study that is found by trial.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Recipe {
+    /// The model.
+    pub(crate) arch: String,
+    /// Rounds: steps of a private study, epochs without privacy.
+    pub(crate) rounds: u32,
+    /// The optimiser: the coordinator's in a private study, the local one without privacy.
+    pub(crate) optimizer: String,
+    /// Its learning rate.
+    pub(crate) learning_rate: f64,
+    /// How much of the running average of the models remains.
+    pub(crate) weight_average: f64,
+    /// The sampling rate of a private study.
+    pub(crate) sampling_rate: f64,
+    /// Its clipping norm.
+    pub(crate) clipping_norm: f64,
+    /// Views of each image; more than one, or `augment`, moves them about.
+    pub(crate) views: u16,
+    /// Whether images are moved about.
+    pub(crate) augment: bool,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            arch: "cnn-tiny".to_owned(),
+            rounds: 100,
+            optimizer: "adam".to_owned(),
+            learning_rate: 2e-3,
+            weight_average: 0.9,
+            sampling_rate: 0.25,
+            clipping_norm: 1.0,
+            views: 1,
+            augment: false,
+        }
+    }
+}
+
+impl Recipe {
+    /// What `tests/experiments/utility.toml` found best on the validation images.
+    pub(super) fn of(setting: Setting, _epsilon: f64) -> Self {
+        match setting {
+            Setting::Pooled => Self { rounds: 15, learning_rate: 1e-3, ..Self::default() },
+            Setting::PooledDp | Setting::Distributed | Setting::Silo => Self::default(),
+        }
+    }
+}
+
+/// A recipe that is tried.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Variant {
+    /// What it is called in the table.
+    pub(super) name: String,
+    /// For which setting.
+    pub(super) setting: Setting,
+    /// At this epsilon alone.
+    #[serde(default)]
+    pub(super) at: Option<f64>,
+    /// The recipe.
+    #[serde(default)]
+    pub(super) recipe: Recipe,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tried {
+    variant: Vec<Variant>,
+}
+
+/// The recipes of a file.
+pub(super) fn read(file: &Path) -> Outcome<Vec<Variant>> {
+    let text = std::fs::read_to_string(file)?;
+    let tried: Tried = toml::from_str(&text)
+        .map_err(|error| Trouble::new(format!("{}: {error}", file.display())))?;
+    Ok(tried.variant)
+}
