@@ -4,9 +4,11 @@
 //! happens between them. Parameters come as one flat vector in the layout's order and their
 //! gradients go the same way.
 
+mod convolution;
 mod ghost;
 pub mod layers;
 mod networks;
+mod patches;
 mod private;
 
 use aggregation::architecture::{Architecture, FULL_RESOLUTION, ModelLayout};

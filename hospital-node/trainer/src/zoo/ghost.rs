@@ -6,9 +6,9 @@
 //! had without the product. The sum of clipped gradients is then one more product, in which each
 //! patient's share is scaled. One backward pass, and none of it computes a weight's gradient.
 
-use burn::tensor::module::conv2d_weight_backward;
 use burn::tensor::{Gradients, Tensor};
 
+use super::convolution::{columns, portion};
 use super::layers::Window;
 
 /// What a layer keeps for the gradient of one tensor of the layout, `place`.
@@ -18,29 +18,30 @@ pub(super) enum Tap {
     Copies { place: usize, copies: Tensor<2> },
     /// The weight of a linear layer. `input` is `[images, in]`, `slope` `[images, out]`.
     Linear { place: usize, input: Tensor<2>, slope: Tensor<2> },
-    /// The weight of a convolution. `slope` has the shape of the output.
+    /// The weight of a convolution, whose window has so many pixels along its sides.
     Convolution {
         place: usize,
         input: Tensor<4>,
-        weight: Tensor<4>,
+        kernel: [usize; 2],
         window: Window,
         slope: Tensor<4>,
     },
 }
 
 /// One tensor's gradients, patient by patient, as far as they had to be computed.
+#[derive(Debug)]
 pub(super) struct Share {
     place: usize,
     kind: Kind,
 }
 
+#[derive(Debug)]
 enum Kind {
-    /// `[patients, values]`: the gradients themselves.
-    Rows(Tensor<2>),
-    /// A linear weight's, as the pair whose product they are.
-    Linear { input: Tensor<2>, slope: Tensor<2> },
-    /// A convolution's.
-    Convolution { input: Tensor<4>, weight: Tensor<4>, window: Window, slope: Tensor<4> },
+    /// The gradients themselves, `[patients, values]`, some patients after the others.
+    Rows(Vec<Tensor<2>>),
+    /// The pair whose product they are: `[in, places]` and `[out, places]`, where every patient
+    /// has equally many places in a row.
+    Pair(Tensor<2>, Tensor<2>),
 }
 
 impl Tap {
@@ -49,114 +50,143 @@ impl Tap {
     ///
     /// `views` images in a row belong to one patient, whose gradient is their sum.
     pub(super) fn read(self, gradients: &Gradients, views: usize) -> Option<(Share, Tensor<1>)> {
-        let (place, kind, squares) = match self {
+        let (place, (kind, squares)) = match self {
             Self::Copies { place, copies } => {
                 let [images, values] = copies.dims();
                 let own = copies.grad(gradients)?;
                 let own = own.reshape([images / views, views, values]).sum_dim(1);
-                rows(place, own)
+                let (rows, squares) = rows(own);
+                (place, (Kind::Rows(vec![rows]), squares))
             }
             Self::Linear { place, input, slope } => {
-                let slope = slope.grad(gradients)?;
-                let [images, inputs] = input.dims();
-                let outputs = slope.dims()[1];
-                let patients = images / views;
-                // The views are to a patient what places are to a convolution.
-                let a = input.clone().reshape([patients, views, inputs]).swap_dims(1, 2);
-                let g = slope.clone().reshape([patients, views, outputs]).swap_dims(1, 2);
-                match product(a, g) {
-                    Product::Whole(own) => rows(place, own),
-                    Product::Squares(squares) => (place, Kind::Linear { input, slope }, squares),
-                }
+                let slope = slope.grad(gradients)?.transpose().unsqueeze_dim(2);
+                (place, linear(input.transpose().unsqueeze_dim(2), slope, views))
             }
-            Self::Convolution { place, input, weight, window, slope } => {
+            Self::Convolution { place, input, kernel, window, slope } => {
                 let slope = slope.grad(gradients)?;
-                let [images, outputs, height, width] = slope.dims();
-                let a = columns(input.clone(), weight.dims(), window);
-                let a = by_patient(a, views);
-                let g = by_patient(slope.clone().reshape([images, outputs, height * width]), views);
-                match product(a, g) {
-                    Product::Whole(own) => rows(place, own),
-                    Product::Squares(squares) => {
-                        (place, Kind::Convolution { input, weight, window, slope }, squares)
-                    }
-                }
+                (place, convolution(input, kernel, window, slope, views))
             }
         };
         Some((Share { place, kind }, squares))
     }
 }
 
+fn linear(input: Tensor<3>, slope: Tensor<3>, views: usize) -> (Kind, Tensor<1>) {
+    let [inputs, images, _] = input.dims();
+    let outputs = slope.dims()[0];
+    // The views are to a patient what places are to a convolution.
+    if pays(views, inputs, outputs) {
+        let squares = squares(by_patient(&input, views), by_patient(&slope, views));
+        let flat = |x: Tensor<3>, values| x.reshape([values, images]);
+        (Kind::Pair(flat(input, inputs), flat(slope, outputs)), squares)
+    } else {
+        let (rows, squares) = product(by_patient(&input, views), by_patient(&slope, views));
+        (Kind::Rows(vec![rows]), squares)
+    }
+}
+
+fn convolution(
+    input: Tensor<4>,
+    kernel: [usize; 2],
+    window: Window,
+    slope: Tensor<4>,
+    views: usize,
+) -> (Kind, Tensor<1>) {
+    let [images, channels, _, _] = input.dims();
+    let [_, outputs, down, right] = slope.dims();
+    let (inputs, area) = (channels * kernel[0] * kernel[1], down * right);
+    let slope = slope.reshape([images, outputs, area]).swap_dims(0, 1);
+    if pays(views * area, inputs, outputs) {
+        let patches = columns(input, kernel, window);
+        let squares = squares(by_patient(&patches, views), by_patient(&slope, views));
+        let pair = Kind::Pair(
+            patches.reshape([inputs, images * area]),
+            slope.reshape([outputs, images * area]),
+        );
+        return (pair, squares);
+    }
+    // Patches are large where there are many places: some patients at a time.
+    let patients = portion(images / views, views * inputs * area);
+    let (mut parts, mut norms) = (Vec::new(), Vec::new());
+    for first in (0..images).step_by(patients * views) {
+        let count = (patients * views).min(images - first);
+        let patches = columns(input.clone().narrow(0, first, count), kernel, window);
+        let slope = slope.clone().narrow(1, first, count);
+        let (rows, squares) = product(by_patient(&patches, views), by_patient(&slope, views));
+        parts.push(rows);
+        norms.push(squares);
+    }
+    (Kind::Rows(parts), Tensor::cat(norms, 0))
+}
+
 impl Share {
     /// The sum over patients, each times its factor of `[patients]`, with its place in the layout.
-    pub(super) fn sum(self, factors: &Tensor<1>, views: usize) -> (usize, Tensor<1>) {
-        let patients = factors.dims()[0];
-        let of_images = || {
-            let each = factors.clone().reshape([patients, 1]).repeat_dim(1, views);
-            each.reshape([patients * views, 1])
-        };
+    pub(super) fn sum(self, factors: &Tensor<1>) -> (usize, Tensor<1>) {
         let sum = match self.kind {
-            Kind::Rows(own) => factors.clone().reshape([1, patients]).matmul(own).flatten(0, 1),
-            Kind::Linear { input, slope } => {
-                (slope * of_images()).transpose().matmul(input).flatten(0, 1)
+            Kind::Rows(parts) => {
+                let mut first = 0;
+                let sums = parts.into_iter().map(|rows| {
+                    let patients = rows.dims()[0];
+                    let factors = factors.clone().narrow(0, first, patients);
+                    first += patients;
+                    factors.unsqueeze::<2>().matmul(rows)
+                });
+                sums.reduce(|sum, part| sum + part)
             }
-            Kind::Convolution { input, weight, window, slope } => {
-                let scaled = slope * of_images().reshape([patients * views, 1, 1, 1]);
-                conv2d_weight_backward(input, weight, scaled, window.options()).flatten(0, 3)
+            Kind::Pair(inputs, slopes) => {
+                let (places, patients) = (slopes.dims()[1], factors.dims()[0]);
+                let each = factors.clone().reshape([patients, 1]).repeat_dim(1, places / patients);
+                let scaled = slopes * each.reshape([1, places]);
+                Some(scaled.matmul(inputs.transpose()))
             }
         };
-        (self.place, sum)
+        let none = || Tensor::zeros([0, 0], &factors.device());
+        (self.place, sum.unwrap_or_else(none).flatten(0, 1))
     }
 }
 
-/// Gradients that are known in full, `[patients, ..]`, and the squares of their norms.
-fn rows(place: usize, own: Tensor<3>) -> (usize, Kind, Tensor<1>) {
-    let [patients, a, b] = own.dims();
-    let own = own.reshape([patients, a * b]);
-    let squares = own.clone().square().sum_dim(1).reshape([patients]);
-    (place, Kind::Rows(own), squares)
+/// Whether norms without products are less work. A product that is formed has its values written
+/// and read again, each worth about as much time as [`TOUCH`] multiplications; without it there
+/// are `places^2` products of pairs of places, over the inputs and over the outputs (\[BMX22\]
+/// section 4 counts memory instead).
+fn pays(places: usize, inputs: usize, outputs: usize) -> bool {
+    places * places * (inputs + outputs) < TOUCH * inputs * outputs
 }
 
-enum Product {
-    /// `[patients, out, in]`.
-    Whole(Tensor<3>),
-    /// `[patients]`: the squared norm of each patient's product, which was not formed.
-    Squares(Tensor<1>),
-}
-
-/// Of `a`, `[patients, in, places]`, and `g`, `[patients, out, places]`: the product `g a^T`, or
-/// only the squares of its norms when that is less work (\[BMX22\] equation 4.1):
-/// `|g a^T|^2 = <a^T a, g^T g>`.
-fn product(a: Tensor<3>, g: Tensor<3>) -> Product {
-    let [patients, inputs, places] = a.dims();
-    let outputs = g.dims()[1];
-    if 2 * places * places >= inputs * outputs {
-        return Product::Whole(g.matmul(a.swap_dims(1, 2)));
-    }
-    let within = |x: Tensor<3>| x.clone().swap_dims(1, 2).matmul(x);
-    let products = within(a) * within(g);
-    Product::Squares(products.reshape([patients, places * places]).sum_dim(1).reshape([patients]))
-}
-
-/// The patches of the input that the window sees, `[images, in * kernel, places]`.
-fn columns(x: Tensor<4>, kernel: [usize; 4], window: Window) -> Tensor<3> {
-    let [_, _, high, wide] = kernel;
-    let Window { stride, padding } = window;
-    let x = x.pad((padding, padding, padding, padding), 0.0);
-    let x: Tensor<6> = x.unfold::<5, _>(2, high, stride).unfold::<6, _>(3, wide, stride);
-    let [images, channels, rows, columns, _, _] = x.dims();
-    x.permute([0, 1, 4, 5, 2, 3]).reshape([images, channels * high * wide, rows * columns])
-}
+/// Measured; see [`pays`].
+const TOUCH: usize = 32;
 
 /// Puts the places of all of a patient's images side by side:
-/// `[images, n, places]` to `[patients, n, views * places]`.
-fn by_patient(x: Tensor<3>, views: usize) -> Tensor<3> {
-    let [images, values, places] = x.dims();
-    if views == 1 {
-        return x;
-    }
-    let x = x.reshape([images / views, views, values, places]).swap_dims(1, 2);
-    x.reshape([images / views, values, views * places])
+/// `[values, images, places]` to `[patients, values, views * places]`.
+fn by_patient(x: &Tensor<3>, views: usize) -> Tensor<3> {
+    let [values, images, places] = x.dims();
+    let x = x.clone();
+    // Without this a view that is turned round already would be copied.
+    let x = if views == 1 { x } else { x.reshape([values, images / views, views * places]) };
+    x.swap_dims(0, 1)
+}
+
+/// Of `a`, `[patients, in, places]`, and `g`, `[patients, out, places]`: each patient's product
+/// `g a^T` as a row, and the squares of their norms.
+fn product(a: Tensor<3>, g: Tensor<3>) -> (Tensor<2>, Tensor<1>) {
+    rows(g.matmul(a.swap_dims(1, 2)))
+}
+
+/// Gradients `[patients, ..]` as rows, and the squares of their norms.
+fn rows(own: Tensor<3>) -> (Tensor<2>, Tensor<1>) {
+    let [patients, a, b] = own.dims();
+    let rows = own.reshape([patients, a * b]);
+    let squares = rows.clone().square().sum_dim(1).reshape([patients]);
+    (rows, squares)
+}
+
+/// The squares of the norms of the products that [`product`] forms, without forming them:
+/// `|g a^T|^2 = <a^T a, g^T g>`.
+fn squares(a: Tensor<3>, g: Tensor<3>) -> Tensor<1> {
+    let within = |x: Tensor<3>| x.clone().swap_dims(1, 2).matmul(x);
+    let products = within(a) * within(g);
+    let [patients, places, _] = products.dims();
+    products.reshape([patients, places * places]).sum_dim(1).reshape([patients])
 }
 
 // [LTLH22]: Li, Tramèr, Liang, Hashimoto: Large Language Models Can Be Strong Differentially

@@ -5,10 +5,11 @@
 //! no layer that mixes the examples of a batch.
 
 use aggregation::architecture::ModelLayout;
-use burn::tensor::module::{conv2d, max_pool2d};
+use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
+use super::convolution::{convolve, convolve_tapped};
 use super::ghost::Tap;
 
 /// Keeps the variance of a flat group away from zero.
@@ -130,21 +131,11 @@ impl Window {
 
 /// A convolution without bias.
 pub fn convolution(at: &mut Walk<'_>, x: Tensor<4>, window: Window) -> Tensor<4> {
-    let (place, weight) = at.take();
-    let Some(taps) = &mut at.taps else { return conv2d(x, weight, None, window.options()) };
-    let input = x.clone().inner();
-    let mut output = conv2d(x, weight.clone(), None, window.options());
-    // The gradient at the output is wanted. An output that nothing is known to depend on can be
-    // asked for it; to another a leaf of zeros is added, which has the same gradient.
-    let slope = if output.is_autodiff() {
-        let zeros = Tensor::zeros(output.dims(), &output.device()).autodiff().require_grad();
-        output = output + zeros.clone();
-        zeros
-    } else {
-        output = output.autodiff().require_grad();
-        output.clone()
-    };
-    taps.push(Tap::Convolution { place, input, weight, window, slope });
+    let (place, weight) = at.take::<4>();
+    let Some(taps) = &mut at.taps else { return convolve(x, weight, window) };
+    let (input, [_, _, high, wide]) = (x.clone().inner(), weight.dims());
+    let (output, slope) = convolve_tapped(x, weight, window);
+    taps.push(Tap::Convolution { place, input, kernel: [high, wide], window, slope });
     output
 }
 

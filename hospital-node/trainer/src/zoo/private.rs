@@ -119,7 +119,7 @@ impl Network {
         let factors = Tensor::from_data(TensorData::new(factors, [norms.len()]), &self.device);
         let mut sums: Vec<Option<Tensor<1>>> = vec![None; self.layout.tensors.len()];
         for share in shares {
-            let (place, sum) = share.sum(&factors, views);
+            let (place, sum) = share.sum(&factors);
             if let Some(of_tensor) = sums.get_mut(place) {
                 *of_tensor = Some(sum);
             }
