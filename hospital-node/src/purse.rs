@@ -331,7 +331,10 @@ mod tests {
             purse.charge(&next, &caps()),
             Err(NoCharge::Declined(Declined::Cap { .. }))
         ));
-        assert_eq!(std::fs::metadata(state.file(FILE)).expect("there").len(), 256 * u64::from(left));
+        assert_eq!(
+            std::fs::metadata(state.file(FILE)).expect("there").len(),
+            256 * u64::from(left)
+        );
     }
 
     /// D-23: an old copy of the file, put back.

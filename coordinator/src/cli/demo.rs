@@ -6,6 +6,7 @@
 mod drops;
 mod federation;
 mod manifest;
+mod privacy;
 mod screen;
 mod watch;
 
@@ -13,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use aggregation::keys::thresholds::Thresholds;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use proto::cli::{Failure, Format};
 use proto::federation::operator_client::OperatorClient;
 use proto::federation::{
@@ -23,6 +24,7 @@ use tonic::transport::Channel;
 
 use self::drops::{Drop, Drops};
 use self::federation::{Federation, Source};
+use self::privacy::{Mode, Privacy};
 use self::screen::{Done, Screen};
 use crate::clock;
 
@@ -38,12 +40,16 @@ pub(crate) struct DemoArgs {
     /// "synthetic" writes radiographs as DICOM files; or a MedMNIST-style .npz file to be split.
     #[arg(long, default_value = "synthetic", value_name = "synthetic|FILE.npz")]
     data: String,
-    /// The model's architecture.
-    #[arg(long, default_value = "cnn-small", value_name = "ARCH")]
-    model: String,
-    /// Privacy: this version trains without noise only.
-    #[arg(long, value_enum, default_value_t = Mode::None)]
-    mode: Mode,
+    /// The model's architecture; the default depends on data and privacy.
+    #[arg(long, value_name = "ARCH")]
+    model: Option<String>,
+    /// Differential privacy for each patient: the whole study spends at most this epsilon, at delta
+    /// 1e-5. Alone it means --mode distributed.
+    #[arg(long, value_name = "EPSILON")]
+    epsilon: Option<f64>,
+    /// Who adds the noise; without it, and without --epsilon, there is none.
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     /// Decides data, split and training: the same seed gives the same model.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -60,28 +66,19 @@ pub(crate) struct DemoArgs {
     keep: bool,
 }
 
-/// The privacy modes that this version can run.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Mode {
-    /// `danger_no_privacy`, with every hospital's own opt-in.
-    None,
-}
-
 /// Runs the demo to its end.
 pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> {
-    let Mode::None = args.mode;
+    let privacy = Privacy::of(args)?;
     let begun = clock::now();
     let source = Source::parse(&args.data)?;
     let thresholds = manifest::thresholds(args.hospitals)
         .map_err(|bad| Failure::usage("bad_thresholds", format!("--hospitals: {bad}")))?;
-    check_drops(args, &source)?;
+    check_drops(args, &source, privacy)?;
     let folder = Folder::create(args.dir.as_deref(), args.keep)?;
     let screen = Screen::new(format);
-    let mut federation =
-        Federation::build(folder.path(), args.hospitals, &source, args.seed, args.keep, &screen)
-            .await?;
+    let mut federation = Federation::build(folder.path(), args, &source, &privacy, &screen).await?;
     let told = tokio::select! {
-        told = story(args, &source, &thresholds, &mut federation, &screen) => told,
+        told = story(args, &source, privacy, &thresholds, &mut federation, &screen) => told,
         _ = tokio::signal::ctrl_c() => {
             Err(Failure::failed("interrupted", "interrupted before the study was complete"))
         }
@@ -99,6 +96,11 @@ pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> 
         event: "done",
         auroc: told.auroc,
         accuracy: told.accuracy,
+        mode: privacy.name(),
+        epsilon: told.epsilon,
+        epsilon_solo: told.epsilon_solo,
+        epsilon_target: privacy.epsilon,
+        delta: privacy.epsilon.map(|_| privacy::DELTA),
         rounds: told.rounds,
         study: told.study,
         model_digest: told.model_digest,
@@ -109,13 +111,13 @@ pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> 
 }
 
 /// Whether every drop is of a hospital and a round that there will be, and each only once a round.
-fn check_drops(args: &DemoArgs, source: &Source) -> Result<(), Failure> {
+fn check_drops(args: &DemoArgs, source: &Source, privacy: Privacy) -> Result<(), Failure> {
     let wrong = |drop: &Drop, what: String| {
         let Drop { site, round, phase } = drop;
         Failure::usage("bad_drop", format!("--drop {site}@{round}:{phase}: {what}"))
     };
     // The round after the last that trains scores the model.
-    let rounds = manifest::rounds(args, source).saturating_add(1);
+    let rounds = manifest::rounds(args, source, privacy).saturating_add(1);
     for (index, drop) in args.drop.iter().enumerate() {
         if drop.site > args.hospitals {
             return Err(wrong(drop, format!("expected a hospital from 1 to {}", args.hospitals)));
@@ -137,6 +139,8 @@ fn check_drops(args: &DemoArgs, source: &Source) -> Result<(), Failure> {
 struct Told {
     auroc: Option<f64>,
     accuracy: Option<f64>,
+    epsilon: Option<f64>,
+    epsilon_solo: Option<f64>,
     rounds: u32,
     study: String,
     model_digest: String,
@@ -147,11 +151,12 @@ struct Told {
 async fn story(
     args: &DemoArgs,
     source: &Source,
+    privacy: Privacy,
     thresholds: &Thresholds,
     federation: &mut Federation,
     screen: &Screen,
 ) -> Result<Told, Failure> {
-    let manifest_toml = manifest::text(args, source, thresholds);
+    let manifest_toml = manifest::text(args, source, privacy, thresholds, federation.patients());
     let mut operator = federation.operator().await?;
     let proposed = operator
         .propose_study(ProposeStudyRequest { manifest_toml })
@@ -180,6 +185,8 @@ async fn story(
     Ok(Told {
         auroc: measured.and_then(|round| round.auroc),
         accuracy: measured.and_then(|round| round.accuracy),
+        epsilon: last.history.iter().rev().find_map(|round| round.epsilon),
+        epsilon_solo: last.history.iter().rev().find_map(|round| round.epsilon_solo),
         rounds: last.rounds,
         study: last.digest.clone(),
         model_digest: last

@@ -229,14 +229,14 @@ fn write_synthetic(generate: &Generate, format: Format) -> Result<Exit, Failure>
 
 fn cut(arguments: &Split, format: Format) -> Result<Exit, Failure> {
     let Split { npz, sites, seed, alpha, out } = arguments;
-    let files = split::split(npz, *sites, *seed, *alpha, out).map_err(|error| match error {
+    let cut = split::split(npz, *sites, *seed, *alpha, out).map_err(|error| match error {
         split::SplitError::Request(_) => Failure::usage("arguments", error.to_string()),
         split::SplitError::Source(_) | split::SplitError::Write(_) => {
             Failure::failed("split", chain(&error))
         }
     })?;
-    let lines: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
-    print(format, &lines, &serde_json::json!({ "files": files }))?;
+    let lines: String = cut.files.iter().map(|file| format!("{}\n", file.display())).collect();
+    print(format, &lines, &cut)?;
     Ok(Exit::Ok)
 }
 

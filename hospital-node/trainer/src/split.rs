@@ -7,8 +7,8 @@ use ndarray::{Array2, Axis};
 use ndarray_npy::NpzWriter;
 use tempfile::NamedTempFile;
 
-use crate::dataset::DatasetError;
 use crate::dataset::npz::{self, Arrays, PREFIXES};
+use crate::dataset::{DatasetError, Part};
 use crate::random::Random;
 
 /// The most hospitals that a file is cut for.
@@ -28,6 +28,15 @@ pub enum SplitError {
     Write(String),
 }
 
+/// What a file was cut into.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Cut {
+    /// The hospitals' files.
+    pub files: Vec<PathBuf>,
+    /// Images to train on, in all of them together.
+    pub training_images: usize,
+}
+
 /// Cuts a file into `sites` files `hospital-1.npz`, ... in a folder, and returns their paths. The
 /// same seed gives the same files. Within one hospital, train, validation and test share its label
 /// distribution; smaller `alpha` makes hospitals differ more.
@@ -40,7 +49,7 @@ pub fn split(
     seed: u64,
     alpha: f64,
     out: &Path,
-) -> Result<Vec<PathBuf>, SplitError> {
+) -> Result<Cut, SplitError> {
     if !(1..=MAX_SITES).contains(&sites) {
         let text = format!("sites: expected 1 to {MAX_SITES}, found {sites}");
         return Err(SplitError::Request(text));
@@ -60,14 +69,17 @@ pub fn split(
         let text = format!("hospital {} would be left without images in a part", site + 1);
         return Err(SplitError::Request(text));
     }
-    (0..sites)
+    let training = parts.iter().find(|part| part.part == Part::Train);
+    let training_images = training.map_or(0, |part| part.labels.len());
+    let files = (0..sites)
         .map(|site| {
             let path = out.join(format!("hospital-{}.npz", site + 1));
             let chosen: Vec<&[usize]> = cuts.iter().map(|cut| cut[site].as_slice()).collect();
             write(&path, &parts, &chosen).map_err(SplitError::Write)?;
             Ok(path)
         })
-        .collect()
+        .collect::<Result<_, SplitError>>()?;
+    Ok(Cut { files, training_images })
 }
 
 /// For each label, how it is spread over hospitals.
@@ -177,7 +189,7 @@ mod tests {
     fn every_image_goes_to_one_hospital_and_hospitals_differ() {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let whole = source(folder.path());
-        let files = split(&whole, 5, 3, 0.5, &folder.path().join("a")).expect("cut");
+        let files = split(&whole, 5, 3, 0.5, &folder.path().join("a")).expect("cut").files;
         let tallies = tallies(&files);
         for (part, expected) in [[266, 134], [66, 34], [66, 34]].into_iter().enumerate() {
             let sum = tallies
@@ -200,7 +212,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let whole = source(folder.path());
         let cut = |seed, name: &str| {
-            let files = split(&whole, 3, seed, 0.5, &folder.path().join(name)).expect("cut");
+            let files = split(&whole, 3, seed, 0.5, &folder.path().join(name)).expect("cut").files;
             files.iter().map(|file| std::fs::read(file).expect("readable")).collect::<Vec<_>>()
         };
         assert_eq!(cut(1, "a"), cut(1, "b"));

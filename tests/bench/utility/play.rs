@@ -12,6 +12,7 @@ use aggregation::secret::Secret;
 use aggregation::strategy::{ServerState, apply};
 use aggregation::study::Study;
 use aggregation::vector::{Accumulator, Total, VectorFormat, encode_noised};
+use harness::{Outcome, Trouble};
 use hospital_trainer::backend;
 use hospital_trainer::dataset::{Dataset, Examples, Look, SiteSecret, Source};
 use hospital_trainer::noised::{NoisedStep, Seeds};
@@ -19,7 +20,6 @@ use hospital_trainer::preprocess::Preparation;
 use hospital_trainer::split::split;
 use hospital_trainer::step::Trainer;
 use hospital_trainer::zoo::Network;
-use harness::{Outcome, Trouble};
 
 use super::recipe::{Recipe, Setting};
 
@@ -62,7 +62,7 @@ impl Data {
             .map_err(|error| Trouble::new(error.to_string()))?;
         Ok(Self {
             pooled: open(file)?,
-            hospitals: parts.iter().map(|part| open(part)).collect::<Result<_, _>>()?,
+            hospitals: parts.files.iter().map(|part| open(part)).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -137,8 +137,7 @@ pub(super) fn play(
     let study = study(setting, epsilon, recipe, patients, hospitals, seed)?;
     let device = backend::device("auto").map_err(|error| Trouble::new(error.to_string()))?;
     let network = Network::new(study.model, &study.task, device);
-    let plan =
-        study.noise_plan(hospitals).map_err(|fault| Trouble::new(fault.to_string()))?;
+    let plan = study.noise_plan(hospitals).map_err(|fault| Trouble::new(fault.to_string()))?;
     let sites: Vec<&Dataset> = match setting {
         Setting::Pooled | Setting::PooledDp => vec![&data.pooled],
         Setting::Distributed | Setting::Silo => data.hospitals.iter().collect(),
@@ -156,9 +155,9 @@ pub(super) fn play(
     }
     let held_out = if validation { &data.pooled.validation } else { &data.pooled.test };
     let (auroc, accuracy) = score(&network, &model, held_out)?;
-    let spent = plan.zip(study.privacy.rules()).map(|(plan, rules)| {
-        plan.epsilon(rules.accountant).planned.get()
-    });
+    let spent = plan
+        .zip(study.privacy.rules())
+        .map(|(plan, rules)| plan.epsilon(rules.accountant).planned.get());
     Ok(Scored { auroc, accuracy, spent, noise: plan.map(|plan| plan.noise().get()) })
 }
 
@@ -201,8 +200,7 @@ fn noised(
             Secret::new(*hash.finalize().as_bytes())
         };
         let keys = (0..site.train.len()).map(|image| Some((image as u64).to_le_bytes()));
-        let patients =
-            Patients::group(keys).map_err(|error| Trouble::new(error.to_string()))?;
+        let patients = Patients::group(keys).map_err(|error| Trouble::new(error.to_string()))?;
         let here = u32::try_from(sites.len()).unwrap_or(1);
         let micro_batches =
             MicroBatches::new(Secret::new([2; 32]), plan.wanted().patients.div_ceil(here));
@@ -234,7 +232,8 @@ fn score(network: &Network, model: &[f32], examples: &Examples) -> Outcome<(f64,
     let mut scored = Vec::with_capacity(examples.len());
     let mut correct = 0_u32;
     let size = examples.images.len() / examples.len().max(1);
-    for (images, labels) in examples.images.chunks(128 * size.max(1)).zip(examples.classes.chunks(128))
+    for (images, labels) in
+        examples.images.chunks(128 * size.max(1)).zip(examples.classes.chunks(128))
     {
         let logits = network
             .logits(model, images.to_vec())

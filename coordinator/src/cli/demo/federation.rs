@@ -17,17 +17,22 @@ use proto::cli::{Exit, Failure};
 use proto::federation::operator_client::OperatorClient;
 use proto::federation::{ApproveSiteRequest, CreateTokenRequest, ListSitesRequest, SiteState};
 use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
 use tokio::process::{Child, Command};
 use tonic::transport::Channel;
 
-use super::refused;
+use super::privacy::Privacy;
 use super::screen::Screen;
+use super::{DemoArgs, refused};
 
 /// How long any one step of the set-up may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long the coordinator may take to notice that a killed hospital is gone.
 const NOTICED: Duration = Duration::from_secs(5);
+
+/// Patients of an average hospital in a private study.
+const PRIVATE_PATIENTS: &str = "600";
 
 /// Where the hospitals' images come from.
 #[derive(Debug)]
@@ -72,6 +77,8 @@ pub(super) struct Federation {
     url: String,
     coordinator: Child,
     hospitals: Vec<Hospital>,
+    /// Patients to train on, in all hospitals together.
+    patients: u32,
     keep: bool,
 }
 
@@ -79,13 +86,14 @@ impl Federation {
     /// Sets up and starts a consortium in `dir`.
     pub(super) async fn build(
         dir: &Path,
-        hospitals: u16,
+        arguments: &DemoArgs,
         source: &Source,
-        seed: u64,
-        keep: bool,
+        privacy: &Privacy,
         screen: &Screen,
     ) -> Result<Self, Failure> {
-        let data = make_data(dir, hospitals, source, seed, screen).await?;
+        let DemoArgs { hospitals, seed, keep, .. } = *arguments;
+        let Data { sets, patients } =
+            make_data(dir, hospitals, source, seed, privacy, screen).await?;
         let home = dir.join("coordinator");
         let port = free_port()?;
         let url = format!("https://127.0.0.1:{port}");
@@ -99,10 +107,11 @@ impl Federation {
         serve.arg("serve").arg("--config").arg(home.join("coordinator.toml"));
         let coordinator = start(serve, &home.join("process.log"), keep)?;
         let mut federation =
-            Self { dir: dir.to_owned(), url, coordinator, hospitals: Vec::new(), keep };
+            Self { dir: dir.to_owned(), url, coordinator, hospitals: Vec::new(), patients, keep };
         let mut operator = federation.operator().await?;
-        for (name, data) in data {
-            let hospital = federation.admit(&mut operator, &name, &data).await?;
+        for (name, data) in sets {
+            let config = node_config(&data, privacy);
+            let hospital = federation.admit(&mut operator, &name, &config).await?;
             screen.step("A hospital enrols", &format!("{name}, its key made by itself"));
             federation.hospitals.push(hospital);
         }
@@ -114,6 +123,11 @@ impl Federation {
             screen.step("The coordinator's process", &pid.to_string());
         }
         Ok(federation)
+    }
+
+    /// Patients to train on, in all hospitals together.
+    pub(super) const fn patients(&self) -> u32 {
+        self.patients
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -166,12 +180,12 @@ impl Federation {
         &self,
         operator: &mut OperatorClient<Channel>,
         name: &str,
-        data: &str,
+        settings: &str,
     ) -> Result<Hospital, Failure> {
         let home = self.dir.join(name);
         fs::create_dir_all(&home).map_err(|error| files(&home, &error))?;
         let config = home.join("node.toml");
-        fs::write(&config, node_config(data)).map_err(|error| files(&config, &error))?;
+        fs::write(&config, settings).map_err(|error| files(&config, &error))?;
         let token = operator
             .create_token(CreateTokenRequest { site: name.to_owned(), valid_seconds: 0 })
             .await
@@ -384,14 +398,38 @@ async fn approve_site(operator: &mut OperatorClient<Channel>, name: &str) -> Res
     }
 }
 
-/// Each hospital's images; returns name and `[data.demo]` lines.
+/// The hospitals' images.
+struct Data {
+    /// Name and `[data.demo]` lines of each.
+    sets: Vec<(String, String)>,
+    /// Patients to train on, in all of them together.
+    patients: u32,
+}
+
+/// What the trainer says that it has made.
+#[derive(Deserialize)]
+struct Made {
+    #[serde(default)]
+    patients: u32,
+    #[serde(default)]
+    training_images: u32,
+}
+
+/// The trainer's envelope.
+#[derive(Deserialize)]
+struct Answer {
+    data: Made,
+}
+
+/// Each hospital's images.
 async fn make_data(
     dir: &Path,
     hospitals: u16,
     source: &Source,
     seed: u64,
+    privacy: &Privacy,
     screen: &Screen,
-) -> Result<Vec<(String, String)>, Failure> {
+) -> Result<Data, Failure> {
     let data = dir.join("data");
     fs::create_dir_all(&data).map_err(|error| files(&data, &error))?;
     let name = |index: u16| format!("hospital-{index}");
@@ -403,13 +441,22 @@ async fn make_data(
                 let mut generate = Command::new(program("hospital-trainer")?);
                 generate.arg("generate").args(["--sites", &hospitals.to_string()]);
                 generate.args(["--site", &index.to_string(), "--seed", &seed.to_string()]);
-                generate.arg("--out").arg(data.join(name(index)));
+                generate.arg("--out").arg(data.join(name(index))).args(["--format", "json"]);
+                if privacy.epsilon.is_some() {
+                    // Noise hides one patient among many: with few there is little to learn.
+                    generate.args(["--patients", PRIVATE_PATIENTS]);
+                }
                 drawing.push(tokio::spawn(complete(generate, "hospital-trainer generate")));
             }
+            let mut patients = 0;
             for task in drawing {
-                task.await.map_err(|error| Failure::failed("demo_data", error.to_string()))??;
+                let said = task.await;
+                let said =
+                    said.map_err(|error| Failure::failed("demo_data", error.to_string()))??;
+                // Eight in ten are trained on.
+                patients += made(&said)?.patients * 8 / 10;
             }
-            Ok((1..=hospitals)
+            let sets = (1..=hospitals)
                 .map(|index| {
                     let path = format!("../data/{}", name(index));
                     let manifest = format!("{path}/manifest.csv");
@@ -418,32 +465,43 @@ async fn make_data(
                         format!("kind = \"dicom\"\npath = {path:?}\nmanifest = {manifest:?}\n"),
                     )
                 })
-                .collect())
+                .collect();
+            Ok(Data { sets, patients })
         }
         Source::Npz(file) => {
             screen.step("Splitting the images unevenly", &file.display().to_string());
             let mut split = Command::new(program("hospital-trainer")?);
             split.arg("split").arg("--npz").arg(file).args(["--sites", &hospitals.to_string()]);
             split.args(["--seed", &seed.to_string()]).arg("--out").arg(&data);
-            complete(split, "hospital-trainer split").await?;
-            Ok((1..=hospitals)
+            split.args(["--format", "json"]);
+            let said = complete(split, "hospital-trainer split").await?;
+            let patients = made(&said)?.training_images;
+            let sets = (1..=hospitals)
                 .map(|index| {
                     let path = format!("../data/{}.npz", name(index));
                     (name(index), format!("kind = \"npz\"\npath = {path:?}\n"))
                 })
-                .collect())
+                .collect();
+            Ok(Data { sets, patients })
         }
     }
 }
 
-fn node_config(data: &str) -> String {
+/// Reads what the trainer says.
+fn made(said: &str) -> Result<Made, Failure> {
+    let answer: Result<Answer, _> = serde_json::from_str(said);
+    answer
+        .map(|answer| answer.data)
+        .map_err(|error| Failure::failed("demo_data", format!("hospital-trainer: {error}")))
+}
+
+fn node_config(data: &str, privacy: &Privacy) -> String {
+    let policy = privacy.policy();
     format!(
         "# Written by `coordinator demo`.\n\
          state = \"state\"\n\
          \n[network]\nproxy = \"none\"\n\
-         \n[policy]\n\
-         # The demo shows the machinery; a real hospital leaves this out.\n\
-         danger_allow_no_privacy = true\n\
+         \n[policy]\n{policy}\
          \n[trainer]\nthreads = 1\n\
          \n[data.demo]\n{data}"
     )
@@ -470,7 +528,7 @@ fn free_port() -> Result<u16, Failure> {
 }
 
 /// Runs a command to its end.
-async fn complete(mut command: Command, what: &'static str) -> Result<(), Failure> {
+async fn complete(mut command: Command, what: &'static str) -> Result<String, Failure> {
     let output = command
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -478,7 +536,7 @@ async fn complete(mut command: Command, what: &'static str) -> Result<(), Failur
         .await
         .map_err(|error| Failure::failed("demo_process", format!("{what}: {error}")))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let lines = || said.trim().lines();

@@ -4,6 +4,7 @@ use aggregation::keys::thresholds::{BadThresholds, Thresholds};
 
 use super::DemoArgs;
 use super::federation::Source;
+use super::privacy::{DELTA, Privacy};
 
 /// Hospitals that may collude with the coordinator and still learn no other's update.
 const COLLUDING: u16 = 1;
@@ -32,16 +33,53 @@ fn recipe(source: &Source) -> Recipe {
 }
 
 /// Rounds that train.
-pub(super) fn rounds(args: &DemoArgs, source: &Source) -> u32 {
-    args.rounds.unwrap_or(recipe(source).rounds)
+pub(super) fn rounds(args: &DemoArgs, source: &Source, privacy: Privacy) -> u32 {
+    let recipe = recipe(source);
+    let standard = if privacy.epsilon.is_some() { recipe.private.rounds } else { recipe.rounds };
+    args.rounds.unwrap_or(standard)
 }
 
-/// The manifest, as a person would write it.
-pub(super) fn text(args: &DemoArgs, source: &Source, thresholds: &Thresholds) -> String {
-    let DemoArgs { model, seed, .. } = args;
-    let Recipe { name, classes, side, window, mean, sd, local, .. } = recipe(source);
-    let rounds = rounds(args, source);
+/// The manifest, as a person would write it. The hospitals have so many patients to train on.
+pub(super) fn text(
+    args: &DemoArgs,
+    source: &Source,
+    privacy: Privacy,
+    thresholds: &Thresholds,
+    patients: u32,
+) -> String {
+    let Recipe { name, classes, side, window, mean, sd, local, private, .. } = recipe(source);
+    let (rounds, seed) = (rounds(args, source, privacy), args.seed);
     let (quorum, colluding) = (thresholds.least(), thresholds.colluding());
+    let (arch, train, rules, exact) = match privacy.epsilon {
+        None => (
+            "cnn-small",
+            format!("strategy = \"fedavg\"\nseed = {seed}\n\n[train.local]\n{local}"),
+            "mode = \"danger_no_privacy\"\n".to_owned(),
+            "",
+        ),
+        Some(epsilon) => {
+            let Private { arch, optimizer, sampling_rate, .. } = private;
+            let unit = match source {
+                Source::Synthetic => "",
+                Source::Npz(_) => {
+                    "# The file does not say whose its images are.\ndanger_image_level_privacy = true\n"
+                }
+            };
+            (
+                arch,
+                format!("strategy = \"dp-fedsgd\"\n{optimizer}seed = {seed}\n"),
+                format!(
+                    "mode = \"{}\"\nepsilon = {epsilon:?}\ndelta = {DELTA:?}\n\
+                     accountant = \"pld\"\nsolo_epsilon_cap = 1000.0\nclipping_norm = 1.0\n\
+                     sampling_rate = {sampling_rate}\npatients = {patients}\n{unit}",
+                    privacy.name()
+                ),
+                "# Scores are exact sums over held-out patients, whom no epsilon covers.\n\
+                 danger_exact_metrics = true\n",
+            )
+        }
+    };
+    let arch = args.model.as_deref().unwrap_or(arch);
     format!(
         r#"name = "{name}"
 
@@ -52,18 +90,13 @@ input = {{ channels = 1, height = {side}, width = {side} }}
 preprocess = {{ window = "{window}", mean = {mean}, sd = {sd} }}
 
 [model]
-arch = "{model}"
+arch = "{arch}"
 
 [train]
 rounds = {rounds}
-strategy = "fedavg"
-seed = {seed}
-
-[train.local]
-{local}
+{train}
 [privacy]
-mode = "danger_no_privacy"
-
+{rules}
 [cohort]
 quorum = {quorum}
 tolerate_colluding = {colluding}
@@ -75,7 +108,7 @@ grace = "5s"
 every = 1
 split = "test"
 metrics = ["auroc", "accuracy"]
-"#
+{exact}"#
     )
 }
 
@@ -88,6 +121,15 @@ struct Recipe {
     sd: &'static str,
     rounds: u32,
     local: &'static str,
+    private: Private,
+}
+
+/// What differs with privacy.
+struct Private {
+    arch: &'static str,
+    rounds: u32,
+    optimizer: &'static str,
+    sampling_rate: &'static str,
 }
 
 const SYNTHETIC: Recipe = Recipe {
@@ -99,6 +141,12 @@ const SYNTHETIC: Recipe = Recipe {
     sd: "0.25",
     rounds: 12,
     local: "epochs = 3\nbatch_size = 16\noptimizer = \"adam\"\nlearning_rate = 3e-3\n",
+    private: Private {
+        arch: "cnn-tiny",
+        rounds: 30,
+        optimizer: "optimizer = \"adam\"\nlearning_rate = 3e-3\nweight_average = 0.8\n",
+        sampling_rate: "0.2",
+    },
 };
 
 const NPZ: Recipe = Recipe {
@@ -110,6 +158,12 @@ const NPZ: Recipe = Recipe {
     sd: "0.17",
     rounds: 15,
     local: "epochs = 1\nbatch_size = 32\noptimizer = \"adam\"\nlearning_rate = 1e-3\n",
+    private: Private {
+        arch: "cnn-tiny",
+        rounds: 40,
+        optimizer: "optimizer = \"adam\"\nlearning_rate = 3e-3\nweight_average = 0.8\n",
+        sampling_rate: "0.15",
+    },
 };
 
 #[cfg(test)]

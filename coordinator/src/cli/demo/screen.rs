@@ -31,6 +31,12 @@ pub(super) struct RoundLine {
     pub(super) auroc: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) accuracy: Option<f64>,
+    /// Spent so far, as planned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epsilon: Option<f64>,
+    /// The same against everybody else together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epsilon_solo: Option<f64>,
     pub(super) seconds: f64,
 }
 
@@ -55,6 +61,15 @@ pub(super) struct Done {
     pub(super) auroc: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) accuracy: Option<f64>,
+    pub(super) mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epsilon: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epsilon_solo: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epsilon_target: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) delta: Option<f64>,
     pub(super) rounds: u32,
     pub(super) study: String,
     pub(super) model_digest: String,
@@ -128,7 +143,7 @@ impl Screen {
         }
         drop(bars);
         self.text("");
-        self.text("  round  ready  in the sum  signed  unmasked    loss   AUROC                       accuracy  seconds");
+        self.text("  round  ready  in the sum  signed  unmasked    loss   AUROC                       accuracy  epsilon  seconds");
     }
 
     /// How far a hospital is.
@@ -180,7 +195,9 @@ impl Screen {
                     self.text(&format!("  all of it {}", dir.display()));
                 }
                 self.text("");
-                self.text("  privacy   danger_no_privacy: the updates carried no noise");
+                for line in privacy(done) {
+                    self.text(&line);
+                }
                 Ok(())
             }
         }
@@ -194,6 +211,22 @@ impl Screen {
             Format::Text => drop(self.board.println(line)),
         }
     }
+}
+
+/// What was promised to the patients, and kept.
+fn privacy(done: &Done) -> Vec<String> {
+    let Done { mode, epsilon, epsilon_solo, epsilon_target, delta, .. } = done;
+    let (Some(spent), Some(solo), Some(target), Some(delta)) =
+        (epsilon, epsilon_solo, epsilon_target, delta)
+    else {
+        return vec![format!("  privacy   {mode}: the updates carried no noise")];
+    };
+    vec![
+        format!("  privacy   {mode} noise: epsilon {spent:.4} of {target} at delta {delta}"),
+        format!("            against everybody else together: {solo:.4}"),
+        "            the scores are exact sums over held-out images, whom no epsilon covers"
+            .to_owned(),
+    ]
 }
 
 fn emit(line: &impl Serialize) {
@@ -217,6 +250,7 @@ fn row(line: &RoundLine) -> String {
         loss,
         auroc,
         accuracy,
+        epsilon,
         seconds,
         ..
     } = line;
@@ -226,7 +260,7 @@ fn row(line: &RoundLine) -> String {
     };
     let meter = auroc.map_or_else(String::new, meter);
     let mut row = format!(
-        "  {round:>5}  {:>5}  {:>4} of {of:<2}  {:>6}  {:>8}  {}  {} {meter:<20}   {}  {seconds:>7.1}",
+        "  {round:>5}  {:>5}  {:>4} of {of:<2}  {:>6}  {:>8}  {}  {} {meter:<20}   {}  {}  {seconds:>7.1}",
         done.ready.len(),
         sites.len(),
         done.signed.len(),
@@ -234,6 +268,7 @@ fn row(line: &RoundLine) -> String {
         number(loss),
         number(auroc),
         number(accuracy),
+        epsilon.map_or_else(|| "      -".to_owned(), |spent| format!("{spent:7.4}")),
     );
     if !dropped.is_empty() {
         row.push_str("  without ");
@@ -269,6 +304,8 @@ mod tests {
             loss: Some(0.5),
             auroc,
             accuracy: None,
+            epsilon: None,
+            epsilon_solo: None,
             seconds: 1.25,
         }
     }

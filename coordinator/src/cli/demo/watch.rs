@@ -199,6 +199,8 @@ impl Shown {
             loss: None,
             auroc: None,
             accuracy: None,
+            epsilon: round.epsilon,
+            epsilon_solo: round.epsilon_solo,
             seconds: seconds.as_secs_f64(),
         });
     }

@@ -217,6 +217,7 @@ impl Federation {
             | Said::Declined(..)
             | Said::Update(..)
             | Said::Fetch(_)
+            | Said::Charge(_)
             | Said::Decided(_)
             | Said::Signature(_)
             | Said::Shares(_) => unreachable!("no round is offered"),

@@ -156,11 +156,7 @@ fn shapes(
     (images, Geometry::new([channels, height, width], [high, wide], window), outputs)
 }
 
-fn forward(
-    x: &FloatTensor<Flex>,
-    weight: FloatTensor<Flex>,
-    window: Window,
-) -> FloatTensor<Flex> {
+fn forward(x: &FloatTensor<Flex>, weight: FloatTensor<Flex>, window: Window) -> FloatTensor<Flex> {
     let (images, geometry, outputs) = shapes(x, &weight, window);
     let (depth, area) = (geometry.depth(), geometry.area());
     let weight = on_tensor::<4>(weight).reshape([outputs, depth]);
