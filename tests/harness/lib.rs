@@ -10,6 +10,9 @@ pub mod command;
 pub mod consortium;
 pub mod data;
 pub mod forge;
+/// What is fuzzed; a workspace of its own builds the same files for `cargo fuzz`.
+#[path = "../fuzz/bodies.rs"]
+pub mod fuzz;
 pub mod manifests;
 pub mod patience;
 pub mod player;

@@ -4,6 +4,7 @@ mod command_line;
 mod data;
 mod determinism;
 mod disk;
+mod fuzz;
 mod house;
 mod identity;
 mod manifests;
