@@ -6,6 +6,7 @@
 //! kind: the state machines alone, thousands of them, each decided by a seed. Whatever is started here is ended here:
 //! every process dies with the value that stands for it, every folder with its consortium.
 
+pub mod canaries;
 pub mod command;
 pub mod consortium;
 pub mod data;

@@ -1,5 +1,6 @@
 //! Stories about whole federations, each told with the real programs.
 
+mod canaries;
 mod command_line;
 mod data;
 mod determinism;
@@ -11,6 +12,7 @@ mod manifests;
 mod masked;
 mod one_round;
 mod restart;
+mod rosters;
 mod secrets;
 mod simulation;
 mod wire;
