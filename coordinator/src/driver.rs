@@ -382,7 +382,7 @@ impl Driver {
                             replies.push(reply);
                         }
                         Err(turned) => {
-                            self.refused(open, &from, &turned);
+                            self.refused(Some(open.terms.round.get()), &from, &turned);
                             let _ = reply.send(Err(turned));
                         }
                     }
@@ -465,19 +465,28 @@ impl Driver {
 
     /// Answers what is said of a round that is not open: the last one still knows its own.
     fn late(&mut self, from: &HospitalId, heard: &Heard) -> Result<Heed, Turned> {
-        let Some((digest, round)) = &mut self.previous else { return Err(Turned::NoRound) };
-        if heard.terms() != *digest {
-            return Err(Turned::NoRound);
+        let previous = self.previous.as_mut().filter(|(digest, _)| heard.terms() == *digest);
+        let number = previous.as_ref().map(|(_, round)| round.terms().round.get());
+        let answer = match previous {
+            Some((_, round)) => Self::say_late(round, from, heard),
+            None => Err(Turned::NoRound),
+        };
+        if let Err(turned) = &answer {
+            self.refused(number, from, turned);
         }
+        answer
+    }
+
+    fn say_late(round: &mut Round, from: &HospitalId, heard: &Heard) -> Result<Heed, Turned> {
         // A closed round compares digests; an update's bytes would only be looked at to be added.
         let said = heard.said(Vec::new());
         round.handle(clock::now(), Input::Said { from: from.clone(), said })?;
         Ok(Heed::Repeated)
     }
 
-    fn refused(&self, open: &Open, from: &HospitalId, turned: &Turned) {
+    /// Names who was refused what, by which rule; the round is unknown of one that is long over.
+    fn refused(&self, round: Option<u32>, from: &HospitalId, turned: &Turned) {
         let study = self.entry.id.short();
-        let round = open.terms.round.get();
         match turned {
             Turned::Refused(refusal) => tracing::warn!(
                 %study, round, hospital = %from, rule = refusal.rule(), reason = %refusal, "refused"

@@ -5,17 +5,25 @@
 //! shares this machine's cores, the agents too, so a round takes longer here than it would with
 //! the agents on machines of their own.
 
+mod drops;
+
 use std::fmt;
 use std::time::Duration;
 
+use aggregation::architecture::model_digest;
+use aggregation::ids::RoundId;
+use aggregation::study::Study;
 use clap::Args;
 use harness::consortium::Consortium;
 use harness::manifests::Manifest;
 use harness::patience::wait_for;
 use harness::relay::Relay;
 use harness::site::Work;
-use harness::{Outcome, Trouble, proc};
+use harness::study::StudyView;
+use harness::{Outcome, Trouble, proc, stand_in};
 use serde::Serialize;
+
+use self::drops::Drops;
 
 /// Longest side of an input, and most channels, that the linear model takes.
 const LONGEST: u32 = 4096;
@@ -33,6 +41,9 @@ pub(crate) struct RoundArgs {
     /// Rounds to take the median over
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
+    /// Hospitals that vanish in every round, named in the roster and in the middle of their upload
+    #[arg(long, default_value_t = 0, conflicts_with = "plain")]
+    dropouts: u16,
     /// Without masks, for comparison
     #[arg(long)]
     plain: bool,
@@ -45,12 +56,21 @@ pub(crate) struct Measured {
     parameters: u32,
     masked: bool,
     rounds: usize,
+    /// Sites that vanish in every round.
+    dropouts: u16,
+    /// Sites that were missing in the sums, counted once for each round.
+    dropped: usize,
+    /// Of them, those on the roster, whose masks the others' shares took out of the sum.
+    recovered: usize,
+    /// Whether the model is the one that the exact sums give, where sites vanish.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exact: Option<bool>,
     /// From the announcement to the close, as the coordinator's own history has it.
     median_round_seconds: f64,
     fastest_round_seconds: f64,
     slowest_round_seconds: f64,
     coordinator_cpu_seconds_per_round: f64,
-    /// One site's: its agent and its stand-in.
+    /// One site's that does not vanish: its agent and its stand-in.
     node_cpu_seconds_per_round: f64,
     /// Of that, the agent alone.
     agent_cpu_seconds_per_round: f64,
@@ -69,6 +89,13 @@ impl fmt::Display for Measured {
         line("parameters", self.parameters.to_string())?;
         line("masked", self.masked.to_string())?;
         line("rounds", self.rounds.to_string())?;
+        if let Some(exact) = self.exact {
+            line("vanish in every round", self.dropouts.to_string())?;
+            line("dropped, and recovered by shares", {
+                format!("{} {}", self.dropped, self.recovered)
+            })?;
+            line("sums exact", exact.to_string())?;
+        }
         line("median round, s", format!("{:.3}", self.median_round_seconds))?;
         line("fastest and slowest round, s", {
             format!("{:.3} {:.3}", self.fastest_round_seconds, self.slowest_round_seconds)
@@ -94,34 +121,47 @@ pub(crate) fn measure(arguments: &RoundArgs) -> Outcome<Measured> {
         rounds: arguments.rounds,
         // Every round trains and does nothing else; the closing evaluation is not counted.
         every: arguments.rounds.saturating_add(1),
-        quorum: arguments.sites.into(),
+        quorum: quorum(arguments)?,
         masked: !arguments.plain,
         round_deadline: "5m".to_owned(),
         upload_deadline: "5m".to_owned(),
+        // Who is gone is not waited for.
+        grace: if arguments.dropouts > 0 { "0s" } else { "10s" }.to_owned(),
         ..Manifest::linear(1, 1)
     };
     let mut consortium = Consortium::found("bench")?;
     consortium.serve()?;
-    // All but one dial the coordinator; that one goes through a relay that counts its bytes.
+    // All but the first dial the coordinator; that one goes through a relay that counts its bytes.
     let relay = Relay::start(consortium.port())?;
-    consortium.settle(&vec![Work::StandIn; usize::from(arguments.sites) - 1])?;
     consortium.settle_through(&Work::StandIn, &format!("https://127.0.0.1:{}", relay.port()))?;
-    consortium.start_sites()?;
+    consortium.settle(&vec![Work::StandIn; usize::from(arguments.sites) - 1])?;
     let digest = consortium.propose(&manifest)?;
-    for site in &consortium.sites {
+    let study = proto::manifest::parse(&manifest.text())?;
+    let dropouts = usize::from(arguments.dropouts);
+    let agents = usize::from(arguments.sites).saturating_sub(dropouts);
+    consortium.start_first(agents)?;
+    for site in consortium.sites.iter().take(agents) {
         site.approve(&digest)?;
     }
+    let mut drops = match dropouts {
+        0 => None,
+        count => Some(Drops::seat(&consortium, count, &study)?),
+    };
 
-    let before = Reading::take(&mut consortium, &relay)?;
+    let before = Reading::take(&mut consortium, agents, &relay)?;
     let idle = proc::resident_mib(consortium.server()?.pid())?;
     consortium.operator(["study", "start", &digest]).data()?;
+    if let Some(drops) = &mut drops {
+        drops.begin(&consortium, &digest)?;
+    }
     let limit = Duration::from_secs(120) + Duration::from_secs(5) * arguments.rounds;
     let mut after = before;
     let view = wait_for("the study to end", limit, || {
         // Read before the question, whose answer also costs the coordinator something, and so this
         // machine: it is asked seldom.
-        after = Reading::take(&mut consortium, &relay)?;
+        after = Reading::take(&mut consortium, agents, &relay)?;
         let view = consortium.study(&digest)?;
+        drops.as_mut().map_or(Ok(()), Drops::check)?;
         harness::patience::pass(Duration::from_secs(2));
         Ok(["completed", "failed", "stopped"].contains(&&*view.state).then_some(view))
     })?;
@@ -134,14 +174,25 @@ pub(crate) fn measure(arguments: &RoundArgs) -> Outcome<Measured> {
         return Err(Trouble::new(format!("expected a completed study, found {}", view.state)));
     }
     seconds.sort_by(f64::total_cmp);
+    let trained = || view.released().filter(|round| round.round <= arguments.rounds);
+    let dropped = trained().map(|round| round.dropped.len()).sum();
+    let recovered = trained().map(|round| round.recovered().count()).sum();
+    let exact = match drops.is_some() {
+        true => Some(is_exact(&study, usize::from(arguments.sites), &view)?),
+        false => None,
+    };
     let rounds = f64::from(arguments.rounds);
-    let sites = f64::from(arguments.sites);
+    let sites = f64::from(arguments.sites.saturating_sub(arguments.dropouts));
     let a_round = |bytes: u64| bytes / u64::from(arguments.rounds);
     Ok(Measured {
         sites: arguments.sites,
         parameters,
         masked: !arguments.plain,
         rounds: seconds.len(),
+        dropouts: arguments.dropouts,
+        dropped,
+        recovered,
+        exact,
         median_round_seconds: median(&seconds),
         fastest_round_seconds: seconds.first().copied().unwrap_or_default(),
         slowest_round_seconds: seconds.last().copied().unwrap_or_default(),
@@ -155,6 +206,33 @@ pub(crate) fn measure(arguments: &RoundArgs) -> Outcome<Measured> {
     })
 }
 
+/// All sites; or as few as masks can have (PROTOCOL M-23, when one may collude), so that a
+/// round in which more are gone than were asked to vanish is not waited for either.
+fn quorum(arguments: &RoundArgs) -> Outcome<usize> {
+    let RoundArgs { sites, dropouts, .. } = *arguments;
+    if dropouts == 0 {
+        return Ok(sites.into());
+    }
+    let fewest = usize::from(sites).div_ceil(2) + 1;
+    let left = usize::from(sites.saturating_sub(dropouts));
+    if left < fewest.max(3) {
+        let expected = format!("of {sites} sites at least {} that stay", fewest.max(3));
+        return Err(Trouble::new(format!("expected {expected}, found {left}")));
+    }
+    Ok(fewest.max(3))
+}
+
+/// Whether the newest model is the one that the sums over those who are named give.
+fn is_exact(study: &Study, sites: usize, view: &StudyView) -> Outcome<bool> {
+    let mut rounds = Vec::new();
+    for round in view.released() {
+        let number = RoundId::new(round.round)?;
+        rounds.push((study.work_in(number), round.contributed.as_slice()));
+    }
+    let expected = model_digest(&stand_in::model_after(study, sites, rounds)?).to_string();
+    Ok(view.model() == Some(expected.as_str()))
+}
+
 /// CPU seconds and bytes so far.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
@@ -166,10 +244,10 @@ struct Reading {
 }
 
 impl Reading {
-    fn take(consortium: &mut Consortium, relay: &Relay) -> Outcome<Self> {
+    fn take(consortium: &mut Consortium, running: usize, relay: &Relay) -> Outcome<Self> {
         let (mut agents, mut nodes) = (0.0, 0.0);
         let coordinator = proc::cpu_seconds(consortium.server()?.pid())?;
-        for site in &mut consortium.sites {
+        for site in consortium.sites.iter_mut().take(running) {
             let pid = site.agent()?.pid();
             agents += proc::cpu_seconds(pid)?;
             nodes += proc::cpu_seconds_with_children(pid)?;

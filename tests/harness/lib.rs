@@ -6,10 +6,14 @@
 //! kind: the state machines alone, thousands of them, each decided by a seed. Whatever is started here is ended here:
 //! every process dies with the value that stands for it, every folder with its consortium.
 
+pub mod canaries;
 pub mod command;
 pub mod consortium;
 pub mod data;
 pub mod forge;
+/// What is fuzzed; a workspace of its own builds the same files for `cargo fuzz`.
+#[path = "../fuzz/bodies.rs"]
+pub mod fuzz;
 pub mod manifests;
 pub mod patience;
 pub mod player;

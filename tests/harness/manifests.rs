@@ -27,6 +27,8 @@ pub struct Manifest {
     pub round_deadline: String,
     /// How long it then waits for their updates.
     pub upload_deadline: String,
+    /// How long a site that is gone may stay away before it counts as lost.
+    pub grace: String,
     /// After how many rounds the model is scored.
     pub every: u32,
     /// The roster; empty means every approved site.
@@ -52,6 +54,7 @@ impl Manifest {
             masked: false,
             round_deadline: "60s".to_owned(),
             upload_deadline: "60s".to_owned(),
+            grace: "10s".to_owned(),
             every: 1,
             sites: Vec::new(),
             more: String::new(),
@@ -68,7 +71,7 @@ impl Manifest {
     #[must_use]
     pub fn text(&self) -> String {
         let Self { name, arch, rounds, seed, epochs, learning_rate, quorum, every, .. } = self;
-        let Self { round_deadline, upload_deadline, more, .. } = self;
+        let Self { round_deadline, upload_deadline, grace, more, .. } = self;
         let unmasked = !self.masked;
         let (channels, height, width) = self.input;
         let mut sites = String::new();
@@ -107,6 +110,7 @@ mode = "danger_no_privacy"
 danger_unmasked_updates = {unmasked}
 round_deadline = "{round_deadline}"
 upload_deadline = "{upload_deadline}"
+grace = "{grace}"
 
 [evaluate]
 every = {every}

@@ -1,6 +1,10 @@
 //! A site played by hand: it holds a real certificate, speaks the wire directly, and so can say
 //! what an honest agent never would. Also whoever else knocks with a certificate.
 
+mod masked;
+
+pub use self::masked::{Masked, SlotSecrets};
+
 use std::time::Duration;
 
 use aggregation::ids::Digest;
@@ -72,10 +76,18 @@ impl Player {
     /// When the site is not enrolled, or the coordinator does not let it in.
     pub async fn take_seat(consortium: &Consortium, site: &Site) -> Outcome<Self> {
         let (client, _) = site.identity()?;
-        let mut client = federation(&consortium.target(Some(client))?).await?;
+        Self::sit(&site.name, &consortium.target(Some(client))?).await
+    }
+
+    /// Takes the seat of the site of this name, which is whom the target's certificate speaks for.
+    ///
+    /// # Errors
+    /// When the coordinator does not let it in.
+    pub async fn sit(name: &str, target: &Target) -> Outcome<Self> {
+        let mut client = federation(target).await?;
         let request = WatchRequest { version: "player".to_owned() };
         let notices = client.watch(request).await.map_err(|status| said(&status))?.into_inner();
-        Ok(Self { name: site.name.clone(), client, notices })
+        Ok(Self { name: name.to_owned(), client, notices })
     }
 
     /// Approves a study.

@@ -42,6 +42,9 @@ pub struct RoundView {
     pub contributed: Vec<String>,
     /// Who was invited or awaited, and is not.
     pub dropped: Vec<String>,
+    /// Who said that it was ready.
+    #[serde(default)]
+    pub ready: Vec<String>,
     /// Over all examples of all of them.
     pub loss: Option<f64>,
     /// Likewise.
@@ -52,6 +55,13 @@ pub struct RoundView {
     pub seconds: f64,
     /// The model after it.
     pub model: String,
+}
+
+impl RoundView {
+    /// Whose masks were taken out by the others' shares: on the roster, and not in the sum.
+    pub fn recovered(&self) -> impl Iterator<Item = &String> {
+        self.ready.iter().filter(|site| self.released && !self.contributed.contains(*site))
+    }
 }
 
 impl StudyView {

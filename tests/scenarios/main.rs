@@ -1,15 +1,18 @@
 //! Stories about whole federations, each told with the real programs.
 
+mod canaries;
 mod command_line;
 mod data;
 mod determinism;
 mod disk;
+mod fuzz;
 mod house;
 mod identity;
 mod manifests;
 mod masked;
 mod one_round;
 mod restart;
+mod rosters;
 mod secrets;
 mod simulation;
 mod wire;

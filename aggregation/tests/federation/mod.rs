@@ -105,7 +105,18 @@ pub(crate) struct Federation {
 
 /// The setup, said as the wire would carry it.
 pub(crate) fn federation(n: usize, t: u16, m: u16) -> Federation {
-    let charter = Charter::new(study(m, t), (0..n).map(site).collect()).expect("a good study");
+    federation_for(study(m, t), n)
+}
+
+/// The same for an update of a few hundred lanes: for rounds by the thousand.
+pub(crate) fn small_federation(n: usize, t: u16, m: u16) -> Federation {
+    let mut study = study(m, t);
+    study.task.input = InputShape { channels: 1, height: 12, width: 12 };
+    federation_for(study, n)
+}
+
+fn federation_for(study: Study, n: usize) -> Federation {
+    let charter = Charter::new(study, (0..n).map(site).collect()).expect("a good study");
     let identities: Vec<Identity> = (0..n)
         .map(|i| Identity::from_seed(&seed(&format!("identity {i}"))).expect("a seed"))
         .collect();
@@ -266,6 +277,8 @@ pub(crate) struct Play {
     pub(crate) now: Timestamp,
     pub(crate) told: Vec<Output>,
     pub(crate) pending: VecDeque<(HospitalId, Said)>,
+    /// Those who have vanished, once it is asked for: who may not say something hears no more.
+    pub(crate) vanished: Option<BTreeSet<usize>>,
 }
 
 impl Federation {
@@ -284,7 +297,7 @@ impl Federation {
         let masks = self.gathering.masks(terms.slot).map(Arc::new);
         let plan = charter.plan(terms.work, masks).expect("a plan with masks");
         let (round, told) = Round::open(NOW, terms.clone(), plan);
-        Play { charter, terms, round, now: NOW, told, pending: VecDeque::new() }
+        Play { charter, terms, round, now: NOW, told, pending: VecDeque::new(), vanished: None }
     }
 
     /// Tells the hospitals what the coordinator says, from this output on; who says what is
@@ -297,6 +310,9 @@ impl Federation {
     ) {
         for output in outputs {
             for (index, hospital) in self.sites.iter_mut().enumerate() {
+                if play.vanished.as_ref().is_some_and(|gone| gone.contains(&index)) {
+                    continue;
+                }
                 let event = match output {
                     Output::Offer(terms) => Event::Offered(terms.clone()),
                     Output::Freeze(roster) => Event::Frozen(roster.clone()),
@@ -308,6 +324,8 @@ impl Federation {
                 for said in hospital.hear(&play.charter, event) {
                     if may(index, &said) {
                         play.pending.push_back((hospital.id.clone(), said));
+                    } else if let Some(gone) = &mut play.vanished {
+                        gone.insert(index);
                     }
                 }
             }
