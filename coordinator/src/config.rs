@@ -409,6 +409,9 @@ fn shown(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aggregation::privacy::accountant::Accountant;
+    use aggregation::study::Study;
+
     use super::*;
 
     const GOOD: &str =
@@ -421,6 +424,14 @@ mod tests {
         assert_eq!((config.consortium.as_str(), config.url.port), ("council", 443));
         let study = proto::manifest::parse(include_str!("../../compose/study.toml"));
         assert_eq!(study.expect("no faults").cohort.quorum, 3);
+        let study = proto::manifest::parse(include_str!("../../compose/private-study.toml"));
+        let study = study.expect("no faults");
+        let plan = study.noise_plan(5).expect("five hospitals can keep it").expect("private");
+        assert!(plan.epsilon(plan_accountant(&study)).planned.get() <= 3.0);
+    }
+
+    fn plan_accountant(study: &Study) -> Accountant {
+        study.privacy.rules().expect("private").accountant
     }
 
     fn faults(text: &str) -> Vec<String> {

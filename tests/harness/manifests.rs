@@ -33,6 +33,8 @@ pub struct Manifest {
     pub every: u32,
     /// The roster; empty means every approved site.
     pub sites: Vec<String>,
+    /// The epsilon of a private study, in which hospitals share the noise; none without privacy.
+    pub epsilon: Option<f64>,
     /// Lines after the last section.
     pub more: String,
 }
@@ -57,6 +59,7 @@ impl Manifest {
             grace: "10s".to_owned(),
             every: 1,
             sites: Vec::new(),
+            epsilon: None,
             more: String::new(),
         }
     }
@@ -73,6 +76,26 @@ impl Manifest {
         let Self { name, arch, rounds, seed, epochs, learning_rate, quorum, every, .. } = self;
         let Self { round_deadline, upload_deadline, grace, more, .. } = self;
         let unmasked = !self.masked;
+        let (train, privacy, exact) = match self.epsilon {
+            None => (
+                format!(
+                    "strategy = \"fedavg\"\nseed = {seed}\n\n[train.local]\nepochs = {epochs}\n\
+                     batch_size = 16\noptimizer = \"adam\"\nlearning_rate = {learning_rate}\n"
+                ),
+                "mode = \"danger_no_privacy\"\n".to_owned(),
+                "",
+            ),
+            Some(epsilon) => (
+                format!(
+                    "strategy = \"dp-fedsgd\"\nseed = {seed}\nlearning_rate = {learning_rate}\n"
+                ),
+                format!(
+                    "mode = \"distributed\"\nepsilon = {epsilon:?}\nsolo_epsilon_cap = 1000.0\n\
+                     sampling_rate = 0.2\npatients = 100\n"
+                ),
+                "danger_exact_metrics = true\n",
+            ),
+        };
         let (channels, height, width) = self.input;
         let mut sites = String::new();
         if !self.sites.is_empty() {
@@ -93,18 +116,9 @@ arch = "{arch}"
 
 [train]
 rounds = {rounds}
-strategy = "fedavg"
-seed = {seed}
-
-[train.local]
-epochs = {epochs}
-batch_size = 16
-optimizer = "adam"
-learning_rate = {learning_rate}
-
+{train}
 [privacy]
-mode = "danger_no_privacy"
-
+{privacy}
 [cohort]
 {sites}quorum = {quorum}
 danger_unmasked_updates = {unmasked}
@@ -116,7 +130,7 @@ grace = "{grace}"
 every = {every}
 split = "test"
 metrics = ["auroc", "accuracy"]
-{more}"#
+{exact}{more}"#
         )
     }
 }
@@ -127,7 +141,9 @@ mod tests {
 
     #[test]
     fn what_the_harness_writes_is_a_good_manifest() {
-        for manifest in [Manifest::linear(3, 5), Manifest::cnn(32)] {
+        let private =
+            Manifest { epsilon: Some(2.0), masked: true, quorum: 3, ..Manifest::linear(3, 5) };
+        for manifest in [Manifest::linear(3, 5), Manifest::cnn(32), private] {
             let study = proto::manifest::parse(&manifest.text()).expect("no faults");
             assert_eq!(study.name, "story");
         }

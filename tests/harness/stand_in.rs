@@ -10,7 +10,9 @@ use aggregation::evaluation::{MetricShape, MetricTally};
 use aggregation::message::Work;
 use aggregation::strategy::{ServerState, apply};
 use aggregation::study::Study;
-use aggregation::vector::{Accumulator, Contribution, Encoded, VectorFormat, encode};
+use aggregation::vector::{
+    Accumulator, Contribution, Encoded, VectorFormat, encode, encode_noised,
+};
 use proto::frames::{parts, read_frame, write_frame};
 use proto::limits::MAX_MODEL;
 use proto::trainer::{Done, FromTrainer, Open, Opened, Task, ToTrainer, from_trainer, to_trainer};
@@ -32,10 +34,23 @@ pub fn contribution(site: &str, format: &VectorFormat) -> Contribution {
     Contribution { weight: u64::from(own) * 10 + 10, update, metrics }
 }
 
+/// What it sends where lanes are noised sums: its number in every lane. Not noise, so that sums stay
+/// exact and a story can look for them.
+fn noised(site: &str, format: &VectorFormat) -> Outcome<Vec<u8>> {
+    let lanes = vec![u32::from(number(site)); format.model()];
+    let metrics = format.metrics().map(|shape| tally(shape, number(site)));
+    Ok(encode_noised(format, &lanes, metrics.as_ref())?)
+}
+
+/// What a site sends, whatever the study.
+fn encoded(site: &str, format: &VectorFormat, said: &Contribution) -> Outcome<Vec<u8>> {
+    if format.is_noised() { noised(site, format) } else { Ok(encode(format, said)?.packed) }
+}
+
 /// The same, encoded for such work in such a study.
 ///
 /// # Errors
-/// When there is no format for so many sites.
+/// When there is no format for so many sites, or the study is private.
 pub fn update(study: &Study, sites: usize, work: Work, site: &str) -> Outcome<Encoded> {
     let format = VectorFormat::for_work(study, sites, work)
         .map_err(|fault| Trouble::new(fault.to_string()))?;
@@ -59,7 +74,7 @@ pub fn model_after<'a>(
             .map_err(|fault| Trouble::new(fault.to_string()))?;
         let mut sum = Accumulator::new(&format);
         for site in contributed {
-            sum.add(&encode(&format, &contribution(site, &format))?.packed)?;
+            sum.add(&encoded(site, &format, &contribution(site, &format))?)?;
         }
         apply(&study.training, &mut server, &mut model, &sum.finish()?)?;
     }
@@ -130,7 +145,7 @@ pub fn speak(mut from: impl Read, mut to: impl Write) -> Outcome<()> {
                         (work, format, contribution)
                     }
                 };
-                let packed = encode(&format, &contribution)?.packed;
+                let packed = encoded(&open.site, &format, &contribution)?;
                 made = Some((work, format, contribution));
                 for part in parts(packed) {
                     say(&mut to, from_trainer::Message::Update(part))?;

@@ -51,6 +51,8 @@ pub struct RoundView {
     pub auroc: Option<f64>,
     /// Likewise.
     pub accuracy: Option<f64>,
+    /// Spent so far in a private study, as planned.
+    pub epsilon: Option<f64>,
     /// From the announcement to the close.
     pub seconds: f64,
     /// The model after it.

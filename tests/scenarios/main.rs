@@ -11,6 +11,7 @@ mod identity;
 mod manifests;
 mod masked;
 mod one_round;
+mod private;
 mod restart;
 mod rosters;
 mod secrets;

@@ -14,10 +14,11 @@ use serde::Serialize;
 
 use super::Context;
 use crate::config::{Config, DataKind, DataSet, Proxy};
+use crate::driver::ALARM;
 use crate::identity::{self, Enrolled, SECRETS};
 use crate::link::{self, Client};
 use crate::state::{OTHERS, State};
-use crate::{clock, cpu, worker};
+use crate::{clock, cpu, purse, worker};
 
 /// Less free space than this in the state folder is a fault.
 const LEAST_SPACE: u64 = 1 << 30;
@@ -130,6 +131,7 @@ async fn examine(config: &Config, checks: &mut Checks) {
     match Enrolled::load(&state) {
         Ok(enrolled) => {
             checks.ok("enrolment", format!("{} in {}", enrolled.me, enrolled.consortium));
+            check_ledger(&state, &enrolled, checks);
             check_certificate(&enrolled, checks);
             check_network(&state, &enrolled, &config.proxy, checks).await;
         }
@@ -155,6 +157,23 @@ async fn examine(config: &Config, checks: &mut Checks) {
     for (name, set) in &config.data {
         checks.judge(format!("data {name}"), readable(set));
     }
+}
+
+/// The privacy ledger can be read, and is not an old copy as far as the running node has seen.
+fn check_ledger(state: &State, enrolled: &Enrolled, checks: &mut Checks) {
+    let alarm = match state.read(ALARM) {
+        Ok(alarm) => alarm.map(|text| String::from_utf8_lossy(&text).trim().to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    let fix = "put back the newest copy of the state folder's file `ledger`, then restart the node";
+    checks.judge(
+        "privacy ledger",
+        match (purse::look(state, &enrolled.me), alarm) {
+            (Err(error), _) => Err((error.to_string(), fix.to_owned())),
+            (Ok(_), Some(alarm)) => Err((alarm, fix.to_owned())),
+            (Ok(ledger), None) => Ok(format!("{} records", ledger.head().seq)),
+        },
+    );
 }
 
 fn check_state(state: &State, checks: &mut Checks) {

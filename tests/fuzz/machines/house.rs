@@ -229,6 +229,7 @@ fn study() -> Study {
             optimizer: ServerOptimizer::Momentum { momentum: 0.9 },
             learning_rate: 1.0,
             seed: 1,
+            weight_average: 0.0,
             local: Local {
                 epochs: 1,
                 batch_size: 8,
@@ -251,6 +252,6 @@ fn study() -> Study {
             round_deadline: Duration::from_secs(60),
             upload_deadline: Duration::from_secs(30),
         },
-        evaluation: EvaluationRules { every: 0, split: Split::Test },
+        evaluation: EvaluationRules { every: 0, split: Split::Test, danger_exact: false },
     }
 }

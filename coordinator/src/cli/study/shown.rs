@@ -49,6 +49,12 @@ pub(super) struct RoundData {
     pub(super) auroc: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) accuracy: Option<f64>,
+    /// Spent by the patients of a private study after this round, as planned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epsilon: Option<f64>,
+    /// The same against everybody else together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) epsilon_solo: Option<f64>,
     pub(super) seconds: f64,
     pub(super) model: String,
 }
@@ -252,9 +258,9 @@ fn dropped(round: &RoundData) -> String {
 }
 
 impl RoundData {
-    pub(super) const HEAD: [&'static str; 11] = [
+    pub(super) const HEAD: [&'static str; 12] = [
         "ROUND", "OUTCOME", "READY", "SITES", "SIGNED", "UNMASKED", "LOSS", "AUROC", "ACCURACY",
-        "SECONDS", "DROPPED",
+        "EPSILON", "SECONDS", "DROPPED",
     ];
 
     pub(super) fn new(view: wire::RoundView) -> Self {
@@ -271,6 +277,8 @@ impl RoundData {
             loss: view.loss,
             auroc: view.auroc,
             accuracy: view.accuracy,
+            epsilon: view.epsilon,
+            epsilon_solo: view.epsilon_solo,
             seconds: std::time::Duration::from_millis(span).as_secs_f64(),
             model: view.model,
         }
@@ -292,6 +300,7 @@ impl RoundData {
             figure(self.loss),
             figure(self.auroc),
             figure(self.accuracy),
+            figure(self.epsilon),
             format!("{:.2}", self.seconds),
             dropped(self),
         ]
@@ -352,6 +361,7 @@ impl Told {
             "   LOSS",
             "  AUROC",
             "ACCURACY",
+            "EPSILON",
             "SECONDS",
             "DROPPED",
         ];
@@ -362,6 +372,7 @@ impl Told {
             format!("{:>7}", figure(round.loss)),
             format!("{:>7}", figure(round.auroc)),
             format!("{:>8}", figure(round.accuracy)),
+            format!("{:>7}", figure(round.epsilon)),
             format!("{:>7.2}", round.seconds),
             if round.reason.is_empty() {
                 dropped(round)
