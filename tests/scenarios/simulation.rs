@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use harness::simulation::flaw::Flaw;
-use harness::simulation::{Ill, Invariant, Options, play, play_many};
+use harness::simulation::{Ill, Invariant, Many, Options, play, play_many};
 use harness::{Outcome, Trouble};
 
 /// A tenth of what `consilium-bench simulate` plays, and that a hundredth of a proper search.
@@ -40,6 +40,11 @@ fn the_same_seed_plays_the_same_federation_and_another_seed_another() {
         assert!(first.trace.is_empty() && !again.trace.is_empty());
     }
     assert!(beside.join().is_ok());
+    // On as many threads as there are, they come to the same as one after the other.
+    let mut one_by_one = Many::default();
+    first.iter().cloned().for_each(|played| one_by_one.add(played));
+    let together = play_many(2_000_000, 24, Options::default());
+    assert_eq!((together.seeds, together.counts), (one_by_one.seeds, one_by_one.counts));
     let digests: BTreeSet<_> = first.iter().map(|played| &played.digest).collect();
     assert_eq!(digests.len(), first.len());
 }

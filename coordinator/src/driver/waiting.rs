@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aggregation::ids::HospitalId;
 use aggregation::life::{Change, Life};
@@ -21,6 +22,9 @@ use crate::clock;
 use crate::setup::{Keyed, listed};
 use crate::store::StoreError;
 use crate::store::course::{Absence, Absences};
+
+/// A site that makes its keys, and the others that open them, may take so long for each step.
+const MAKING_KEYS: Duration = Duration::from_secs(10);
 
 enum Whom {
     /// These are invited; those have approved but are not here.
@@ -139,8 +143,9 @@ impl Driver {
             Some(Lag { begun, .. }) => Lag { begun, changed: now, able: able.clone() },
             None => Lag { begun: now, changed: now, able: able.clone() },
         };
-        let patience =
-            lag.changed.saturating_add(self.charter.study().cohort.grace.min(longest / 3));
+        // Whoever is gone need not be waited for at all; whoever is here and makes its keys does.
+        let patience = cohort.grace.max(MAKING_KEYS).min(longest / 3);
+        let patience = lag.changed.saturating_add(patience);
         let until = patience.min(lag.begun.saturating_add(longest));
         self.lag = Some(lag);
         if until > now {

@@ -70,34 +70,41 @@ impl Drop for Drops {
 
 /// Tells for which round no update is awaited any more. Ends when it cannot.
 async fn follow(operator: Target, study: String, tell: watch::Sender<u32>) -> Trouble {
-    let followed = async {
-        let mut operator = OperatorClient::new(connect(&operator).await?);
-        let events = operator.watch_study(StudyRequest { study }).await;
-        let mut events = events.map_err(|status| said(&status))?.into_inner();
-        while let Some(StudyEvent { event }) =
-            events.message().await.map_err(|status| said(&status))?
-        {
-            match event {
-                Some(study_event::Event::Signed(signed)) => {
-                    tell.send_replace(signed.round);
-                }
-                Some(study_event::Event::Closed(closed)) => {
-                    tell.send_replace(closed.round);
-                }
-                Some(
-                    study_event::Event::Snapshot(_)
-                    | study_event::Event::Started(_)
-                    | study_event::Event::Progress(_)
-                    | study_event::Event::Ready(_)
-                    | study_event::Event::Uploaded(_)
-                    | study_event::Event::Unmasked(_),
-                )
-                | None => {}
+    match follow_to_the_end(operator, study, &tell).await {
+        // The study is over, and nobody waits for a word any more.
+        Ok(()) => std::future::pending().await,
+        Err(trouble) => trouble,
+    }
+}
+
+async fn follow_to_the_end(
+    operator: Target,
+    study: String,
+    tell: &watch::Sender<u32>,
+) -> Outcome<()> {
+    let mut operator = OperatorClient::new(connect(&operator).await?);
+    let events = operator.watch_study(StudyRequest { study }).await;
+    let mut events = events.map_err(|status| said(&status))?.into_inner();
+    while let Some(StudyEvent { event }) = events.message().await.map_err(|status| said(&status))? {
+        match event {
+            Some(study_event::Event::Signed(signed)) => {
+                tell.send_replace(signed.round);
             }
+            Some(study_event::Event::Closed(closed)) => {
+                tell.send_replace(closed.round);
+            }
+            Some(
+                study_event::Event::Snapshot(_)
+                | study_event::Event::Started(_)
+                | study_event::Event::Progress(_)
+                | study_event::Event::Ready(_)
+                | study_event::Event::Uploaded(_)
+                | study_event::Event::Unmasked(_),
+            )
+            | None => {}
         }
-        Outcome::<()>::Err(Trouble::new("the study's events ended"))
-    };
-    followed.await.err().unwrap_or_else(|| Trouble::new("the study's events ended"))
+    }
+    Ok(())
 }
 
 async fn vanish_again_and_again(mut site: Masked, mut over: watch::Receiver<u32>) -> Trouble {
