@@ -56,6 +56,7 @@ impl Network {
     /// The network that a study names, for its input and its classes.
     #[must_use]
     pub fn new(architecture: Architecture, task: &Task, device: Device) -> Self {
+        cpu::keep_freed_memory();
         let classes = task.classes.len();
         let input = task.input;
         Self {
