@@ -135,9 +135,10 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
     let mut sums = vec![0_i64; model.len()];
     let mut private = || -> Outcome<()> {
         sums.fill(0);
+        let loaded = network.load(&model);
         let batches = images.chunks(MICRO_BATCH * of_patient).zip(classes.chunks(MICRO_BATCH));
         for (images, classes) in batches {
-            let clipped = network.clipped_sum(&model, images.to_vec(), classes, views, clip);
+            let clipped = loaded.clipped_sum(images.to_vec(), classes, views, clip);
             let clipped = clipped.map_err(|error| Trouble::new(error.to_string()))?;
             grid.add(&clipped.sum, &mut sums).map_err(|error| Trouble::new(error.to_string()))?;
         }

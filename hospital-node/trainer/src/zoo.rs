@@ -5,9 +5,12 @@
 //! gradients go the same way.
 
 mod convolution;
+mod cpu;
 mod ghost;
+mod groups;
 pub mod layers;
 mod networks;
+mod normalisation;
 mod patches;
 mod private;
 
@@ -17,7 +20,11 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use layers::{Parameters, Walk};
-pub use private::ClippedSum;
+pub use private::{ClippedSum, Loaded};
+
+/// The most images in one pass: what passes through a layer then stays near the processor, and a
+/// batch of any size takes the memory of so many.
+const PASS: usize = 32;
 
 /// A model of the zoo for one study.
 #[derive(Debug)]
@@ -49,6 +56,7 @@ impl Network {
     /// The network that a study names, for its input and its classes.
     #[must_use]
     pub fn new(architecture: Architecture, task: &Task, device: Device) -> Self {
+        cpu::keep_freed_memory();
         let classes = task.classes.len();
         let input = task.input;
         Self {
@@ -79,7 +87,7 @@ impl Network {
             .map_err(|_| BackendFault("logits"))
     }
 
-    /// The mean gradient of the softmax cross-entropy over a batch.
+    /// The mean gradient of the softmax cross-entropy over a batch. No images give zeros.
     ///
     /// # Errors
     /// [`BackendFault`] when the backend fails.
@@ -90,12 +98,25 @@ impl Network {
         classes: &[usize],
     ) -> Result<Gradient, BackendFault> {
         let parameters = Parameters::tracked(model, &self.layout, &self.device);
-        let logits = self.forward(&mut parameters.walk(), self.batch(images));
-        let loss = self.loss(logits, classes).div_scalar(count(classes.len()));
-        let mut gradients = loss.backward();
-        let mean = parameters.gradients(&mut gradients).ok_or(BackendFault("a gradient"))?;
-        let loss = loss.try_into_scalar::<f32>().map_err(|_| BackendFault("a loss"))?;
-        Ok(Gradient { mean, loss })
+        let of_image = self.input.iter().product::<usize>().max(1);
+        let mut sum: Option<Gradient> = None;
+        for (images, of_pass) in images.chunks(PASS * of_image).zip(classes.chunks(PASS)) {
+            let logits = self.forward(&mut parameters.walk(), self.batch(images.to_vec()));
+            let loss = self.loss(logits, of_pass).div_scalar(count(classes.len()));
+            let mut gradients = loss.backward();
+            let mean = parameters.gradients(&mut gradients).ok_or(BackendFault("a gradient"))?;
+            let loss = loss.try_into_scalar::<f32>().map_err(|_| BackendFault("a loss"))?;
+            sum = Some(match sum {
+                None => Gradient { mean, loss },
+                Some(mut sum) => {
+                    sum.mean.iter_mut().zip(&mean).for_each(|(sum, part)| *sum += part);
+                    sum.loss += loss;
+                    sum
+                }
+            });
+        }
+        let nothing = || Gradient { mean: vec![0.0; self.layout.parameters()], loss: 0.0 };
+        Ok(sum.unwrap_or_else(nothing))
     }
 
     fn batch(&self, images: Vec<f32>) -> Tensor<4> {
@@ -208,9 +229,10 @@ mod tests {
         let device = Device::flex();
         let parameters = Parameters::constant(&layout.initial(1), &layout, &device);
         let mut walk = parameters.walk();
-        let images = TensorData::new(normals("images", 2 * 36), [2, 1, 6, 6]);
+        let images = TensorData::new(normals("images", 2 * 36), [2, 6, 6, 1]);
         let stem = conv3x3(&mut walk, Tensor::from_data(images, &device), 1);
-        let normed = group_norm(&mut walk, stem, 4).try_into_vec_as::<f32>().expect("computed");
+        let normed = group_norm(&mut walk, stem, 4).permute([0, 3, 1, 2]);
+        let normed = normed.try_into_vec_as::<f32>().expect("computed");
         for group in normed.chunks_exact(4 * 36) {
             let mean = group.iter().sum::<f32>() / 144.0;
             let variance = group.iter().map(|v| v * v).sum::<f32>() / 144.0;

@@ -7,8 +7,10 @@
 //! patient's share is scaled. One backward pass, and none of it computes a weight's gradient.
 
 use burn::tensor::{Gradients, Tensor};
+use rayon::prelude::*;
 
-use super::convolution::{columns, portion};
+use super::convolution::{patches, portion};
+use super::cpu::{made, on_cpu, on_tensor, values};
 use super::layers::Window;
 
 /// What a layer keeps for the gradient of one tensor of the layout, `place`.
@@ -37,11 +39,10 @@ pub(super) struct Share {
 
 #[derive(Debug)]
 enum Kind {
-    /// The gradients themselves, `[patients, values]`, some patients after the others.
-    Rows(Vec<Tensor<2>>),
-    /// The pair whose product they are: `[in, places]` and `[out, places]`, where every patient
-    /// has equally many places in a row.
-    Pair(Tensor<2>, Tensor<2>),
+    /// The gradients themselves, `[patients, out, in]`, some patients after the others.
+    Whole(Vec<Tensor<3>>),
+    /// The pair whose product they are: `[patients, places, in]` and `[patients, places, out]`.
+    Pair(Tensor<3>, Tensor<3>),
 }
 
 impl Tap {
@@ -53,14 +54,15 @@ impl Tap {
         let (place, (kind, squares)) = match self {
             Self::Copies { place, copies } => {
                 let [images, values] = copies.dims();
-                let own = copies.grad(gradients)?;
-                let own = own.reshape([images / views, views, values]).sum_dim(1);
-                let (rows, squares) = rows(own);
-                (place, (Kind::Rows(vec![rows]), squares))
+                let own = copies.grad(gradients)?.reshape([images / views, views, values]);
+                let own = own.sum_dim(1);
+                let norms = norms(&own);
+                (place, (Kind::Whole(vec![own]), norms))
             }
             Self::Linear { place, input, slope } => {
-                let slope = slope.grad(gradients)?.transpose().unsqueeze_dim(2);
-                (place, linear(input.transpose().unsqueeze_dim(2), slope, views))
+                let slope = slope.grad(gradients)?;
+                // The views are to a patient what places are to a convolution.
+                (place, linear(by_view(input, views), by_view(slope, views)))
             }
             Self::Convolution { place, input, kernel, window, slope } => {
                 let slope = slope.grad(gradients)?;
@@ -71,17 +73,13 @@ impl Tap {
     }
 }
 
-fn linear(input: Tensor<3>, slope: Tensor<3>, views: usize) -> (Kind, Tensor<1>) {
-    let [inputs, images, _] = input.dims();
-    let outputs = slope.dims()[0];
-    // The views are to a patient what places are to a convolution.
-    if pays(views, inputs, outputs) {
-        let squares = squares(by_patient(&input, views), by_patient(&slope, views));
-        let flat = |x: Tensor<3>, values| x.reshape([values, images]);
-        (Kind::Pair(flat(input, inputs), flat(slope, outputs)), squares)
+fn linear(input: Tensor<3>, slope: Tensor<3>) -> (Kind, Tensor<1>) {
+    if pays(&input, &slope) {
+        let squares = squares(&input, &slope);
+        (Kind::Pair(input, slope), squares)
     } else {
-        let (rows, squares) = product(by_patient(&input, views), by_patient(&slope, views));
-        (Kind::Rows(vec![rows]), squares)
+        let (own, squares) = product(input, slope);
+        (Kind::Whole(vec![own]), squares)
     }
 }
 
@@ -92,56 +90,66 @@ fn convolution(
     slope: Tensor<4>,
     views: usize,
 ) -> (Kind, Tensor<1>) {
-    let [images, channels, _, _] = input.dims();
-    let [_, outputs, down, right] = slope.dims();
-    let (inputs, area) = (channels * kernel[0] * kernel[1], down * right);
-    let slope = slope.reshape([images, outputs, area]).swap_dims(0, 1);
-    if pays(views * area, inputs, outputs) {
-        let patches = columns(input, kernel, window);
-        let squares = squares(by_patient(&patches, views), by_patient(&slope, views));
-        let pair = Kind::Pair(
-            patches.reshape([inputs, images * area]),
-            slope.reshape([outputs, images * area]),
-        );
-        return (pair, squares);
-    }
+    let [images, _, _, channels] = input.dims();
+    let [_, down, right, outputs] = slope.dims();
+    let (inputs, places) = (channels * kernel[0] * kernel[1], views * down * right);
+    let patients = images / views;
+    let slope = slope.reshape([patients, places, outputs]);
     // Patches are large where there are many places: some patients at a time.
-    let patients = portion(images / views, views * inputs * area);
-    let (mut parts, mut norms) = (Vec::new(), Vec::new());
-    for first in (0..images).step_by(patients * views) {
-        let count = (patients * views).min(images - first);
-        let patches = columns(input.clone().narrow(0, first, count), kernel, window);
-        let slope = slope.clone().narrow(1, first, count);
-        let (rows, squares) = product(by_patient(&patches, views), by_patient(&slope, views));
-        parts.push(rows);
+    let at_once = portion(patients, inputs * places);
+    let parts = (0..patients).step_by(at_once).map(|first| {
+        let count = at_once.min(patients - first);
+        let input = input.clone().narrow(0, first * views, count * views);
+        let input = patches(input, kernel, window).reshape([count, places, inputs]);
+        linear(input, slope.clone().narrow(0, first, count))
+    });
+    let (mut whole, mut pair, mut norms) = (Vec::new(), (Vec::new(), Vec::new()), Vec::new());
+    for (kind, squares) in parts {
         norms.push(squares);
+        match kind {
+            Kind::Whole(own) => whole.extend(own),
+            Kind::Pair(input, slope) => {
+                pair.0.push(input);
+                pair.1.push(slope);
+            }
+        }
     }
-    (Kind::Rows(parts), Tensor::cat(norms, 0))
+    // All parts are of one shape, but for the number of patients, and so of one kind.
+    let kind = if whole.is_empty() {
+        Kind::Pair(Tensor::cat(pair.0, 0), Tensor::cat(pair.1, 0))
+    } else {
+        Kind::Whole(whole)
+    };
+    (kind, Tensor::cat(norms, 0))
 }
 
 impl Share {
     /// The sum over patients, each times its factor of `[patients]`, with its place in the layout.
     pub(super) fn sum(self, factors: &Tensor<1>) -> (usize, Tensor<1>) {
+        let patients = factors.dims()[0];
         let sum = match self.kind {
-            Kind::Rows(parts) => {
+            Kind::Whole(parts) => {
                 let mut first = 0;
-                let sums = parts.into_iter().map(|rows| {
-                    let patients = rows.dims()[0];
+                let shape = parts.first().map(Tensor::dims).unwrap_or_default();
+                let sums = parts.into_iter().map(|own| {
+                    let [patients, outputs, inputs] = own.dims();
                     let factors = factors.clone().narrow(0, first, patients);
                     first += patients;
-                    factors.unsqueeze::<2>().matmul(rows)
+                    factors.unsqueeze::<2>().matmul(own.reshape([patients, outputs * inputs]))
                 });
-                sums.reduce(|sum, part| sum + part)
+                let sum = sums.reduce(|sum, part| sum + part);
+                let none = || Tensor::zeros([shape[1], shape[2]], &factors.device());
+                sum.map_or_else(none, |sum| sum.reshape([shape[1], shape[2]]))
             }
-            Kind::Pair(inputs, slopes) => {
-                let (places, patients) = (slopes.dims()[1], factors.dims()[0]);
-                let each = factors.clone().reshape([patients, 1]).repeat_dim(1, places / patients);
-                let scaled = slopes * each.reshape([1, places]);
-                Some(scaled.matmul(inputs.transpose()))
+            Kind::Pair(input, slope) => {
+                let [_, places, inputs] = input.dims();
+                let outputs = slope.dims()[2];
+                let scaled = slope * factors.clone().reshape([patients, 1, 1]);
+                let scaled = scaled.reshape([patients * places, outputs]).transpose();
+                scaled.matmul(input.reshape([patients * places, inputs]))
             }
         };
-        let none = || Tensor::zeros([0, 0], &factors.device());
-        (self.place, sum.unwrap_or_else(none).flatten(0, 1))
+        (self.place, sum.flatten(0, 1))
     }
 }
 
@@ -149,42 +157,60 @@ impl Share {
 /// and read again, each worth about as much time as [`TOUCH`] multiplications; without it there
 /// are `places^2` products of pairs of places, over the inputs and over the outputs (\[BMX22\]
 /// section 4 counts memory instead).
-fn pays(places: usize, inputs: usize, outputs: usize) -> bool {
+fn pays(input: &Tensor<3>, slope: &Tensor<3>) -> bool {
+    let ([_, places, inputs], [_, _, outputs]) = (input.dims(), slope.dims());
     places * places * (inputs + outputs) < TOUCH * inputs * outputs
 }
 
 /// Measured; see [`pays`].
 const TOUCH: usize = 32;
 
-/// Puts the places of all of a patient's images side by side:
-/// `[values, images, places]` to `[patients, values, views * places]`.
-fn by_patient(x: &Tensor<3>, views: usize) -> Tensor<3> {
-    let [values, images, places] = x.dims();
-    let x = x.clone();
-    // Without this a view that is turned round already would be copied.
-    let x = if views == 1 { x } else { x.reshape([values, images / views, views * places]) };
-    x.swap_dims(0, 1)
+/// Of a batch of vectors, `[images, values]`, those of each patient: `[patients, views, values]`.
+fn by_view(x: Tensor<2>, views: usize) -> Tensor<3> {
+    let [images, values] = x.dims();
+    x.reshape([images / views, views, values])
 }
 
-/// Of `a`, `[patients, in, places]`, and `g`, `[patients, out, places]`: each patient's product
-/// `g a^T` as a row, and the squares of their norms.
-fn product(a: Tensor<3>, g: Tensor<3>) -> (Tensor<2>, Tensor<1>) {
-    rows(g.matmul(a.swap_dims(1, 2)))
+/// Of `[patients, places, in]` and `[patients, places, out]`: each patient's product
+/// `[patients, out, in]`, and the squares of their norms.
+fn product(input: Tensor<3>, slope: Tensor<3>) -> (Tensor<3>, Tensor<1>) {
+    let own = slope.swap_dims(1, 2).matmul(input);
+    let squares = norms(&own);
+    (own, squares)
 }
 
-/// Gradients `[patients, ..]` as rows, and the squares of their norms.
-fn rows(own: Tensor<3>) -> (Tensor<2>, Tensor<1>) {
+/// The squares of each patient's norm.
+fn norms(own: &Tensor<3>) -> Tensor<1> {
     let [patients, a, b] = own.dims();
-    let rows = own.reshape([patients, a * b]);
-    let squares = rows.clone().square().sum_dim(1).reshape([patients]);
-    (rows, squares)
+    if let Some(cpu) = on_cpu(own) {
+        // Without a copy of all values squared.
+        let cpu = cpu.to_contiguous();
+        let squares = values(&cpu).par_chunks_exact((a * b).max(1)).map(square);
+        return on_tensor(made(squares.collect(), [patients]));
+    }
+    own.clone().reshape([patients, a * b]).square().sum_dim(1).reshape([patients])
 }
 
-/// The squares of the norms of the products that [`product`] forms, without forming them:
-/// `|g a^T|^2 = <a^T a, g^T g>`.
-fn squares(a: Tensor<3>, g: Tensor<3>) -> Tensor<1> {
-    let within = |x: Tensor<3>| x.clone().swap_dims(1, 2).matmul(x);
-    let products = within(a) * within(g);
+/// The sum of squares, short runs of it in single precision.
+#[expect(clippy::cast_possible_truncation, reason = "what follows is in single precision")]
+fn square(values: &[f32]) -> f32 {
+    let of_run = |run: &[f32]| {
+        let mut lanes = [0.0_f32; 16];
+        let (whole, rest) = run.as_chunks::<16>();
+        for chunk in whole {
+            lanes.iter_mut().zip(chunk).for_each(|(lane, value)| *lane += value * value);
+        }
+        lanes.iter_mut().zip(rest).for_each(|(lane, value)| *lane += value * value);
+        lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>()
+    };
+    values.chunks(1024).map(of_run).sum::<f64>() as f32
+}
+
+/// The squares of the norms of the products that [`product`] forms, without forming them: for
+/// places `p` and `q`, the sum of `<a_p, a_q> <g_p, g_q>`.
+fn squares(input: &Tensor<3>, slope: &Tensor<3>) -> Tensor<1> {
+    let within = |x: &Tensor<3>| x.clone().matmul(x.clone().swap_dims(1, 2));
+    let products = within(input) * within(slope);
     let [patients, places, _] = products.dims();
     products.reshape([patients, places * places]).sum_dim(1).reshape([patients])
 }

@@ -3,6 +3,8 @@
 //! with parameters whose mean gradient is wanted, or with taps that give gradients patient by
 //! patient ([`ghost`](super::ghost)). Hence no layer is taken from burn as a module, and there is
 //! no layer that mixes the examples of a batch.
+//!
+//! Between layers, images are `[images, height, width, channels]`.
 
 use aggregation::architecture::ModelLayout;
 use burn::tensor::module::max_pool2d;
@@ -11,15 +13,58 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use super::convolution::{convolve, convolve_tapped};
 use super::ghost::Tap;
-
-/// Keeps the variance of a flat group away from zero.
-const NORM_EPSILON: f64 = 1e-5;
+use super::normalisation::normalise;
+use super::patches::{weight_from_layout, weight_to_layout};
 
 /// The parameters of a network, one flat tensor for each of the layout's.
 #[derive(Debug)]
 pub struct Parameters {
     tensors: Vec<Tensor<1>>,
-    shapes: Vec<Vec<usize>>,
+    orders: Vec<Order>,
+}
+
+/// How a tensor's values are ordered.
+#[derive(Clone, Debug)]
+enum Order {
+    /// As in the layout.
+    Plain(Vec<usize>),
+    /// A convolution's weight: `[out, height, width, in]` for the layout's
+    /// `[out, in, height, width]`, as its patches are. Turned round once for all passes.
+    Patches([usize; 4]),
+}
+
+impl Order {
+    fn new(shape: &[usize]) -> Self {
+        match *shape {
+            [outputs, inputs, high, wide] => Self::Patches([outputs, high, wide, inputs]),
+            _ => Self::Plain(shape.to_vec()),
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::Plain(shape) => shape,
+            Self::Patches(shape) => shape,
+        }
+    }
+
+    fn from_layout(&self, values: &[f32]) -> Vec<f32> {
+        match *self {
+            Self::Plain(_) => values.to_vec(),
+            Self::Patches([_, high, wide, inputs]) => {
+                weight_from_layout(values, inputs, high * wide)
+            }
+        }
+    }
+
+    fn to_layout(&self, values: &[f32], place: &mut [f32]) {
+        match *self {
+            Self::Plain(_) => place.copy_from_slice(values),
+            Self::Patches([_, high, wide, inputs]) => {
+                weight_to_layout(values, place, inputs, high * wide);
+            }
+        }
+    }
 }
 
 impl Parameters {
@@ -28,22 +73,24 @@ impl Parameters {
     pub fn constant(model: &[f32], layout: &ModelLayout, device: &Device) -> Self {
         let mut rest = model;
         let mut tensors = Vec::with_capacity(layout.tensors.len());
+        let mut orders = Vec::with_capacity(layout.tensors.len());
         for spec in &layout.tensors {
             let (values, after) = rest.split_at(spec.values().min(rest.len()));
             rest = after;
-            let data = TensorData::new(values.to_vec(), [values.len()]);
+            let order = Order::new(&spec.shape);
+            let data = TensorData::new(order.from_layout(values), [values.len()]);
             tensors.push(Tensor::from_data(data, device));
+            orders.push(order);
         }
-        let shapes = layout.tensors.iter().map(|spec| spec.shape.clone()).collect();
-        Self { tensors, shapes }
+        Self { tensors, orders }
     }
 
     /// Parameters whose gradients are wanted.
     #[must_use]
     pub fn tracked(model: &[f32], layout: &ModelLayout, device: &Device) -> Self {
-        let Self { tensors, shapes } = Self::constant(model, layout, device);
+        let Self { tensors, orders } = Self::constant(model, layout, device);
         let tensors = tensors.into_iter().map(|t| t.autodiff().require_grad()).collect();
-        Self { tensors, shapes }
+        Self { tensors, orders }
     }
 
     /// Goes along the parameters in the layout's order.
@@ -61,10 +108,27 @@ impl Parameters {
     /// The gradients, flat, in the layout's order. `None` when one is missing.
     #[must_use]
     pub fn gradients(&self, gradients: &mut Gradients) -> Option<Vec<f32>> {
-        let mut flat = Vec::new();
-        for tensor in &self.tensors {
-            let gradient = tensor.grad_remove(gradients)?;
-            flat.extend(gradient.try_into_vec_as::<f32>().ok()?);
+        self.flat(self.tensors.iter().map(|tensor| tensor.grad_remove(gradients)))
+    }
+
+    /// Values for each parameter, as the layers had them, in the layout's order. `None` when some
+    /// are missing.
+    pub(super) fn flat(
+        &self,
+        of_each: impl Iterator<Item = Option<Tensor<1>>>,
+    ) -> Option<Vec<f32>> {
+        let length = self.orders.iter().map(|order| order.shape().iter().product::<usize>()).sum();
+        let mut flat = vec![0.0; length];
+        let mut rest = flat.as_mut_slice();
+        let mut of_each = of_each;
+        for order in &self.orders {
+            let (place, after) = rest.split_at_mut(order.shape().iter().product());
+            rest = after;
+            let values = of_each.next()??.try_into_vec_as::<f32>().ok()?;
+            if values.len() != place.len() {
+                return None;
+            }
+            order.to_layout(&values, place);
         }
         Some(flat)
     }
@@ -85,7 +149,7 @@ impl Walk<'_> {
         let index = self.next;
         self.next += 1;
         let mut shape = [1; D];
-        shape.copy_from_slice(&self.parameters.shapes[index]);
+        shape.copy_from_slice(self.parameters.orders[index].shape());
         (index, self.parameters.tensors[index].clone().reshape(shape))
     }
 
@@ -98,13 +162,6 @@ impl Walk<'_> {
         let copies = values.repeat_dim(0, images).autodiff().require_grad();
         taps.push(Tap::Copies { place, copies: copies.clone() });
         copies
-    }
-
-    /// As [`Self::per_image`], ready to meet a batch of images.
-    fn per_channel(&mut self, images: usize) -> Tensor<4> {
-        let values = self.per_image(images);
-        let [images, channels] = values.dims();
-        values.reshape([images, channels, 1, 1])
     }
 
     /// The taps that were left, in the order of the layers.
@@ -133,7 +190,7 @@ impl Window {
 pub fn convolution(at: &mut Walk<'_>, x: Tensor<4>, window: Window) -> Tensor<4> {
     let (place, weight) = at.take::<4>();
     let Some(taps) = &mut at.taps else { return convolve(x, weight, window) };
-    let (input, [_, _, high, wide]) = (x.clone().inner(), weight.dims());
+    let (input, [_, high, wide, _]) = (x.clone().inner(), weight.dims());
     let (output, slope) = convolve_tapped(x, weight, window);
     taps.push(Tap::Convolution { place, input, kernel: [high, wide], window, slope });
     output
@@ -147,36 +204,38 @@ pub fn conv3x3(at: &mut Walk<'_>, x: Tensor<4>, stride: usize) -> Tensor<4> {
 /// Group normalisation (\[WH18\]): mean 0 and variance 1 within each group of channels of each image,
 /// then a scale and a shift per channel.
 pub fn group_norm(at: &mut Walk<'_>, x: Tensor<4>, groups: usize) -> Tensor<4> {
-    let [images, channels, height, width] = x.dims();
-    let grouped = x.reshape([images, groups, channels / groups * height * width]);
-    let mean = grouped.clone().mean_dim(2);
-    let centred = grouped - mean;
-    let variance = centred.clone().square().mean_dim(2);
-    let normed = centred / (variance + NORM_EPSILON).sqrt();
-    let normed = normed.reshape([images, channels, height, width]);
-    normed * at.per_channel(images) + at.per_channel(images)
+    let images = x.dims()[0];
+    let (scale, shift) = (at.per_image(images), at.per_image(images));
+    normalise(x, scale, shift, groups, false)
+}
+
+/// As [`group_norm`], and what would be negative becomes zero.
+pub fn group_norm_relu(at: &mut Walk<'_>, x: Tensor<4>, groups: usize) -> Tensor<4> {
+    let images = x.dims()[0];
+    let (scale, shift) = (at.per_image(images), at.per_image(images));
+    normalise(x, scale, shift, groups, true)
 }
 
 /// The greatest of each 3x3 window, at every second pixel: half the height, half the width.
 #[must_use]
 pub fn halved(x: Tensor<4>) -> Tensor<4> {
-    let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]);
-    max_pool2d(x, options.with_padding([1, 1]))
+    let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
+    max_pool2d(x.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
 }
 
 /// The mean of each channel over the image.
 #[must_use]
 pub fn averaged(x: Tensor<4>) -> Tensor<2> {
-    let [images, channels, height, width] = x.dims();
-    x.reshape([images, channels, height * width]).mean_dim(2).reshape([images, channels])
+    let [images, height, width, channels] = x.dims();
+    x.reshape([images, height * width, channels]).mean_dim(1).reshape([images, channels])
 }
 
 /// The mean and the greatest value of each channel over the image: how much of a feature there is,
 /// and whether it is anywhere at all.
 #[must_use]
 pub fn pooled(x: Tensor<4>) -> Tensor<2> {
-    let [images, channels, height, width] = x.dims();
-    let greatest = x.clone().reshape([images, channels, height * width]).max_dim(2);
+    let [images, height, width, channels] = x.dims();
+    let greatest = x.clone().reshape([images, height * width, channels]).max_dim(1);
     Tensor::cat(vec![averaged(x), greatest.reshape([images, channels])], 1)
 }
 

@@ -5,13 +5,14 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 
 use super::layers::{
-    Walk, Window, averaged, conv3x3, convolution, group_norm, halved, linear, pooled,
+    Walk, Window, averaged, conv3x3, convolution, group_norm, group_norm_relu, halved, linear,
+    pooled,
 };
 
 /// Groups of every normalisation of the residual network, as its authors' (\[WH18\] section 4.1).
 const RESIDUAL_GROUPS: usize = 32;
 
-/// The scores of each class, `[images, classes]`. `full` says that the images are so small that
+/// The scores of each class, `[images, classes]`, of images `[images, channels, height, width]`. `full` says that the images are so small that
 /// the stem keeps every pixel.
 pub(super) fn scores(
     architecture: Architecture,
@@ -20,10 +21,13 @@ pub(super) fn scores(
     images: Tensor<4>,
 ) -> Tensor<2> {
     let stem = if full { 1 } else { 2 };
+    let channels_last = images.clone().permute([0, 2, 3, 1]);
     match architecture {
-        Architecture::CnnTiny => plain(at, images, &[(stem, 4), (2, 8), (2, 8)]),
-        Architecture::CnnSmall => plain(at, images, &[(stem, 4), (2, 8), (1, 8), (2, 8), (1, 8)]),
-        Architecture::Resnet18Gn => residual(at, images, full),
+        Architecture::CnnTiny => plain(at, channels_last, &[(stem, 4), (2, 8), (2, 8)]),
+        Architecture::CnnSmall => {
+            plain(at, channels_last, &[(stem, 4), (2, 8), (1, 8), (2, 8), (1, 8)])
+        }
+        Architecture::Resnet18Gn => residual(at, channels_last, full),
         Architecture::Linear => linear(at, images.flatten(1, 3)),
     }
 }
@@ -33,7 +37,7 @@ fn plain(at: &mut Walk<'_>, images: Tensor<4>, blocks: &[(usize, usize)]) -> Ten
     let mut x = images;
     for (stride, groups) in blocks {
         x = conv3x3(at, x, *stride);
-        x = relu(group_norm(at, x, *groups));
+        x = group_norm_relu(at, x, *groups);
     }
     linear(at, pooled(x))
 }
@@ -45,7 +49,7 @@ fn residual(at: &mut Walk<'_>, images: Tensor<4>, full: bool) -> Tensor<2> {
     } else {
         convolution(at, images, Window { stride: 2, padding: 3 })
     };
-    x = relu(group_norm(at, x, RESIDUAL_GROUPS));
+    x = group_norm_relu(at, x, RESIDUAL_GROUPS);
     if !full {
         x = halved(x);
     }
@@ -62,7 +66,7 @@ fn residual(at: &mut Walk<'_>, images: Tensor<4>, full: bool) -> Tensor<2> {
 fn residual_block(at: &mut Walk<'_>, x: Tensor<4>, halves: bool) -> Tensor<4> {
     let stride = if halves { 2 } else { 1 };
     let mut y = conv3x3(at, x.clone(), stride);
-    y = relu(group_norm(at, y, RESIDUAL_GROUPS));
+    y = group_norm_relu(at, y, RESIDUAL_GROUPS);
     y = conv3x3(at, y, 1);
     y = group_norm(at, y, RESIDUAL_GROUPS);
     let past = if halves {

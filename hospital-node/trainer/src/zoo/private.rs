@@ -18,13 +18,22 @@ pub struct ClippedSum {
     pub sum: Vec<f32>,
 }
 
+/// A network with the model that several micro-batches meet.
+#[derive(Debug)]
+pub struct Loaded<'a> {
+    network: &'a Network,
+    parameters: Parameters,
+}
+
 impl Network {
-    /// The sum over patients of their gradients of the softmax cross-entropy, each of them clipped
-    /// to a norm of `clip` over all parameters.
-    ///
-    /// `classes` has one entry for each patient, and `images` holds `views` images in a row for
-    /// each of them: one image, or several augmentations of it, whose mean loss is the patient's.
-    /// A patient whose gradient is not finite adds nothing. No patients give zeros.
+    /// Gets a model ready for as many micro-batches as there are.
+    #[must_use]
+    pub fn load(&self, model: &[f32]) -> Loaded<'_> {
+        let parameters = Parameters::constant(model, &self.layout, &self.device);
+        Loaded { network: self, parameters }
+    }
+
+    /// [`Loaded::clipped_sum`] of a single micro-batch.
     ///
     /// # Errors
     /// [`BackendFault`] when the images are not `views` for each patient, or the backend fails.
@@ -36,29 +45,49 @@ impl Network {
         views: usize,
         clip: ClipNorm,
     ) -> Result<ClippedSum, BackendFault> {
-        self.clipped(model, images, classes, views, clip).map(|(sum, _)| sum)
+        self.load(model).clipped_sum(images, classes, views, clip)
+    }
+}
+
+impl Loaded<'_> {
+    /// The sum over patients of their gradients of the softmax cross-entropy, each of them clipped
+    /// to a norm of `clip` over all parameters.
+    ///
+    /// `classes` has one entry for each patient, and `images` holds `views` images in a row for
+    /// each of them: one image, or several augmentations of it, whose mean loss is the patient's.
+    /// A patient whose gradient is not finite adds nothing. No patients give zeros.
+    ///
+    /// # Errors
+    /// [`BackendFault`] when the images are not `views` for each patient, or the backend fails.
+    pub fn clipped_sum(
+        &self,
+        images: Vec<f32>,
+        classes: &[usize],
+        views: usize,
+        clip: ClipNorm,
+    ) -> Result<ClippedSum, BackendFault> {
+        self.clipped(images, classes, views, clip).map(|(sum, _)| sum)
     }
 
     /// The sum, and the norm of each patient whom it rests on.
     fn clipped(
         &self,
-        model: &[f32],
         images: Vec<f32>,
         classes: &[usize],
         views: usize,
         clip: ClipNorm,
     ) -> Result<(ClippedSum, Vec<f32>), BackendFault> {
-        let expected = classes.len() * views * self.input.iter().product::<usize>();
+        let network = self.network;
+        let expected = classes.len() * views * network.input.iter().product::<usize>();
         if views == 0 || images.len() != expected {
             return Err(BackendFault("a batch of the declared size"));
         }
-        let parameters = Parameters::constant(model, &self.layout, &self.device);
-        let mut images = self.batch(images);
+        let mut images = network.batch(images);
         let mut classes = classes.to_vec();
         // A value that is not finite would reach the others through the sum, even times zero. So
         // whoever has one is left out and the rest is done again; as a rule once is all.
         while !classes.is_empty() {
-            let (sum, norms) = self.attempt(&parameters, &images, &classes, views, clip)?;
+            let (sum, norms) = self.attempt(&images, &classes, views, clip)?;
             if let Some(sum) = sum {
                 return Ok((ClippedSum { sum }, norms));
             }
@@ -67,7 +96,7 @@ impl Network {
             images = self.only(images, &finite, views);
             classes = finite.iter().map(|patient| classes[*patient]).collect();
         }
-        Ok((ClippedSum { sum: vec![0.0; self.layout.parameters()] }, Vec::new()))
+        Ok((ClippedSum { sum: vec![0.0; network.layout.parameters()] }, Vec::new()))
     }
 
     /// The images of some of the patients.
@@ -75,24 +104,26 @@ impl Network {
         let rows = patients.iter().flat_map(|patient| patient * views..(patient + 1) * views);
         let rows: Vec<i64> = rows.filter_map(|row| i64::try_from(row).ok()).collect();
         let count = rows.len();
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), &self.device);
+        let rows =
+            Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), &self.network.device);
         images.select(0, rows)
     }
 
     /// The patients' norms, and the sum of their clipped gradients if all norms are finite.
     fn attempt(
         &self,
-        parameters: &Parameters,
         images: &Tensor<4>,
         classes: &[usize],
         views: usize,
         clip: ClipNorm,
     ) -> Result<(Option<Vec<f32>>, Vec<f32>), BackendFault> {
-        let mut at = parameters.tapped();
-        let scores = self.forward(&mut at, images.clone());
+        let network = self.network;
+        let mut at = self.parameters.tapped();
+        let scores = network.forward(&mut at, images.clone());
         let of_images: Vec<usize> =
             classes.iter().flat_map(|class| std::iter::repeat_n(*class, views)).collect();
-        let gradients = self.loss(scores, &of_images).div_scalar(super::count(views)).backward();
+        let loss = network.loss(scores, &of_images).div_scalar(super::count(views));
+        let gradients = loss.backward();
         let mut shares = Vec::new();
         let mut squares: Option<Tensor<1>> = None;
         for tap in at.into_taps() {
@@ -116,19 +147,16 @@ impl Network {
         let clip = single(clip);
         let factors: Vec<f32> =
             norms.iter().map(|norm| (clip / (norm + NORM_FLOOR)).min(1.0)).collect();
-        let factors = Tensor::from_data(TensorData::new(factors, [norms.len()]), &self.device);
-        let mut sums: Vec<Option<Tensor<1>>> = vec![None; self.layout.tensors.len()];
+        let factors = Tensor::from_data(TensorData::new(factors, [norms.len()]), &network.device);
+        let mut sums: Vec<Option<Tensor<1>>> = vec![None; network.layout.tensors.len()];
         for share in shares {
             let (place, sum) = share.sum(&factors);
             if let Some(of_tensor) = sums.get_mut(place) {
                 *of_tensor = Some(sum);
             }
         }
-        let mut flat = Vec::with_capacity(self.layout.parameters());
-        for sum in sums {
-            let sum = sum.and_then(|sum| sum.try_into_vec_as::<f32>().ok());
-            flat.extend(sum.ok_or(BackendFault("a clipped sum"))?);
-        }
+        let flat = self.parameters.flat(sums.into_iter());
+        let flat = flat.ok_or(BackendFault("a clipped sum"))?;
         Ok((Some(flat), norms))
     }
 }
@@ -206,7 +234,8 @@ mod tests {
                     let (expected, of_each) =
                         one_by_one(&network, &model, &images, &classes, views, norm);
                     let (found, norms) = network
-                        .clipped(&model, images.clone(), &classes, views, clip(norm))
+                        .load(&model)
+                        .clipped(images.clone(), &classes, views, clip(norm))
                         .expect("the CPU computes");
                     let what = format!("{architecture} {side} px, {patients} x {views}, {norm}");
                     let apart = distance(&found.sum, &expected);
