@@ -205,17 +205,20 @@ pub enum DeclineReason {
     Trainer,
     /// It has no keys for this slot.
     NoKeys,
+    /// The log is not the one that it has seen before.
+    Log,
 }
 
 impl DeclineReason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NotApproved,
         Self::Policy,
         Self::OutsideHours,
         Self::Terms,
         Self::Trainer,
         Self::NoKeys,
+        Self::Log,
     ];
 
     /// What it is called.
@@ -228,6 +231,7 @@ impl DeclineReason {
             Self::Terms => "the terms do not meet the study",
             Self::Trainer => "its trainer failed",
             Self::NoKeys => "it has no keys for this slot",
+            Self::Log => "the log is not the one that it has seen before",
         }
     }
 }

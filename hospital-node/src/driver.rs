@@ -4,6 +4,7 @@
 
 mod calls;
 mod keys;
+mod log;
 mod model;
 mod progress;
 mod roster;
@@ -38,6 +39,7 @@ use crate::link::{Client, Heard, may_pass};
 use crate::policy::Violation;
 use crate::proposal::{Proposal, decision_to};
 use crate::state::State;
+use crate::witness::Desk;
 use crate::worker::Worker;
 
 /// How often we look whether the command line has decided something, and what time it is.
@@ -62,6 +64,8 @@ pub(crate) struct House {
     pub identity: Arc<Identity>,
     /// The facts that must last.
     pub journal: Journal,
+    /// This house as a witness of the log.
+    pub witness: Arc<Desk>,
 }
 
 /// What a task of a seat came to.
@@ -175,6 +179,7 @@ impl Driver {
                 Ok(setup) => self.setup(setup).await,
                 Err(error) => tracing::warn!(%error, "keys that do not hold together"),
             },
+            notice::Notice::Log(grown) => self.follow_log(grown),
             notice::Notice::Closed(closed) => match decode::closed(&closed) {
                 Ok(closed) => {
                     if let Some(seat) = self.seats.get_mut(&closed.study) {
@@ -525,6 +530,10 @@ fn written(config: &Config) -> Option<SystemTime> {
 /// This house's own no to a round of a study that it approved.
 fn barred(house: &House, seat: &Seat, told: Option<&Told>) -> Option<DeclineReason> {
     let study = seat.study();
+    if house.witness.alarmed() {
+        tracing::error!(study = study.name, "ALARM: the log contradicts itself; see `doctor`");
+        return Some(DeclineReason::Log);
+    }
     let violations = house.config.policy.violations(study);
     if !violations.is_empty() {
         let all: Vec<String> = violations.iter().map(Violation::to_string).collect();

@@ -17,6 +17,7 @@ mod policy;
 mod proposal;
 mod state;
 mod telemetry;
+mod witness;
 mod worker;
 
 use std::process::ExitCode;

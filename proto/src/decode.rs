@@ -203,6 +203,7 @@ pub fn decline_reason(number: i32) -> Result<DeclineReason, DecodeError> {
         Ok(wire::DeclineReason::Terms) => Ok(DeclineReason::Terms),
         Ok(wire::DeclineReason::Trainer) => Ok(DeclineReason::Trainer),
         Ok(wire::DeclineReason::NoKeys) => Ok(DeclineReason::NoKeys),
+        Ok(wire::DeclineReason::Log) => Ok(DeclineReason::Log),
         Ok(wire::DeclineReason::Unspecified) => Err(DecodeError::Missing { field: "reason" }),
         Err(_) => Err(range("reason", "a reason that this version knows", number)),
     }

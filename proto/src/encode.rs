@@ -73,6 +73,7 @@ pub fn decline_reason(reason: DeclineReason) -> wire::DeclineReason {
         DeclineReason::Terms => wire::DeclineReason::Terms,
         DeclineReason::Trainer => wire::DeclineReason::Trainer,
         DeclineReason::NoKeys => wire::DeclineReason::NoKeys,
+        DeclineReason::Log => wire::DeclineReason::Log,
     }
 }
 

@@ -129,6 +129,7 @@ impl Player {
                 | notice::Notice::FinalSet(_)
                 | notice::Notice::SignedSet(_)
                 | notice::Notice::Keys(_)
+                | notice::Notice::Log(_)
                 | notice::Notice::Closed(_) => None,
             })
             .await?;
@@ -150,6 +151,7 @@ impl Player {
                 | notice::Notice::FinalSet(_)
                 | notice::Notice::SignedSet(_)
                 | notice::Notice::Keys(_)
+                | notice::Notice::Log(_)
                 | notice::Notice::Closed(_) => None,
             })
             .await?;
@@ -170,6 +172,7 @@ impl Player {
             | notice::Notice::FinalSet(_)
             | notice::Notice::SignedSet(_)
             | notice::Notice::Keys(_)
+            | notice::Notice::Log(_)
             | notice::Notice::Roster(_) => None,
         })
         .await

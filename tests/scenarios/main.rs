@@ -6,6 +6,7 @@ mod determinism;
 mod disk;
 mod house;
 mod identity;
+mod log;
 mod manifests;
 mod masked;
 mod one_round;

@@ -13,6 +13,7 @@ use crate::identity::{self, Enrolled};
 use crate::journal::Journal;
 use crate::link::Link;
 use crate::state::State;
+use crate::witness::Desk;
 use crate::{clock, cpu};
 
 /// Notices that wait for the driver; beyond that the session itself waits.
@@ -49,6 +50,8 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
     let enrolled = Enrolled::load(&state)?;
     let identity = Arc::new(identity::signing(&state)?);
     let journal = Journal::open(&state.journal()).await?;
+    let (consortium, me) = (&enrolled.consortium, enrolled.me.clone());
+    let witness = Desk::open(state.clone(), consortium, me, Arc::clone(&identity))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| no_signals(&error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| no_signals(&error))?;
     tracing::info!(
@@ -69,6 +72,7 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
             me: enrolled.me,
             identity,
             journal: journal.clone(),
+            witness: Arc::new(witness),
         },
         again,
     );

@@ -22,6 +22,7 @@ use super::super::*;
 use super::fake::{Batches, Fake, Said};
 use crate::config::{DataKind, DataSet, Proxy, Trainer};
 use crate::policy::Policy;
+use crate::witness::Desk;
 use crate::worker::Job;
 use crate::worker::tests::{done, opened, opening_bytes, part, say, script, task_bytes};
 
@@ -149,7 +150,9 @@ impl Stage {
             data: [("images".to_owned(), data)].into(),
         };
         let identity = Arc::new(identity_of(&me));
-        let house = House { config: Arc::new(config), state, me, identity, journal };
+        let desk = Desk::open(state.clone(), &hospital("north"), me.clone(), Arc::clone(&identity));
+        let witness = Arc::new(desk.expect("a new witness"));
+        let house = House { config: Arc::new(config), state, me, identity, journal, witness };
         let (said, heard) = mpsc::unbounded_channel();
         let batches = Batches::default();
         let fake = Fake {
