@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aggregation::ids::HospitalId;
+use aggregation::checkpoint::LogHead;
+use aggregation::ids::{Digest, HospitalId};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::Notify;
@@ -209,6 +210,17 @@ impl Log {
             self.gather(signed);
         }
         self.publish().await
+    }
+
+    /// The log with everything that has happened up to now, for a round to name (PROTOCOL R-25). A
+    /// crash takes none of it back: the facts are durable, and so is the checkpoint.
+    ///
+    /// # Errors
+    /// As [`Log::integrate`].
+    pub(crate) async fn newest(self: &Arc<Self>, store: &Store) -> Result<LogHead, LogError> {
+        self.integrate(store).await?;
+        let head = self.with(|writer| Ok(writer.head())).await?;
+        Ok(LogHead { size: head.size, root: Digest::new(head.root) })
     }
 
     /// The checkpoint of `size` leaves (0: of all) with the proof that it grew out of that of `old`;

@@ -12,13 +12,16 @@
 //! witness.alarm        what the log said against itself, if it did
 //! ```
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aggregation::ids::HospitalId;
+use aggregation::checkpoint::LogHead;
+use aggregation::ids::{HospitalId, SlotId, StudyId};
 use aggregation::keys::identity::Identity;
 use aggregation::keys::witness::WitnessKey;
+use aggregation::message::Terms;
 use proto::federation::{
     CheckpointReply, CheckpointRequest, CosignatureRequest, LogGrown, WitnessKeyRequest,
 };
@@ -28,6 +31,7 @@ use tokio::sync::Mutex;
 use tonic::{Code, Response, Status};
 use transparency::cosignature::Cosigner;
 use transparency::note::{Signature, VerifierKey};
+use transparency::tree::{Hash, Head, empty_root, is_consistent};
 use transparency::witness::{Offer, Refusal, Witness};
 
 use crate::clock;
@@ -39,6 +43,8 @@ const LOG: &str = "witness.log";
 const CHECKPOINT: &str = "witness.checkpoint";
 const ALARM: &str = "witness.alarm";
 
+/// Heads that are known to be in the past; rounds name the newest.
+const MOST_HEADS: usize = 256;
 /// How long the coordinator may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -54,6 +60,14 @@ pub(crate) enum WitnessError {
     /// Not what was asked for.
     #[error("the coordinator's answer is no {0}")]
     Shape(&'static str),
+    /// The terms name a log that is older than what this house had cosigned a round ago.
+    #[error("expected a round that names a log of at least {floor} entries, found one of {found}")]
+    Old {
+        /// What was cosigned when the last round of the study was taken part in.
+        floor: u64,
+        /// What is named.
+        found: u64,
+    },
     /// The log contradicts itself.
     #[error("the log contradicts itself: {0}")]
     Alarm(String),
@@ -104,6 +118,38 @@ pub(crate) struct Desk {
     cosigner: Cosigner,
     alarmed: AtomicBool,
     held: Mutex<Held>,
+    seen: std::sync::Mutex<Seen>,
+}
+
+/// What is known without asking.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Leaves of the newest checkpoint that was cosigned.
+    size: u64,
+    /// Heads that are in the past of that one.
+    heads: BTreeSet<LogHead>,
+    /// For each study the last round that was taken part in.
+    floors: BTreeMap<StudyId, Floor>,
+}
+
+/// How old a log a study's rounds may name.
+#[derive(Debug, Clone, Copy)]
+struct Floor {
+    slot: SlotId,
+    /// For this slot, if it is offered again.
+    before: u64,
+    /// For those after it: what had been cosigned when it was taken part in.
+    after: u64,
+}
+
+impl Seen {
+    fn floor(&self, terms: &Terms) -> u64 {
+        match self.floors.get(&terms.study) {
+            Some(floor) if floor.slot == terms.slot => floor.before,
+            Some(floor) => floor.after,
+            None => 0,
+        }
+    }
 }
 
 /// What the log of a consortium is called.
@@ -135,8 +181,11 @@ impl Desk {
             (None, Some(_)) => return Err(damaged("the log's key beside it, in witness.log")),
         };
         let alarmed = AtomicBool::new(state.read(ALARM)?.is_some());
+        let size =
+            witness.as_ref().and_then(Witness::latest).map_or(0, |one| one.checkpoint().size());
+        let seen = std::sync::Mutex::new(Seen { size, ..Seen::default() });
         let held = Mutex::new(Held { witness, announced: None });
-        Ok(Self { state, me, origin, identity, cosigner, alarmed, held })
+        Ok(Self { state, me, origin, identity, cosigner, alarmed, held, seen })
     }
 
     /// Whether the log has contradicted itself. An administrator who has looked takes the file of
@@ -160,6 +209,96 @@ impl Desk {
         grown: &LogGrown,
     ) -> Result<u64, WitnessError> {
         let mut held = self.held.lock().await;
+        let cosigned = self.advance(&mut held, &mut client, grown).await?;
+        let size = cosigned.size;
+        self.say(&mut held, &mut client, session, cosigned).await?;
+        Ok(size)
+    }
+
+    /// Whether the log that a round names is known to be in the past of what this house witnessed,
+    /// and not further back than it was a round ago (PROTOCOL R-25). If so, the round counts as
+    /// taken part in.
+    pub(crate) fn accepts(&self, terms: &Terms) -> bool {
+        let mut seen = self.seen();
+        let before = seen.floor(terms);
+        let known = terms.log == LogHead::empty() || seen.heads.contains(&terms.log);
+        if !known || terms.log.size < before {
+            return false;
+        }
+        let floor = Floor { slot: terms.slot, before, after: seen.size };
+        seen.floors.insert(terms.study, floor);
+        true
+    }
+
+    /// Makes sure that the log which a round names is in the past of what this house witnessed.
+    ///
+    /// # Errors
+    /// When it cannot be told, or is not.
+    pub(crate) async fn vouch(
+        &self,
+        mut client: Client,
+        session: u64,
+        grown: &LogGrown,
+        terms: &Terms,
+    ) -> Result<(), WitnessError> {
+        let found = terms.log.size;
+        let floor = self.seen().floor(terms);
+        if found < floor {
+            return Err(WitnessError::Old { floor, found });
+        }
+        let mut held = self.held.lock().await;
+        if self.seen().size < found {
+            let cosigned = self.advance(&mut held, &mut client, grown).await?;
+            if let Err(error) = self.say(&mut held, &mut client, session, cosigned).await {
+                // It is said again with the next checkpoint; the round need not wait for that.
+                tracing::debug!(%error, "a cosignature was not heard");
+            }
+        }
+        let witness = held.witness.as_ref().ok_or(WitnessError::Shape("log to look at"))?;
+        let nothing = Head { size: 0, root: empty_root() };
+        let latest = witness.latest().map_or(nothing, |signed| signed.checkpoint().head());
+        if latest.size < found {
+            return Err(WitnessError::Shape("log as long as the round says"));
+        }
+        // From the named head to what was cosigned, whose root is known here.
+        let proof = if found == latest.size {
+            Vec::new()
+        } else {
+            fetch(&mut client, latest.size, found).await?.proof
+        };
+        if in_the_past(&terms.log, latest, &proof) {
+            self.learn(&terms.log);
+            return Ok(());
+        }
+        // What the log itself says of that size, signed, if it says anything.
+        let shown = fetch(&mut client, found, 0).await;
+        let shown = shown.map_or_else(|_| String::new(), |offer| offer.to_string());
+        let reason = format!(
+            "fork: a round names a log of {found} entries that is not in the past of the {} that were cosigned",
+            latest.size
+        );
+        Err(self.alarm(reason, witness, &shown))
+    }
+
+    fn learn(&self, head: &LogHead) {
+        let mut seen = self.seen();
+        seen.heads.insert(*head);
+        while seen.heads.len() > MOST_HEADS {
+            seen.heads.pop_first();
+        }
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Cosigns the newest checkpoint.
+    async fn advance(
+        &self,
+        held: &mut Held,
+        client: &mut Client,
+        grown: &LogGrown,
+    ) -> Result<CosignatureRequest, WitnessError> {
         if self.alarmed() {
             return Err(WitnessError::Alarmed);
         }
@@ -171,22 +310,32 @@ impl Desk {
             none @ None => none.insert(self.meet(grown)?),
         };
         let latest = witness.latest().map_or(0, |signed| signed.checkpoint().size());
-        let offer = match fetch(&mut client, 0, latest).await {
+        let offer = match fetch(client, 0, latest).await {
             // Shorter than what was cosigned: what it shows instead is the evidence.
             Err(WitnessError::Status(status)) if status.code() == Code::OutOfRange => {
-                fetch(&mut client, 0, 0).await?
+                fetch(client, 0, 0).await?
             }
             offer => offer?,
         };
         let line = self.take(witness, &offer)?;
         let size = offer.signed.checkpoint().size();
+        Ok(CosignatureRequest { size, line: line.to_string() })
+    }
+
+    /// Tells the coordinator what was cosigned, and once a session with which key.
+    async fn say(
+        &self,
+        held: &mut Held,
+        client: &mut Client,
+        session: u64,
+        cosigned: CosignatureRequest,
+    ) -> Result<(), WitnessError> {
         if held.announced != Some(session) {
             answered(client.send_witness_key(self.announcement())).await?;
             held.announced = Some(session);
         }
-        let said = CosignatureRequest { size, line: line.to_string() };
-        answered(client.send_cosignature(said)).await?;
-        Ok(size)
+        answered(client.send_cosignature(cosigned)).await?;
+        Ok(())
     }
 
     /// Cosigns an offer, once it is on disk that it did.
@@ -194,6 +343,7 @@ impl Desk {
         let advance =
             witness.consider(offer).map_err(|refusal| self.refuse(&refusal, witness, offer))?;
         self.state.replace(CHECKPOINT, advance.to_store().as_bytes())?;
+        self.seen().size = offer.signed.checkpoint().size();
         let seconds = clock::now().as_millis() / 1_000;
         Ok(witness.cosign(advance, &self.cosigner, seconds))
     }
@@ -308,6 +458,15 @@ fn log_key(grown: &LogGrown) -> Result<VerifierKey, WitnessError> {
     let text = &grown.key;
     let key = (text.len() <= MAX_LINE).then(|| text.parse().ok()).flatten();
     key.ok_or(WitnessError::Shape("key of a log"))
+}
+
+/// Whether the head that a round names is in the past of what was cosigned.
+fn in_the_past(named: &LogHead, latest: Head, proof: &[Hash]) -> bool {
+    let named = Head { size: named.size, root: *named.root.as_bytes() };
+    if named.size == 0 {
+        return named.root == empty_root();
+    }
+    is_consistent(named, latest, proof)
 }
 
 async fn fetch(client: &mut Client, size: u64, old_size: u64) -> Result<Offer, WitnessError> {

@@ -33,6 +33,8 @@ pub fn terms(terms: &Terms) -> wire::Terms {
         model: terms.model.as_bytes().to_vec(),
         invited: names(&terms.invited),
         ready_by_ms: terms.ready_by.as_millis(),
+        log_size: terms.log.size,
+        log_root: terms.log.root.as_bytes().to_vec(),
     }
 }
 

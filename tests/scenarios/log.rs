@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use harness::command::Order;
@@ -177,13 +176,15 @@ fn killed_at_any_moment_the_log_grows_out_of_everything_that_it_ever_showed() ->
     let digest = house.begin(&manifest)?;
     let mut kept: Vec<Vec<u8>> = Vec::new();
     // Rounds of a few tens of milliseconds write all the time, so these fall anywhere in a write.
-    for pause in [310, 170, 45, 220, 93, 131, 7, 264, 58, 189] {
+    for looks in [3, 1, 4, 1, 5, 2, 6, 3, 2, 4] {
         let released = house.study(&digest)?.released().count();
         house.await_study(&digest, LIMIT, |view| view.released().count() > released)?;
-        for _ in 0..5 {
-            thread::sleep(Duration::from_millis(pause / 5));
+        let mut left = looks;
+        wait_for("a moment", STEP, || {
             kept.extend(shown(&house));
-        }
+            left -= 1;
+            Ok((left == 0).then_some(()))
+        })?;
         house.crash()?;
         kept.extend(shown(&house));
         house.serve()?;

@@ -137,3 +137,60 @@ fn the_announced_key_is_under_this_houses_identity_and_for_this_log() {
     let south = Signer::from_seed("consilium/south", &[1; 32]).expect("a seed");
     assert!(matches!(desk.meet(&grown(&south)), Err(WitnessError::Shape(_))));
 }
+
+/// Terms that name this head.
+fn terms(slot: u64, size: usize, leaves: &[Hash]) -> Terms {
+    use aggregation::ids::{Digest, RoundId};
+    use aggregation::message::Work;
+    use aggregation::units::Timestamp;
+    let log = LogHead { size: size as u64, root: Digest::new(root(&leaves[..size])) };
+    Terms {
+        study: StudyId::new(Digest::sha256(b"study")),
+        round: RoundId::FIRST,
+        slot: SlotId::new(slot),
+        work: Work::Train,
+        model: Digest::sha256(b"model"),
+        invited: [name("alpha")].into(),
+        ready_by: Timestamp::from_millis(1),
+        log,
+    }
+}
+
+/// only a head in the past of what was cosigned, shown by a proof.
+#[test]
+fn a_round_may_name_what_is_in_the_past_and_nothing_beside_it() {
+    let (ours, other) = (leaves(0), leaves(1));
+    let latest = Head { size: 30, root: root(&ours[..30]) };
+    for size in 0..=30 {
+        let proof = consistency_proof(&mut Leaves(&ours), size as u64, 30).expect("in memory");
+        let proof = proof.unwrap_or_default();
+        let named = terms(1, size, &ours).log;
+        assert!(in_the_past(&named, latest, &proof), "{size}");
+        if size > 10 {
+            let beside = terms(1, size, &other).log;
+            assert!(!in_the_past(&beside, latest, &proof), "{size}");
+            let theirs = consistency_proof(&mut Leaves(&other), size as u64, 30);
+            let theirs = theirs.expect("in memory").unwrap_or_default();
+            assert!(!in_the_past(&beside, latest, &theirs), "{size}");
+        }
+    }
+    assert!(!in_the_past(&terms(1, 31, &ours).log, latest, &[]), "not cosigned yet");
+}
+
+/// a coordinator cannot go on naming what all histories have in common.
+#[test]
+fn a_round_may_not_name_an_older_log_than_this_house_had_cosigned_a_round_ago() {
+    let (_folder, desk, mut witness) = at_twelve();
+    let all = leaves(0);
+    assert!(!desk.accepts(&terms(1, 9, &all)), "not looked at yet");
+    desk.learn(&terms(1, 9, &all).log);
+    assert!(desk.accepts(&terms(1, 9, &all)), "the first round of the study");
+    assert!(desk.accepts(&terms(1, 9, &all)), "the same, offered again");
+    assert!(!desk.accepts(&terms(2, 9, &all)), "twelve were cosigned then");
+    assert!(!desk.accepts(&terms(2, 0, &all)), "nor the empty log");
+    desk.take(&mut witness, &offer(&log(1), &all, 12, 30)).expect("it has grown");
+    desk.learn(&terms(2, 14, &all).log);
+    assert!(desk.accepts(&terms(2, 14, &all)), "announced before the log grew to thirty");
+    desk.learn(&terms(3, 29, &all).log);
+    assert!(!desk.accepts(&terms(3, 29, &all)));
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
 use aggregation::charter::Charter;
+use aggregation::checkpoint::LogHead;
 use aggregation::ids::{Digest, RoundId};
 use aggregation::keys::identity::IdentityKey;
 use aggregation::message::{ClosedNotice, Roster};
@@ -189,6 +190,7 @@ impl Stage {
             model: Digest::sha256(&self.model),
             invited: self.charter.sites().clone(),
             ready_by: Timestamp::from_millis(u64::MAX),
+            log: LogHead::empty(),
         }
     }
 
