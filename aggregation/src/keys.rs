@@ -5,7 +5,8 @@
 //! [`announce`]s a key for agreement, and each pair agrees on a root; from the root grows a
 //! [`chain`] that gives one seed per slot and forgets the last; the [`graph`] says who is whose
 //! neighbour; and with its [`slots`] a hospital leaves, sealed with its neighbours, what it takes
-//! to finish a round without it. The [`thresholds`] say how many of them that takes.
+//! to finish a round without it. The [`thresholds`] say how many of them that takes. With the key
+//! of [`witness`] it cosigns the log.
 
 pub mod announce;
 pub mod chain;
@@ -15,3 +16,4 @@ pub mod provision;
 pub mod roll;
 pub mod slots;
 pub mod thresholds;
+pub mod witness;

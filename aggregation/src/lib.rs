@@ -21,6 +21,7 @@
 
 pub mod architecture;
 pub mod charter;
+pub mod checkpoint;
 pub mod context;
 pub mod evaluation;
 pub mod ids;

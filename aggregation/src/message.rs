@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::checkpoint::LogHead;
 use crate::context::ContextDigest;
 use crate::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
 use crate::keys::identity::{Signature, Statement};
@@ -76,15 +77,17 @@ pub struct Terms {
     pub invited: BTreeSet<HospitalId>,
     /// Until when they should be ready.
     pub ready_by: Timestamp,
+    /// The log as it was when the round was announced (PROTOCOL R-25).
+    pub log: LogHead,
 }
 
 impl Terms {
     /// Stands for all of the terms: whoever names it means this study, round, attempt, work,
-    /// model, cohort and deadline (PROTOCOL R-02).
+    /// model, cohort, deadline and log (PROTOCOL R-02).
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let Self { study, round, slot, work, model, invited, ready_by } = self;
-        let mut transcript = Transcript::new("consilium/terms/1");
+        let Self { study, round, slot, work, model, invited, ready_by, log } = self;
+        let mut transcript = Transcript::new("consilium/terms/2");
         transcript
             .bytes(study.digest().as_bytes())
             .u32(round.get())
@@ -95,7 +98,7 @@ impl Terms {
         for hospital in invited {
             transcript.text(hospital.as_str());
         }
-        transcript.u64(ready_by.as_millis()).finish()
+        transcript.u64(ready_by.as_millis()).bytes(log.digest().as_bytes()).finish()
     }
 }
 
@@ -210,11 +213,13 @@ pub enum DeclineReason {
     Budget,
     /// Its privacy ledger cannot be used: it is damaged, or an old copy.
     Ledger,
+    /// The log is not the one that it has seen before.
+    Log,
 }
 
 impl DeclineReason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NotApproved,
         Self::Policy,
         Self::OutsideHours,
@@ -223,6 +228,7 @@ impl DeclineReason {
         Self::NoKeys,
         Self::Budget,
         Self::Ledger,
+        Self::Log,
     ];
 
     /// What it is called.
@@ -237,6 +243,7 @@ impl DeclineReason {
             Self::NoKeys => "it has no keys for this slot",
             Self::Budget => "it would cross a cap on its patients' privacy",
             Self::Ledger => "its privacy ledger cannot be used",
+            Self::Log => "the log is not the one that it has seen before",
         }
     }
 }
@@ -544,7 +551,7 @@ mod tests {
     /// Breaks R-02: any field that the digest leaves out could differ between two hospitals.
     #[test]
     fn every_field_changes_the_digest_of_the_terms() {
-        let changes: [fn(&mut Terms); 9] = [
+        let changes: [fn(&mut Terms); 11] = [
             |t| t.study = StudyId::new(Digest::new([1; 32])),
             |t| t.round = t.round.next(),
             |t| t.slot = t.slot.next(),
@@ -554,6 +561,8 @@ mod tests {
             |t| assert!(t.invited.remove(&site(0))),
             |t| assert!(t.invited.insert(site(7))),
             |t| t.ready_by = at(1),
+            |t| t.log.size = 7,
+            |t| t.log.root = Digest::new([3; 32]),
         ];
         let original = terms(&charter(3, 3), 1, 1);
         let mut seen = BTreeSet::from([original.digest()]);

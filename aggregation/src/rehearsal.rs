@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::charter::Charter;
+use crate::checkpoint::LogHead;
 use crate::evaluation::MetricTally;
 use crate::ids::{Digest, HospitalId, RoundId, SlotId};
 use crate::message::{DeclineReason, Said, Terms};
@@ -75,6 +76,7 @@ pub(crate) fn terms(charter: &Charter, round: u32, slot: u64) -> Terms {
         model: Digest::sha256(b"a model"),
         invited: charter.sites().clone(),
         ready_by: at(120_000),
+        log: LogHead::empty(),
     }
 }
 

@@ -54,6 +54,8 @@ pub(crate) enum Told {
     Closed(ClosedNotice),
     /// How far the keys of a study are.
     Keys(Arc<wire::KeySetup>),
+    /// The log has a new checkpoint.
+    Log(wire::LogGrown),
 }
 
 /// What operators are told of a study.

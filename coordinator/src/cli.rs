@@ -4,6 +4,7 @@ mod demo;
 mod docs;
 mod init;
 mod link;
+mod log;
 mod model;
 mod out;
 mod serve;
@@ -55,6 +56,9 @@ enum Command {
     /// List and export models.
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// How far the log is, and the policy file with which others verify it.
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// A whole consortium on this machine, to watch.
     Demo(demo::DemoArgs),
     /// Print completions for a shell.
@@ -101,6 +105,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Site(command) => site::run(command, &cli.config, out).await,
         Command::Study(command) => study::run(command, &cli.config, out).await,
         Command::Model(command) => model::run(command, &cli.config, out).await,
+        Command::Log(command) => log::run(command, &cli.config, out).await,
         Command::Demo(args) => demo::run(&args, cli.format).await,
         Command::Completions(args) => docs::completions(&args, Cli::command()),
         Command::Man(args) => docs::man(&args, Cli::command(), out),

@@ -21,8 +21,10 @@ pub(crate) struct Config {
     pub(crate) url: ServiceUrl,
     /// Where this coordinator listens.
     pub(crate) listen: SocketAddr,
-    /// The folder of the database and the blobs.
+    /// The folder of the database, the blobs and the log.
     pub(crate) state: PathBuf,
+    /// What the log is signed with.
+    pub(crate) log_key: PathBuf,
     /// Certificates of the consortium.
     pub(crate) certificates: Certificates,
     /// Who the operator's commands speak as.
@@ -179,6 +181,7 @@ impl Config {
         let url = top.url("url", &mut faults);
         let listen = top.address("listen", &mut faults);
         let state = top.path("state", "state", folder);
+        let log_key = top.path("log_key", "log.key", folder);
         let mut section = top.section("certificates", &mut faults);
         let certificates = Certificates {
             ca: section.path("ca", "ca.pem", folder),
@@ -223,7 +226,7 @@ impl Config {
         top.finish(&mut faults);
         match (consortium, url, listen) {
             (Some(consortium), Some(url), Some(listen)) if faults.is_empty() => {
-                Ok(Self { consortium, url, listen, state, certificates, operator, limits })
+                Ok(Self { consortium, url, listen, state, log_key, certificates, operator, limits })
             }
             _ => Err(Refused::Faults(faults)),
         }

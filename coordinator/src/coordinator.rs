@@ -13,13 +13,14 @@ use aggregation::units::Timestamp;
 use proto::identity::{PartyName, Role};
 use tokio::net::TcpListener;
 
-use crate::board::{Board, Entry, Standing};
+use crate::board::{Board, Entry, Standing, Told};
 use crate::clock;
 use crate::config::Config;
 use crate::driver::{Command, Driver, Progress};
 use crate::identity::Gate;
 use crate::identity::authority::{Authority, AuthorityError, Issued};
 use crate::identity::server_certificate::{ServerCertificate, ServerCertificateError};
+use crate::log::{Log, LogError};
 use crate::service;
 use crate::service::listener::{self, ListenError};
 use crate::store::sites::SiteState;
@@ -44,6 +45,9 @@ pub(crate) enum StartError {
     /// The state folder cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The address cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -89,6 +93,8 @@ pub(crate) struct Coordinator {
     pub(crate) board: Arc<Board>,
     /// Who may call what.
     pub(crate) gate: Arc<Gate>,
+    /// What happened, for the world to see.
+    pub(crate) log: Arc<Log>,
 }
 
 impl Coordinator {
@@ -112,6 +118,9 @@ impl Coordinator {
                 gate.admit(site.name);
             }
         }
+        let folder = config.state.join("log");
+        let log =
+            Log::open(folder, &config.log_key, &consortium, &store, Arc::clone(&gate)).await?;
         let board = Arc::new(Board::new(now));
         for mut row in store.studies().await? {
             if row.earlier && !row.life.ended() {
@@ -120,7 +129,7 @@ impl Coordinator {
             let entry = entry_of(&store, &row).await?;
             board.put(Arc::new(entry));
         }
-        Ok(Arc::new(Self { config, consortium, authority, store, board, gate }))
+        Ok(Arc::new(Self { config, consortium, authority, store, board, gate, log }))
     }
 
     /// Starts a driver for each study that has something left to do.
@@ -276,8 +285,11 @@ impl Coordinator {
         )?);
         let tls = listener::tls(&self.authority, Arc::clone(&server))?;
         let renewal = tokio::spawn(server.keep_fresh());
+        // Nobody is told of a log that is behind the facts.
+        self.log.integrate(&self.store).await?;
         self.drive_all().await?;
-        let incoming = listener::accept(listener, tls, &config.limits);
+        let logging = tokio::spawn(Arc::clone(self).keep_log());
+        let incoming = listener::accept(listener, tls, &config.limits, self);
         let board = Arc::clone(&self.board);
         let signal = async move {
             stop.await;
@@ -294,14 +306,66 @@ impl Coordinator {
             () = self.drained() => Ok(()),
         };
         renewal.abort();
+        // It ends by itself, with everything that there is to tell in the log.
+        self.board.close();
+        let _ = logging.await;
+        if let Err(fault) = self.log.integrate(&self.store).await {
+            let fault = LogFault(&fault);
+            tracing::error!(%fault, "the log is behind; the next start catches up");
+        }
         self.store.close().await;
         ended
+    }
+
+    /// Writes the log until the program ends, and tells the sites when there is more of it.
+    async fn keep_log(self: Arc<Self>) {
+        let mut told = crate::log::Size::default();
+        loop {
+            let ended = tokio::select! {
+                () = self.log.until_asked() => false,
+                () = self.board.until_closing() => true,
+            };
+            if let Err(fault) = self.log.integrate(&self.store).await {
+                let fault = LogFault(&fault);
+                tracing::error!(%fault, "the log is behind; it is tried again");
+            }
+            let size = self.log.size();
+            if size.signed != told.signed {
+                tracing::info!(size = size.signed, published = size.published, "log signed");
+                self.board.tell(&self.gate.standing(), Told::Log(self.log_grown()));
+                told = size;
+            }
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// What sites are told of the log.
+    pub(crate) fn log_grown(&self) -> proto::federation::LogGrown {
+        let (key, size) = (self.log.key().to_string(), self.log.size().signed);
+        proto::federation::LogGrown { key, size }
     }
 
     /// Some time after the program was asked to end, whoever is still connected is left alone.
     async fn drained(&self) {
         self.board.until_closing().await;
         clock::wait_for(DRAIN).await;
+    }
+}
+
+/// A fault of the log with its causes, on one line.
+pub(crate) struct LogFault<'a>(pub(crate) &'a LogError);
+
+impl std::fmt::Display for LogFault<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(one) = cause {
+            write!(f, ": {one}")?;
+            cause = one.source();
+        }
+        Ok(())
     }
 }
 
@@ -380,6 +444,7 @@ mod tests {
         let text =
             "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
         std::fs::write(&file, text).expect("written");
+        crate::rehearsal::log_key(folder.path());
         let study = aggregation::ids::Digest::sha256(b"a digest of then");
         let manifest = OLD.replace("danger_unmasked_updates = true\n", "");
         let state = folder.path().join("state");

@@ -16,9 +16,10 @@ use aggregation::ids::{Digest, HospitalId};
 use aggregation::units::Timestamp;
 use futures_util::future::{Either, Ready, ready};
 use proto::identity::{PartyName, Role};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::clock;
+use crate::service::log::bare;
 
 /// Who may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,8 @@ enum Who {
     Operators,
     /// Those, and auditors.
     Readers,
+    /// Everybody of the consortium.
+    Parties,
 }
 
 impl Who {
@@ -39,16 +42,18 @@ impl Who {
             (Self::Anyone, _)
             | (Self::Sites, Some(Role::Site))
             | (Self::Operators, Some(Role::Operator | Role::Admin))
-            | (Self::Readers, Some(Role::Operator | Role::Admin | Role::Auditor)) => true,
+            | (Self::Readers, Some(Role::Operator | Role::Admin | Role::Auditor))
+            | (Self::Parties, Some(_)) => true,
             (Self::Sites, None | Some(Role::Operator | Role::Auditor | Role::Admin))
             | (Self::Operators, None | Some(Role::Site | Role::Auditor))
-            | (Self::Readers, None | Some(Role::Site)) => false,
+            | (Self::Readers, None | Some(Role::Site))
+            | (Self::Parties, None) => false,
         }
     }
 }
 
 /// Every method that this program serves. A path that is not here is nobody's.
-const TABLE: [(&str, Who); 29] = [
+const TABLE: [(&str, Who); 33] = [
     ("/consilium.federation.v1.Enrolment/Enrol", Who::Anyone),
     ("/consilium.federation.v1.Federation/Watch", Who::Sites),
     ("/consilium.federation.v1.Federation/ListStudies", Who::Sites),
@@ -66,6 +71,9 @@ const TABLE: [(&str, Who); 29] = [
     ("/consilium.federation.v1.Federation/FetchBatch", Who::Sites),
     ("/consilium.federation.v1.Federation/SendOpened", Who::Sites),
     ("/consilium.federation.v1.Federation/ReportProgress", Who::Sites),
+    ("/consilium.federation.v1.Federation/FetchCheckpoint", Who::Sites),
+    ("/consilium.federation.v1.Federation/SendWitnessKey", Who::Sites),
+    ("/consilium.federation.v1.Federation/SendCosignature", Who::Sites),
     ("/consilium.federation.v1.Federation/Renew", Who::Sites),
     ("/consilium.federation.v1.Operator/CreateToken", Who::Operators),
     ("/consilium.federation.v1.Operator/ListSites", Who::Readers),
@@ -78,7 +86,19 @@ const TABLE: [(&str, Who); 29] = [
     ("/consilium.federation.v1.Operator/WatchStudy", Who::Readers),
     ("/consilium.federation.v1.Operator/ListModels", Who::Operators),
     ("/consilium.federation.v1.Operator/ExportModel", Who::Operators),
+    ("/consilium.federation.v1.Operator/ShowLog", Who::Readers),
 ];
+
+/// Where the log's files are read, by plain GET.
+pub(crate) const LOG: &str = "/log/";
+
+/// Whom a path is for; `None` for one that is nobody's.
+fn whose(path: &str) -> Option<Who> {
+    if path.starts_with(LOG) {
+        return Some(Who::Parties);
+    }
+    TABLE.iter().find(|(known, _)| *known == path).map(|(_, who)| *who)
+}
 
 /// What a connection showed in its handshake.
 #[derive(Debug, Clone)]
@@ -189,10 +209,10 @@ impl Gate {
         peer: &Peer,
         now: Timestamp,
     ) -> Result<Option<Caller>, Status> {
-        let Some((_, who)) = TABLE.iter().find(|(known, _)| *known == path) else {
+        let Some(who) = whose(path) else {
             return Err(Status::unimplemented("there is no such method"));
         };
-        if *who == Who::Anyone {
+        if who == Who::Anyone {
             return Ok(None);
         }
         let shown = match &peer.certificate {
@@ -234,6 +254,15 @@ impl Gate {
     }
 }
 
+/// A refusal as HTTP spells it.
+pub(crate) fn refused_status(refused: &Status) -> http::StatusCode {
+    if refused.code() == Code::Unauthenticated {
+        http::StatusCode::UNAUTHORIZED
+    } else {
+        http::StatusCode::FORBIDDEN
+    }
+}
+
 /// Puts the gate before every path.
 #[derive(Debug, Clone)]
 pub(crate) struct GateLayer(pub(crate) Arc<Gate>);
@@ -266,6 +295,7 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        let of_log = request.uri().path().starts_with(LOG);
         let nobody = Peer { certificate: None };
         let peer = request.extensions().get::<Arc<Peer>>().map_or(&nobody, AsRef::as_ref);
         match self.gate.check(request.uri().path(), peer, clock::now()) {
@@ -281,7 +311,10 @@ where
                     reason = refused.message(),
                     "call refused"
                 );
-                Either::Right(ready(Ok(refused.into_http())))
+                // Who reads files is answered as who serves files answers.
+                let answer =
+                    if of_log { bare(refused_status(&refused)) } else { refused.into_http() };
+                Either::Right(ready(Ok(answer)))
             }
         }
     }
@@ -290,7 +323,6 @@ where
 #[cfg(test)]
 mod tests {
     use prost::Message;
-    use tonic::Code;
 
     use super::*;
 
@@ -370,8 +402,8 @@ mod tests {
         for method in methods() {
             let short = method.rsplit('/').next().expect("a path");
             let service = method.rsplit('/').nth(1).expect("a path");
-            let reads =
-                ["ListSites", "ListOperatorStudies", "ShowStudy", "WatchStudy"].contains(&short);
+            let reads = ["ListSites", "ListOperatorStudies", "ShowStudy", "WatchStudy", "ShowLog"]
+                .contains(&short);
             for role in Role::ALL {
                 let expected = match (service.rsplit('.').next(), role) {
                     (Some("Enrolment"), _)
@@ -386,6 +418,21 @@ mod tests {
             let answer = gate.check(&method, &Peer { certificate: None }, NOW);
             assert_eq!(answer.is_ok(), short == "Enrol", "{method} without a certificate");
         }
+    }
+
+    #[test]
+    fn the_log_is_read_by_everybody_of_the_consortium_and_by_nobody_else() {
+        let gate = gate();
+        for path in ["/log/checkpoint", "/log/tile/entries/000.p/1", "/log/../coordinator.sqlite"] {
+            for role in Role::ALL {
+                let answer = gate.check(path, &peer("north", role, later()), NOW);
+                assert!(answer.is_ok(), "{path} as {role}: {answer:?}");
+            }
+            for stranger in [Peer { certificate: None }, peer("south", Role::Auditor, later())] {
+                assert!(gate.check(path, &stranger, NOW).is_err(), "{path}");
+            }
+        }
+        assert!(gate.check("/log", &peer("north", Role::Admin, later()), NOW).is_err());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! A thin shell around `aggregation`: it decodes, journals, steps the machine, sends, and traces.
 //! Reading order: [`config`], [`identity`] (who may call what), [`service`] (gRPC in and out),
-//! [`driver`] (the loop of one study), [`setup`] (the keys for its masks), [`store`] (what survives), [`cli`] (what people type).
+//! [`driver`] (the loop of one study), [`setup`] (the keys for its masks), [`store`] (what survives),
+//! [`log`] (what the world may see of it), [`cli`] (what people type).
 
 mod board;
 mod cli;
@@ -13,6 +14,7 @@ mod coordinator;
 mod driver;
 mod entropy;
 mod identity;
+mod log;
 mod model_file;
 mod proposal;
 #[cfg(test)]

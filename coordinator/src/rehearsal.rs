@@ -31,6 +31,15 @@ pub(crate) fn seed(text: &str) -> Secret<32> {
     Secret::new(*Digest::sha256(text.as_bytes()).as_bytes())
 }
 
+/// A key for the log, in the folder of a configuration; the one that is there stays.
+pub(crate) fn log_key(folder: &std::path::Path) {
+    let path = folder.join("log.key");
+    if !path.exists() {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
+        std::fs::write(path, key.serialize_pem()).expect("written");
+    }
+}
+
 /// The identity of the site of this name.
 pub(crate) fn identity(name: &str) -> Identity {
     Identity::from_seed(&seed(&format!("identity of {name}"))).expect("a seed")

@@ -4,6 +4,7 @@ mod charge;
 pub(crate) mod enrolment;
 pub(crate) mod federation;
 pub(crate) mod listener;
+pub(crate) mod log;
 pub(crate) mod operator;
 mod operator_view;
 mod setup;
@@ -53,12 +54,13 @@ pub(crate) fn server(house: &Arc<Coordinator>) -> Server<Stack<GateLayer, Identi
         .layer(GateLayer(Arc::clone(&house.gate)))
 }
 
-/// The three services; the first part of a path says which.
+/// The three services and the log; the first part of a path says which.
 #[derive(Debug, Clone)]
 pub(crate) struct Services {
     enrolment: EnrolmentServer<enrolment::Service>,
     federation: FederationServer<federation::Service>,
     operator: OperatorServer<operator::Service>,
+    house: Arc<Coordinator>,
 }
 
 impl Services {
@@ -70,6 +72,7 @@ impl Services {
             enrolment: enrolment.max_decoding_message_size(MAX_MESSAGE),
             federation: federation.max_decoding_message_size(MAX_MESSAGE),
             operator: operator.max_decoding_message_size(MAX_MESSAGE),
+            house: Arc::clone(house),
         }
     }
 }
@@ -90,6 +93,11 @@ impl tower::Service<http::Request<Body>> for Services {
             EnrolmentServer::<enrolment::Service>::NAME => self.enrolment.call(request),
             FederationServer::<federation::Service>::NAME => self.federation.call(request),
             OperatorServer::<operator::Service>::NAME => self.operator.call(request),
+            "log" => {
+                let house = Arc::clone(&self.house);
+                let (method, uri) = (request.method().clone(), request.uri().clone());
+                Box::pin(async move { Ok(log::get(&house, &method, uri.path()).await) })
+            }
             _ => Box::pin(async {
                 Ok(Status::unimplemented("there is no such service").into_http())
             }),
@@ -105,6 +113,7 @@ pub(crate) fn store_status(fault: &StoreError) -> Status {
         StoreError::Database(_)
         | StoreError::Blob(_)
         | StoreError::Corrupt(_)
+        | StoreError::Leaf(_)
         | StoreError::Newer { .. }
         | StoreError::InUse => Status::internal(fault.to_string()),
     }

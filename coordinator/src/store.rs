@@ -9,6 +9,7 @@
 pub(crate) mod blobs;
 pub(crate) mod charges;
 pub(crate) mod course;
+mod facts;
 pub(crate) mod leaf;
 pub(crate) mod recorded;
 pub(crate) mod rounds;
@@ -18,7 +19,7 @@ pub(crate) mod sites;
 pub(crate) mod studies;
 pub(crate) mod tokens;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aggregation::ids::{Digest, HospitalId};
@@ -58,6 +59,9 @@ pub(crate) enum StoreError {
         /// Of this program.
         known: i64,
     },
+    /// More is to be told of than an entry of the log can hold.
+    #[error("the log cannot tell of this")]
+    Leaf(#[from] transparency::leaf::LeafError),
     /// Another coordinator has the state folder.
     #[error("another coordinator is using the state folder")]
     InUse,
@@ -114,6 +118,8 @@ impl StoreError {
 pub(crate) struct Store {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// The write-ahead log.
+    journal: PathBuf,
     /// Models, optimiser states and staged updates.
     pub(crate) blobs: Blobs,
     /// Held for as long as the store is open.
@@ -151,7 +157,8 @@ impl Store {
         schema::migrate(&mut tx).await?;
         tx.commit().await?;
         let blobs = Blobs::open(&folder.join("blobs"))?;
-        Ok(Self { writer, readers, blobs, _lock: lock })
+        let journal = folder.join("coordinator.sqlite-wal");
+        Ok(Self { writer, readers, journal, blobs, _lock: lock })
     }
 
     /// Closes the database so that nothing is left in the write-ahead log.
@@ -162,17 +169,6 @@ impl Store {
 
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
-    }
-
-    /// Appends facts that follow from no other row.
-    ///
-    /// # Errors
-    /// When the database refuses.
-    pub(crate) async fn record(&self, now: Timestamp, leaves: &[Leaf]) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        leaf::append(&mut tx, now, leaves).await?;
-        tx.commit().await?;
-        Ok(())
     }
 }
 
@@ -191,6 +187,12 @@ impl Store {
             .fetch_one(&self.readers)
             .await
             .expect("counted")
+    }
+
+    /// As somebody with a database tool would.
+    pub(crate) async fn alter(&self, sql: &'static str) {
+        let done = sqlx::query(sql).execute(&self.writer).await.expect("altered");
+        assert_eq!(done.rows_affected(), 1);
     }
 
     /// As if so many attempts had been made.

@@ -5,6 +5,7 @@
 mod calls;
 mod keys;
 mod ledger;
+mod log;
 mod model;
 mod progress;
 mod roster;
@@ -16,12 +17,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aggregation::ids::{HospitalId, SlotId, StudyId};
+use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
 use aggregation::keys::identity::Identity;
 use aggregation::message::{DeclineReason, Terms};
 use aggregation::participant::{Action, Event};
 use proto::decode::{self, DecodeError};
-use proto::federation::{DecideStudyRequest, StudyNotice, StudyState, notice};
+use proto::federation::{DecideStudyRequest, LogGrown, StudyNotice, StudyState, notice};
 use proto::masks::round::{final_set, signed_set};
 use proto::masks::setup::{KeySetup, key_setup};
 use tokio::sync::{Notify, mpsc, watch};
@@ -41,6 +42,7 @@ use crate::policy::Violation;
 use crate::proposal::{Proposal, decision_to};
 use crate::purse::Purse;
 use crate::state::State;
+use crate::witness::{Desk, WitnessError};
 use crate::worker::Worker;
 
 /// How often we look whether the command line has decided something, and what time it is.
@@ -67,6 +69,8 @@ pub(crate) struct House {
     pub journal: Journal,
     /// What was spent of the patients' privacy.
     pub purse: Purse,
+    /// This house as a witness of the log.
+    pub witness: Arc<Desk>,
 }
 
 /// What a task of a seat came to.
@@ -80,6 +84,8 @@ enum Done {
     Masked { study: StudyId, slot: SlotId, result: Result<Packed, MaskError> },
     /// A call under a session.
     Called { study: StudyId, session: u64, action: Action, result: Result<(), CallError> },
+    /// The log that an offer names was looked at.
+    Vouched { terms: Box<Terms>, session: u64, result: Result<(), WitnessError> },
     /// The coordinator knows a decision of this house.
     Heard { study: StudyId, decision: Decision },
 }
@@ -96,6 +102,9 @@ pub(crate) struct Driver {
     keys: BTreeMap<StudyId, KeyTask>,
     done: mpsc::Sender<Done>,
     results: mpsc::Receiver<Done>,
+    /// What the coordinator said last of its log, and the offers that wait for a look at it.
+    log: Option<LogGrown>,
+    vouching: BTreeMap<StudyId, Digest>,
     version: Option<i64>,
     written: Option<SystemTime>,
 }
@@ -116,6 +125,8 @@ impl Driver {
             keys: BTreeMap::new(),
             done,
             results,
+            log: None,
+            vouching: BTreeMap::new(),
             version: None,
         }
     }
@@ -184,8 +195,10 @@ impl Driver {
                 Ok(setup) => self.setup(setup).await,
                 Err(error) => tracing::warn!(%error, "keys that do not hold together"),
             },
+            notice::Notice::Log(grown) => self.follow_log(grown),
             notice::Notice::Closed(closed) => match decode::closed(&closed) {
                 Ok(closed) => {
+                    self.vouching.remove(&closed.study);
                     if let Some(seat) = self.seats.get_mut(&closed.study) {
                         seat.closed(self.session, closed).await;
                     }
@@ -319,7 +332,11 @@ impl Driver {
         }
         let told = self.told.get(&id);
         let Some(seat) = self.seats.get_mut(&id) else { return };
-        let event = match barred(&self.house, seat, told) {
+        let barred = barred(&self.house, seat, told);
+        if barred.is_none() && !seat.holds(terms.slot) && !self.house.witness.accepts(&terms) {
+            return self.look_at_log(terms);
+        }
+        let event = match barred {
             // What is offered again was judged the first time.
             None if seat.holds(terms.slot) => Event::Offered(terms),
             None if seat.has_keys_for(&terms).await => match seat.affords(&terms) {
@@ -374,6 +391,7 @@ impl Driver {
                     seat.happen(self.session, Event::TrainerFailed { slot }).await;
                 }
             }
+            Done::Vouched { terms, session, result } => self.vouched(*terms, session, result).await,
             Done::Heard { study, decision } => {
                 if let Err(error) = self.house.journal.told(study, decision).await {
                     tracing::warn!(%error, "cannot journal that the coordinator knows a decision");
@@ -541,6 +559,10 @@ fn written(config: &Config) -> Option<SystemTime> {
 /// This house's own no to a round of a study that it approved.
 fn barred(house: &House, seat: &Seat, told: Option<&Told>) -> Option<DeclineReason> {
     let study = seat.study();
+    if house.witness.alarmed() {
+        tracing::error!(study = study.name, "ALARM: the log contradicts itself; see `doctor`");
+        return Some(DeclineReason::Log);
+    }
     let violations = house.config.policy.violations(study, seat.noise());
     if !violations.is_empty() {
         let all: Vec<String> = violations.iter().map(Violation::to_string).collect();

@@ -2,8 +2,9 @@
 //! the consortium's operator gave it.
 //!
 //! `tls.key` (ECDSA P-256) proves to the coordinator who calls; `identity.key` (Ed25519) is what the
-//! other hospitals know this one by; `pseudonym.key` turns patient numbers into pseudonyms and is
-//! only ever read by the trainer. All three have mode 0600 and are never replaced once made.
+//! other hospitals know this one by; with `witness.key` (Ed25519) it cosigns the log;
+//! `pseudonym.key` turns patient numbers into pseudonyms and is
+//! only ever read by the trainer. All of them have mode 0600 and are never replaced once made.
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
+use transparency::cosignature::Cosigner;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
@@ -29,6 +31,7 @@ use crate::state::{OTHERS, State, StateError};
 const TLS_KEY: &str = "tls.key";
 const IDENTITY_KEY: &str = "identity.key";
 const PSEUDONYM_KEY: &str = "pseudonym.key";
+const WITNESS_KEY: &str = "witness.key";
 const REQUEST: &str = "request.der";
 const CERTIFICATE: &str = "certificate.pem";
 const CA: &str = "ca.pem";
@@ -355,6 +358,33 @@ pub(crate) fn signing(state: &State) -> Result<Identity, IdentityError> {
     let document = Zeroizing::new(required(state, IDENTITY_KEY)?);
     Identity::from_pkcs8(&document)
         .map_err(|_| damaged(state, IDENTITY_KEY, "an Ed25519 key, PKCS #8"))
+}
+
+/// What this house cosigns the log with, under this name; made the first time.
+///
+/// # Errors
+/// When it is damaged, readable by others, or cannot be made.
+pub(crate) fn cosigner(state: &State, name: &str) -> Result<Cosigner, IdentityError> {
+    let document = made_once(state, WITNESS_KEY, || {
+        let key = Ed25519KeyPair::generate_pkcs8(&entropy::source()).map_err(make_failed)?;
+        Ok(Zeroizing::new(key.as_ref().to_vec()))
+    })?;
+    cosigner_of(state, name, &document)
+}
+
+/// The same if it was made.
+///
+/// # Errors
+/// When it is damaged or readable by others.
+pub(crate) fn known_cosigner(state: &State, name: &str) -> Result<Option<Cosigner>, IdentityError> {
+    let Some(document) = state.read(WITNESS_KEY)?.map(Zeroizing::new) else { return Ok(None) };
+    refuse_exposed(state, WITNESS_KEY)?;
+    cosigner_of(state, name, &document).map(Some)
+}
+
+fn cosigner_of(state: &State, name: &str, document: &[u8]) -> Result<Cosigner, IdentityError> {
+    Cosigner::from_pkcs8(name, document)
+        .map_err(|_| damaged(state, WITNESS_KEY, "an Ed25519 key, PKCS #8"))
 }
 
 /// Where the trainer reads the key of its pseudonyms.

@@ -18,6 +18,7 @@ mod proposal;
 mod purse;
 mod state;
 mod telemetry;
+mod witness;
 mod worker;
 
 use std::process::ExitCode;

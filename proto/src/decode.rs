@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use aggregation::checkpoint::LogHead;
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
 use aggregation::life::Life;
 use aggregation::message::{ClosedNotice, DeclineReason, Roster, Terms, Work};
@@ -155,6 +156,7 @@ pub fn terms(said: &wire::Terms) -> Result<Terms, DecodeError> {
         model: digest("model", &said.model)?,
         invited: hospitals("invited", &said.invited)?,
         ready_by: Timestamp::from_millis(said.ready_by_ms),
+        log: LogHead { size: said.log_size, root: digest("log_root", &said.log_root)? },
     })
 }
 
@@ -205,6 +207,7 @@ pub fn decline_reason(number: i32) -> Result<DeclineReason, DecodeError> {
         Ok(wire::DeclineReason::NoKeys) => Ok(DeclineReason::NoKeys),
         Ok(wire::DeclineReason::Budget) => Ok(DeclineReason::Budget),
         Ok(wire::DeclineReason::Ledger) => Ok(DeclineReason::Ledger),
+        Ok(wire::DeclineReason::Log) => Ok(DeclineReason::Log),
         Ok(wire::DeclineReason::Unspecified) => Err(DecodeError::Missing { field: "reason" }),
         Err(_) => Err(range("reason", "a reason that this version knows", number)),
     }
@@ -242,6 +245,7 @@ mod tests {
             model: Digest::sha256(b"model"),
             invited: ["a", "b"].iter().map(|name| HospitalId::new(name).expect("valid")).collect(),
             ready_by: Timestamp::from_millis(99),
+            log: LogHead { size: 9, root: Digest::sha256(b"root") },
         }
     }
 
@@ -269,12 +273,13 @@ mod tests {
     #[test]
     fn each_field_that_cannot_be_is_refused_by_name() {
         type Break = fn(&mut wire::Terms);
-        let cases: [(&str, Break); 8] = [
+        let cases: [(&str, Break); 9] = [
             ("study", |t| t.study.truncate(31)),
             ("round", |t| t.round = 0),
             ("work", |t| t.work = 0),
             ("work", |t| t.work = 77),
             ("model", |t| t.model.push(0)),
+            ("log_root", |t| t.log_root.truncate(31)),
             ("invited", |t| t.invited.reverse()),
             ("invited", |t| t.invited[1] = t.invited[0].clone()),
             ("invited", |t| t.invited[0] = "A!".to_owned()),

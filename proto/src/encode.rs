@@ -33,6 +33,8 @@ pub fn terms(terms: &Terms) -> wire::Terms {
         model: terms.model.as_bytes().to_vec(),
         invited: names(&terms.invited),
         ready_by_ms: terms.ready_by.as_millis(),
+        log_size: terms.log.size,
+        log_root: terms.log.root.as_bytes().to_vec(),
     }
 }
 
@@ -75,6 +77,7 @@ pub fn decline_reason(reason: DeclineReason) -> wire::DeclineReason {
         DeclineReason::NoKeys => wire::DeclineReason::NoKeys,
         DeclineReason::Budget => wire::DeclineReason::Budget,
         DeclineReason::Ledger => wire::DeclineReason::Ledger,
+        DeclineReason::Log => wire::DeclineReason::Log,
     }
 }
 

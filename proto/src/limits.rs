@@ -14,6 +14,10 @@ pub const MAX_CSR: usize = 8 * 1024;
 pub const MAX_TOKEN: usize = 128;
 /// Characters of a version string.
 pub const MAX_VERSION: usize = 64;
+/// Bytes of a checkpoint with its proof.
+pub const MAX_OFFER: usize = 64 * 1024;
+/// Bytes of a log's key, and of a signature line.
+pub const MAX_LINE: usize = 1024;
 /// Sites in one study.
 pub const MAX_SITES: usize = 4096;
 /// Bytes of a model: 2^31 parameters would be 8 GiB; nothing in the zoo comes near.

@@ -141,6 +141,7 @@ impl Player {
                 | notice::Notice::FinalSet(_)
                 | notice::Notice::SignedSet(_)
                 | notice::Notice::Keys(_)
+                | notice::Notice::Log(_)
                 | notice::Notice::Closed(_) => None,
             })
             .await?;
@@ -162,6 +163,7 @@ impl Player {
                 | notice::Notice::FinalSet(_)
                 | notice::Notice::SignedSet(_)
                 | notice::Notice::Keys(_)
+                | notice::Notice::Log(_)
                 | notice::Notice::Closed(_) => None,
             })
             .await?;
@@ -182,6 +184,7 @@ impl Player {
             | notice::Notice::FinalSet(_)
             | notice::Notice::SignedSet(_)
             | notice::Notice::Keys(_)
+            | notice::Notice::Log(_)
             | notice::Notice::Roster(_) => None,
         })
         .await

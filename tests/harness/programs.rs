@@ -14,6 +14,7 @@ const COORDINATOR: &str = "coordinator";
 const NODE: &str = "hospital-node";
 const TRAINER: &str = "hospital-trainer";
 const BENCH: &str = "consilium-bench";
+const AUDIT: &str = "consilium-audit";
 
 impl Programs {
     /// Looks beside this process's own program; tests lie one folder deeper, in `deps`.
@@ -26,7 +27,7 @@ impl Programs {
         if folder.ends_with("deps") {
             folder.pop();
         }
-        let missing: Vec<&str> = [COORDINATOR, NODE, TRAINER, BENCH]
+        let missing: Vec<&str> = [COORDINATOR, NODE, TRAINER, BENCH, AUDIT]
             .into_iter()
             .filter(|name| !folder.join(name).is_file())
             .collect();
@@ -56,6 +57,12 @@ impl Programs {
     #[must_use]
     pub fn trainer(&self) -> PathBuf {
         self.folder.join(TRAINER)
+    }
+
+    /// The auditor's program.
+    #[must_use]
+    pub fn audit(&self) -> PathBuf {
+        self.folder.join(AUDIT)
     }
 
     /// Speaks the trainer's protocol without training: see [`crate::stand_in`].

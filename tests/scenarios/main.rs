@@ -8,6 +8,7 @@ mod disk;
 mod fuzz;
 mod house;
 mod identity;
+mod log;
 mod manifests;
 mod masked;
 mod one_round;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::context::{Context, ContextDigest};
-use crate::ids::{Digest, HospitalId, SlotId};
+use crate::ids::{HospitalId, SlotId};
 use crate::keys::announce::KeyAnnounce;
 use crate::keys::graph::{Graph, GraphNonce, GraphRefused, GraphSeed, Neighbourhood};
 use crate::keys::roll::Roll;
@@ -15,9 +15,6 @@ use crate::vector::VectorFormat;
 
 /// The first slot that keys are made for.
 pub const FIRST_SLOT: SlotId = SlotId::new(1);
-
-/// Stands for the log's checkpoint in the context of a round that was announced without one.
-pub const NO_CHECKPOINT: Digest = Digest::new([0; 32]);
 
 /// Slots that one batch covers: as many as fit in about a mebibyte, 16 to 256. Everybody's batches
 /// cover the same slots.
@@ -131,7 +128,7 @@ impl Provision {
             plan,
             roster: members.iter().map(known).collect::<Option<_>>()?,
             graph: self.graph.digest(),
-            checkpoint: NO_CHECKPOINT,
+            checkpoint: terms.log.digest(),
         };
         Some(context.digest())
     }

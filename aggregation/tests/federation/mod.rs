@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use aggregation::architecture::Architecture;
 use aggregation::charter::Charter;
+use aggregation::checkpoint::LogHead;
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
 use aggregation::keys::graph::GraphNonce;
 use aggregation::keys::identity::{Identity, IdentityKey};
@@ -293,6 +294,7 @@ impl Federation {
             model: Digest::sha256(b"model"),
             invited: charter.sites().clone(),
             ready_by: Timestamp::from_millis(100_000),
+            log: LogHead::empty(),
         };
         let masks = self.gathering.masks(terms.slot).map(Arc::new);
         let plan = charter.plan(terms.work, masks).expect("a plan with masks");

@@ -4,6 +4,7 @@
 //! that a real consortium runs, each its own process, over mTLS on loopback, on DICOM files.
 
 mod drops;
+mod evidence;
 mod federation;
 mod manifest;
 mod privacy;
@@ -85,6 +86,10 @@ pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> 
     };
     federation.stop().await;
     let told = match told {
+        Ok(told) => evidence::gather(folder.path(), &told.study).await.map(|found| (told, found)),
+        Err(failure) => Err(failure),
+    };
+    let (told, evidence) = match told {
         Ok(told) => told,
         Err(failure) => {
             let hint = format!("logs and state are in {}", folder.path().display());
@@ -106,6 +111,11 @@ pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> 
         model_digest: told.model_digest,
         model: told.model,
         dir: args.keep.then(|| folder.path().to_owned()),
+        verify: evidence.line(),
+        log: evidence.log,
+        policy: evidence.policy,
+        report: evidence.report,
+        log_verified: true,
         seconds: clock::now().since(begun).as_secs_f64(),
     })
 }
@@ -181,6 +191,8 @@ async fn story(
     let model = federation.dir().join("model.safetensors");
     let mut operator = federation.operator().await?;
     export(&mut operator, &last.digest, &model).await?;
+    screen.step("The hospitals cosign the log of all that happened", "");
+    evidence::settle(&mut operator, federation.dir()).await?;
     let measured = last.history.iter().rev().find(|round| round.released && round.auroc.is_some());
     Ok(Told {
         auroc: measured.and_then(|round| round.auroc),
@@ -267,6 +279,9 @@ impl Folder {
         let Ok(entries) = fs::read_dir(&self.path) else { return };
         for entry in entries.flatten() {
             let path = entry.path();
+            if evidence::KEPT.iter().any(|kept| entry.file_name() == *kept) {
+                continue;
+            }
             // What cannot be removed stays; the results are not touched by it.
             if path.is_dir() {
                 let _ = fs::remove_dir_all(&path);

@@ -134,6 +134,9 @@ listen = "{listen}"
 # Database, models and uploads. An initial model that a study names by its SHA-256 is looked for
 # here as initial/<sha256>.safetensors.
 state = "state"
+# What the log of all that happens is signed with. Whoever has it can sign another history; the
+# hospitals, who cosign, notice.
+log_key = "log.key"
 
 [certificates]
 ca = "ca.pem"

@@ -14,6 +14,7 @@ use super::out::Out;
 use crate::config::Config;
 use crate::coordinator::{Coordinator, StartError, bind};
 use crate::identity::authority::{Authority, AuthorityError};
+use crate::log::{self, LogError};
 use crate::store::StoreError;
 use crate::telemetry::{self, LogFormat};
 
@@ -103,10 +104,18 @@ fn trouble(fault: &StartError) -> Failure {
         StartError::Store(StoreError::InUse) => {
             Failure::failed("state_in_use", message).hint("stop it first")
         }
-        StartError::Authority(_) | StartError::Server(_) | StartError::Consortium(_) => {
+        StartError::Log(LogError::Key { .. } | LogError::Name(_))
+        | StartError::Authority(_)
+        | StartError::Server(_)
+        | StartError::Consortium(_) => {
             Failure::usage("bad_files", message).hint("`coordinator check` checks every file")
         }
-        StartError::Store(_)
+        StartError::Log(LogError::Ahead { .. } | LogError::Differs { .. }) => {
+            Failure::failed("log_disagrees", message)
+                .hint("restore the state folder whole, as it was last; the log never goes back")
+        }
+        StartError::Log(_)
+        | StartError::Store(_)
         | StartError::Listen(_)
         | StartError::Study { .. }
         | StartError::Ended(_) => Failure::failed("not_started", message),
@@ -127,21 +136,25 @@ pub(super) fn check(path: &Path, out: Out) -> Result<(), Failure> {
         }
         Err(fault) => faults.push(fault.to_string()),
     }
+    if let Err(fault) = log::check_key(&config.log_key) {
+        faults.push(fault.to_string());
+    }
     let operator = &config.operator;
     for file in [&certificates.server, &operator.certificate] {
         if let Err(fault) = std::fs::read(file) {
             faults.push(format!("cannot read {}: {fault}", file.display()));
         }
     }
-    for key in [&certificates.ca_key, &certificates.server_key, &operator.key] {
+    let keys = [&certificates.ca_key, &certificates.server_key, &operator.key, &config.log_key];
+    for key in keys {
         match std::fs::metadata(key) {
             Ok(found) if found.permissions().mode() & 0o077 != 0 => {
                 let mode = found.permissions().mode() & 0o777;
                 faults.push(format!("{}: expected mode 600, found {mode:o}", key.display()));
             }
             Ok(_) => {}
-            // The CA's key was tried above.
-            Err(_) if *key == certificates.ca_key => {}
+            // These two were tried above.
+            Err(_) if *key == certificates.ca_key || *key == config.log_key => {}
             Err(fault) => faults.push(format!("cannot read {}: {fault}", key.display())),
         }
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use aggregation::architecture::{model_bytes, model_from_bytes};
-use aggregation::ids::Digest;
+use aggregation::ids::{Digest, StudyId};
 use aggregation::life::Change;
 use aggregation::message::{Closed, Outcome};
 use aggregation::round::Release;
@@ -76,6 +76,7 @@ impl Driver {
         let replaced = std::mem::replace(&mut self.study.optimizer, after.optimizer);
         self.study.model = after.model;
         self.study.next_round = after.next_round;
+        self.house.log.ask();
         {
             let mut standing = self.entry.standing();
             standing.clear_round();
@@ -149,6 +150,7 @@ impl Driver {
                     .with("before", self.study.model.to_string())
                     .with("after", after.model.to_string()),
             );
+            leaves.extend(evaluated(self.entry.id, self.study.model, row));
         }
         self.house.store.close_round(self.entry.id, row, &after, &leaves).await?;
         Ok(after)
@@ -211,6 +213,22 @@ impl Driver {
                 format!("the last attempt was abandoned ({reason}); the next in {seconds} s");
         }
     }
+}
+
+/// How good the model was that the round offered, over all contributing sites together.
+fn evaluated(study: StudyId, model: Digest, row: &RoundRow) -> Option<Leaf> {
+    let figures = [("loss", row.loss), ("auroc", row.auroc), ("accuracy", row.accuracy)];
+    let known = figures.into_iter().filter_map(|(name, figure)| Some((name, figure?)));
+    // A quorum of one would make this a figure of a single site.
+    let together = row.contributed.len() > 1 && figures.iter().any(|(_, one)| one.is_some());
+    together.then(|| {
+        let leaf = Leaf::of(study, "round_evaluated")
+            .with("round", row.round.get())
+            .with("slot", row.slot.get())
+            .with("model", model.to_string())
+            .with("sites", row.contributed.len());
+        known.fold(leaf, |leaf, (name, figure)| leaf.with(name, figure))
+    })
 }
 
 /// The round as history has it. Its metrics are of the model that it offered.

@@ -47,11 +47,11 @@ pub(super) fn leaf(terms: &Terms, fact: &Fact) -> Leaf {
         Fact::Declined { .. } => "round_declined",
         Fact::Frozen { .. } => "round_frozen",
         Fact::Contributed { .. } => "round_contribution",
-        Fact::Fixed { .. } => "round_fixed",
-        Fact::Signed { .. } => "round_signed",
-        Fact::Unmasked { .. } => "round_unmasked",
+        Fact::Fixed { .. } => "round_final_set",
+        Fact::Signed { .. } => "round_set_signed",
+        Fact::Unmasked { .. } => "round_shares",
         Fact::WrongShare { .. } => "round_wrong_share",
-        Fact::Recovered { .. } => "round_recovered",
+        Fact::Recovered { .. } => "round_recovery",
         Fact::DroppedOut { .. } => "round_dropout",
         Fact::Released { .. } => "round_released",
         Fact::Abandoned { .. } => "round_abandoned",
@@ -74,7 +74,7 @@ pub(super) fn leaf(terms: &Terms, fact: &Fact) -> Leaf {
         Fact::WrongShare { hospital, of } => {
             leaf.with("site", hospital.as_str()).with("of", of.as_str())
         }
-        Fact::Recovered { dropped } => leaf.with("dropped", names(dropped)),
+        Fact::Recovered { dropped } => leaf.with("missing", names(dropped)),
         Fact::Contributed { hospital, digest, bytes } => leaf
             .with("site", hospital.as_str())
             .with("digest", digest.to_string())

@@ -83,6 +83,7 @@ impl World {
         let text =
             "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
         std::fs::write(&file, text).expect("written");
+        crate::rehearsal::log_key(folder);
         let config = Config::load(&file).expect("valid");
         let (authority, _) = Authority::create("north", clock::now()).expect("a CA");
         let house = Coordinator::open(config, Arc::new(authority)).await.expect("opened");

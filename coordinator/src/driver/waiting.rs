@@ -19,6 +19,7 @@ use proto::federation::Decision;
 
 use super::{Command, DISK_RETRY, Driver, Halt, Open, tell, wake};
 use crate::clock;
+use crate::coordinator::LogFault;
 use crate::setup::{Keyed, listed};
 use crate::store::StoreError;
 use crate::store::course::{Absence, Absences};
@@ -215,6 +216,15 @@ impl Driver {
         absent: Absences,
         now: Timestamp,
     ) -> Option<Open> {
+        let log = match self.house.log.newest(&self.house.store).await {
+            Ok(log) => log,
+            Err(fault) => {
+                let fault = LogFault(&fault).to_string();
+                tracing::error!(study = %self.entry.id.short(), fault, "round was not opened");
+                self.waiting(fault);
+                return None;
+            }
+        };
         let study = self.charter.study();
         let round = self.study.next_round;
         let terms = Terms {
@@ -225,6 +235,7 @@ impl Driver {
             model: self.study.model,
             invited: here,
             ready_by: now.saturating_add(study.cohort.round_deadline),
+            log,
         };
         let plan = match self.plan(&terms).await {
             Ok(Some(plan)) => plan,

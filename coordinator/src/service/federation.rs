@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::enrolment::site_status;
-use super::{charge, setup, store_status, turned_status, upload};
+use super::{charge, log, setup, store_status, turned_status, upload};
 use crate::board::{Addressed, Entry, Happened, Told};
 use crate::clock;
 use crate::coordinator::{Coordinator, all_approve};
@@ -351,6 +351,31 @@ impl Federation for Service {
         Ok(Response::new(wire::ProgressReply {}))
     }
 
+    async fn fetch_checkpoint(
+        &self,
+        request: Request<wire::CheckpointRequest>,
+    ) -> Result<Response<wire::CheckpointReply>, Status> {
+        Ok(Response::new(log::fetch(&self.house, request.get_ref()).await?))
+    }
+
+    async fn send_witness_key(
+        &self,
+        request: Request<wire::WitnessKeyRequest>,
+    ) -> Result<Response<wire::WitnessKeyReply>, Status> {
+        let site = Caller::site(&request)?;
+        log::announce(&self.house, &site, request.get_ref()).await?;
+        Ok(Response::new(wire::WitnessKeyReply {}))
+    }
+
+    async fn send_cosignature(
+        &self,
+        request: Request<wire::CosignatureRequest>,
+    ) -> Result<Response<wire::CosignatureReply>, Status> {
+        let site = Caller::site(&request)?;
+        log::cosign(&self.house, &site, request.get_ref()).await?;
+        Ok(Response::new(wire::CosignatureReply {}))
+    }
+
     async fn renew(
         &self,
         request: Request<wire::RenewRequest>,
@@ -402,6 +427,7 @@ async fn tell(
         ledger: house.store.ledger_end(site).await.map_err(|fault| store_status(&fault))?,
     });
     out.send(Ok(notice(hello))).await.map_err(gone)?;
+    out.send(Ok(notice(Kind::Log(house.log_grown())))).await.map_err(gone)?;
     for entry in house.board.studies().iter().filter(|entry| entry.sites.contains(site)) {
         for kind in present(entry, site) {
             out.send(Ok(notice(kind))).await.map_err(gone)?;
@@ -470,6 +496,7 @@ fn addressed_to(addressed: &Addressed, site: &HospitalId) -> Option<Kind> {
         Told::SignedSet(signed) => Kind::SignedSet(encode_signed_set(signed)),
         Told::Keys(keys) => Kind::Keys(wire::KeySetup::clone(keys)),
         Told::Closed(closed) => Kind::Closed(encode::closed(closed)),
+        Told::Log(grown) => Kind::Log(grown.clone()),
     })
 }
 

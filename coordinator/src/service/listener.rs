@@ -22,9 +22,11 @@ use tonic::transport::server::Connected;
 
 use crate::clock;
 use crate::config::Limits;
+use crate::coordinator::Coordinator;
 use crate::identity::Peer;
 use crate::identity::authority::Authority;
 use crate::identity::server_certificate::ServerCertificate;
+use crate::service::log;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// rustls asks for 4 KiB at a time; from a buffer that costs no system call each.
@@ -70,7 +72,8 @@ pub(crate) fn tls(
         .map_err(|fault| wrong(&fault))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(shown);
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    // The log is read by programs that speak nothing newer than HTTP/1.1.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -82,16 +85,20 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError
     TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })
 }
 
-/// Shakes hands with whoever comes, until the receiver of the connections is gone.
+/// Shakes hands with whoever comes, until the receiver of the connections is gone. Who speaks HTTP/2
+/// is handed on; who does not may read the log, and is served here: gRPC's server speaks first, so it
+/// cannot wait and see which of the two a client is.
 pub(crate) fn accept(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     limits: &Limits,
+    house: &Arc<Coordinator>,
 ) -> ReceiverStream<Result<Connection, std::io::Error>> {
     let (ready, connections) = mpsc::channel(16);
     let open = Arc::new(Semaphore::new(limits.connections));
     let shaking = Arc::new(Semaphore::new(limits.handshakes));
     let acceptor = TlsAcceptor::from(tls);
+    let house = Arc::clone(house);
     tokio::spawn(async move {
         loop {
             let Ok(open) = Arc::clone(&open).acquire_owned().await else { return };
@@ -109,6 +116,7 @@ pub(crate) fn accept(
                 }
             };
             let (acceptor, ready) = (acceptor.clone(), ready.clone());
+            let house = Arc::clone(&house);
             tokio::spawn(async move {
                 // A refused option only costs latency.
                 let _ = tcp.set_nodelay(true);
@@ -117,8 +125,19 @@ pub(crate) fn accept(
                 drop(turn);
                 match shaken {
                     Ok(Ok(stream)) => {
-                        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                        let tls = &stream.get_ref().1;
+                        let leaf = tls.peer_certificates().and_then(<[_]>::first);
+                        let shown = leaf.is_some();
+                        let calls = tls.alpn_protocol() == Some(b"h2".as_slice());
                         let peer = Arc::new(Peer::new(leaf.map(AsRef::as_ref)));
+                        if !calls {
+                            // Strangers have nothing to read here.
+                            if shown {
+                                log::serve(house, stream, peer).await;
+                            }
+                            drop(open);
+                            return;
+                        }
                         // The server is shutting down if nobody takes it.
                         let _ = ready.send(Ok(Connection { stream, peer, _open: open })).await;
                     }

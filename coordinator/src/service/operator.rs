@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::enrolment::site_status;
-use super::{operator_view as view, store_status};
+use super::{log, operator_view as view, store_status};
 use crate::board::{Entry, Happened};
 use crate::clock;
 use crate::coordinator::{ChangeError, Coordinator};
@@ -298,6 +298,13 @@ impl Operator for Service {
             Ok(wire::Chunk { data })
         });
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+
+    async fn show_log(
+        &self,
+        _request: Request<wire::ShowLogRequest>,
+    ) -> Result<Response<wire::LogView>, Status> {
+        Ok(Response::new(log::view(&self.house).await?))
     }
 }
 

@@ -62,6 +62,7 @@ impl Running {
         write("server.key", &key.serialize_pem());
         let config = format!("consortium = \"north\"\nurl = \"{url}\"\nlisten = \"127.0.0.1:1\"\n");
         write("coordinator.toml", &config);
+        crate::rehearsal::log_key(folder.path());
         let config = Config::load(&folder.path().join("coordinator.toml")).expect("valid");
         let house = Coordinator::open(config, Arc::new(authority)).await.expect("opened");
         let (stop, stopped) = oneshot::channel::<()>();

@@ -1,64 +1,53 @@
-//! What happened, as the append-only table of facts keeps it: canonical JSON, one leaf each.
-//!
-//! Canonical means: keys sorted, no spaces, whole numbers only. Never a secret, a single site's
-//! loss, or a label.
-
-use std::collections::BTreeMap;
+//! What happened, as the append-only table of facts keeps it: canonical JSON, one leaf of the log
+//! each. What the kinds say is in `LEAVES.md` of the crate `transparency`; whatever is written here
+//! is a kind of that page. Never a secret, a single site's loss, or a label.
 
 use aggregation::ids::StudyId;
 use aggregation::units::Timestamp;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sqlx::{Sqlite, Transaction};
+use transparency::leaf::LeafError;
+use transparency::time::UtcTime;
 
 use super::StoreError;
-
-/// The version of the leaves' shape.
-const LEAF_VERSION: u32 = 1;
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Leaf {
     kind: &'static str,
     study: Option<StudyId>,
-    fields: BTreeMap<&'static str, Value>,
+    fields: Map<String, Value>,
 }
 
 impl Leaf {
     /// A fact of the consortium.
     pub(crate) fn new(kind: &'static str) -> Self {
-        Self { kind, study: None, fields: BTreeMap::new() }
+        Self { kind, study: None, fields: Map::new() }
     }
 
     /// A fact of one study.
     pub(crate) fn of(study: StudyId, kind: &'static str) -> Self {
-        Self { kind, study: Some(study), fields: BTreeMap::new() }
+        Self { study: Some(study), ..Self::new(kind) }.with("study", study.digest().to_string())
     }
 
     /// The same with one more field.
     pub(crate) fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
-        self.fields.insert(key, value.into());
+        self.fields.insert(key.to_owned(), value.into());
         self
     }
 
-    fn canonical(&self, at: Timestamp) -> String {
-        let mut all: BTreeMap<&str, Value> = BTreeMap::new();
-        for (key, value) in &self.fields {
-            all.insert(key, value.clone());
-        }
-        all.insert("v", LEAF_VERSION.into());
-        all.insert("kind", self.kind.into());
-        all.insert("time_ms", at.as_millis().into());
-        if let Some(study) = self.study {
-            all.insert("study", study.digest().to_string().into());
-        }
-        Value::from_iter(all).to_string()
+    fn canonical(&self, at: Timestamp) -> Result<Vec<u8>, LeafError> {
+        let millis = at.as_millis();
+        let time = UtcTime::from_millis(millis).ok_or(LeafError::Time(millis))?;
+        let leaf = transparency::leaf::Leaf::new(self.kind, time, self.fields.clone())?;
+        Ok(leaf.bytes().to_vec())
     }
 }
 
 /// Appends leaves in the transaction of what they tell of.
 ///
 /// # Errors
-/// When the database refuses.
+/// When the database refuses, or a leaf is too long for the log.
 pub(crate) async fn append(
     tx: &mut Transaction<'_, Sqlite>,
     at: Timestamp,
@@ -72,12 +61,14 @@ pub(crate) async fn append(
     let mut id = last.unwrap_or(0);
     for leaf in leaves {
         id += 1;
+        let text = String::from_utf8(leaf.canonical(at)?)
+            .map_err(|_| StoreError::Corrupt("a fact".to_owned()))?;
         sqlx::query("INSERT INTO facts (id, at_ms, study, kind, leaf) VALUES ($1, $2, $3, $4, $5)")
             .bind(id)
             .bind(super::millis(at))
             .bind(leaf.study.map(|study| study.digest().to_string()))
             .bind(leaf.kind)
-            .bind(leaf.canonical(at))
+            .bind(text)
             .execute(&mut **tx)
             .await?;
     }
@@ -91,9 +82,11 @@ mod tests {
     #[test]
     fn a_leaf_has_sorted_keys_and_no_spaces() {
         let leaf = Leaf::new("site_approved").with("site", "alpha").with("by", "operator/root");
-        assert_eq!(
-            leaf.canonical(Timestamp::from_millis(5)),
-            r#"{"by":"operator/root","kind":"site_approved","site":"alpha","time_ms":5,"v":1}"#
-        );
+        let bytes = leaf.canonical(Timestamp::from_millis(5)).expect("short");
+        let expected =
+            r#"{"by":"operator/root","kind":"site_approved","site":"alpha","time_ms":5,"v":1}"#;
+        assert_eq!(bytes, expected.as_bytes());
+        let long = leaf.with("reason", "x".repeat(65_536));
+        assert!(matches!(long.canonical(Timestamp::from_millis(5)), Err(LeafError::TooLong(_))));
     }
 }

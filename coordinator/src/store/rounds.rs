@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use aggregation::checkpoint::LogHead;
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
 use aggregation::life::Life;
 use aggregation::message::{Terms, Work};
@@ -41,6 +42,11 @@ struct TermsText {
     model: String,
     invited: Vec<String>,
     ready_by_ms: u64,
+    // A round that was open when there was no log yet has neither.
+    #[serde(default)]
+    log_size: u64,
+    #[serde(default)]
+    log_root: Option<String>,
 }
 
 /// Epsilon by either count.
@@ -117,6 +123,8 @@ impl Store {
             model: terms.model.to_string(),
             invited: terms.invited.iter().map(ToString::to_string).collect(),
             ready_by_ms: terms.ready_by.as_millis(),
+            log_size: terms.log.size,
+            log_root: Some(terms.log.root.to_string()),
         };
         let text =
             serde_json::to_string(&text).map_err(|_| StoreError::Corrupt("terms".to_owned()))?;
@@ -206,6 +214,10 @@ impl Store {
             model: digest(&text.model, "model")?,
             invited: text.invited.iter().map(|name| hospital(name)).collect::<Result<_, _>>()?,
             ready_by: Timestamp::from_millis(text.ready_by_ms),
+            log: match &text.log_root {
+                Some(root) => LogHead { size: text.log_size, root: digest(root, "log")? },
+                None => LogHead::empty(),
+            },
         };
         let journal = inputs
             .iter()

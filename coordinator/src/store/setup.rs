@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aggregation::ids::{Digest, HospitalId, StudyId};
 use aggregation::keys::announce::{AgreementKey, KeyAnnounce};
 use aggregation::keys::graph::GraphNonce;
-use aggregation::keys::identity::Signature;
+use aggregation::keys::identity::{Signature, Statement as _};
 use aggregation::keys::slots::PrekeyBatch;
 use aggregation::setup::SignedAnnounce;
 use aggregation::units::Timestamp;
@@ -73,8 +73,9 @@ impl Store {
         .bind(HEXLOWER.encode(said.signature.as_bytes()))
         .execute(&mut *tx)
         .await?;
-        let fact = Leaf::of(*study, "keys_announced")
+        let fact = Leaf::of(*study, "key_announced")
             .with("site", hospital.as_str())
+            .with("digest", said.announce.digest().to_string())
             .with("agreement", agreement)
             .with("commitment", graph_nonce.to_string())
             .with("roll", charter.to_string());
@@ -132,8 +133,7 @@ impl Store {
             .bind(&nonce)
             .execute(&mut *tx)
             .await?;
-        let fact =
-            Leaf::of(study, "keys_revealed").with("site", site.as_str()).with("nonce", nonce);
+        let fact = Leaf::of(study, "key_nonce").with("site", site.as_str()).with("nonce", nonce);
         leaf::append(&mut tx, now, &[fact]).await?;
         tx.commit().await?;
         Ok(())
@@ -194,7 +194,7 @@ impl Store {
         .bind(names_text(&row.opened))
         .execute(&mut *tx)
         .await?;
-        let fact = Leaf::of(study, "keys_left")
+        let fact = Leaf::of(study, "prekey_batch")
             .with("site", row.owner.as_str())
             .with("batch", row.number)
             .with("digest", row.digest.to_string());

@@ -2,6 +2,7 @@
 //! nothing, and asks the coordinator only what the running node asks as well.
 
 mod keys;
+mod log;
 
 use std::path::Path;
 use std::time::Duration;
@@ -133,6 +134,7 @@ async fn examine(config: &Config, checks: &mut Checks) {
             checks.ok("enrolment", format!("{} in {}", enrolled.me, enrolled.consortium));
             check_ledger(&state, &enrolled, checks);
             check_certificate(&enrolled, checks);
+            log::check(&state, &enrolled, checks);
             check_network(&state, &enrolled, &config.proxy, checks).await;
         }
         Err(error) => {
@@ -334,6 +336,7 @@ async fn hello(client: &mut Client) -> Option<aggregation::units::Timestamp> {
         | notice::Notice::Closed(_)
         | notice::Notice::FinalSet(_)
         | notice::Notice::SignedSet(_)
+        | notice::Notice::Log(_)
         | notice::Notice::Keys(_) => None,
     }
 }

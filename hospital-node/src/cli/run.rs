@@ -14,6 +14,7 @@ use crate::journal::Journal;
 use crate::link::Link;
 use crate::purse::Purse;
 use crate::state::State;
+use crate::witness::Desk;
 use crate::{clock, cpu};
 
 /// Notices that wait for the driver; beyond that the session itself waits.
@@ -51,6 +52,8 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
     let identity = Arc::new(identity::signing(&state)?);
     let journal = Journal::open(&state.journal()).await?;
     let purse = Purse::open(&state, &enrolled.me)?;
+    let (consortium, me) = (&enrolled.consortium, enrolled.me.clone());
+    let witness = Desk::open(state.clone(), consortium, me, Arc::clone(&identity))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| no_signals(&error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| no_signals(&error))?;
     tracing::info!(
@@ -72,6 +75,7 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
             identity,
             journal: journal.clone(),
             purse,
+            witness: Arc::new(witness),
         },
         again,
     );

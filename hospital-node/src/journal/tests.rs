@@ -5,6 +5,7 @@ mod erasure;
 use std::collections::BTreeMap;
 
 use super::*;
+use aggregation::checkpoint::LogHead;
 use aggregation::ids::{HospitalId, RoundId, SlotId, StudyId};
 use aggregation::keys::identity::IdentityKey;
 use aggregation::message::{DeclineReason, Terms, Work};
@@ -29,6 +30,7 @@ fn terms(slot: u64) -> Terms {
         model: Digest::sha256(b"model"),
         invited: [hospital("anna"), hospital("bert")].into(),
         ready_by: NOW,
+        log: LogHead::empty(),
     }
 }
 

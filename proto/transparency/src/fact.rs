@@ -147,6 +147,8 @@ pub enum Fact {
     SiteRevoked { site: String, by: String },
     /// The site has a new certificate.
     CertificateRenewed { site: String, certificate: Digest },
+    /// The site said, under its identity, which key it cosigns this log with.
+    WitnessAnnounced { site: String, key: Digest, identity_key: Digest, signature: String },
     /// Somebody proposed a study to its sites.
     StudyProposed {
         name: String,
@@ -190,12 +192,20 @@ pub enum Fact {
     },
     /// A site told the others its keys for the study.
     KeyAnnounced { site: String, digest: Digest },
-    /// A site left one-time keys for this many slots.
-    PrekeyBatch { site: String, first_slot: u64, count: u64, digest: Digest },
-    /// Whose updates are in the sum, as the sites signed it.
-    RoundFinalSet { members: Vec<String>, digest: Digest, signatures: u64 },
-    /// Sites helped to take the masks of the missing out of the sum.
-    RoundRecovery { missing: Vec<String>, helped: Vec<String>, digest: Option<Digest> },
+    /// A site revealed the nonce that it had committed to with its keys.
+    KeyNonce { site: String, nonce: Digest },
+    /// A site left one-time keys for the slots of a batch.
+    PrekeyBatch { site: String, batch: u64, digest: Digest },
+    /// Whose updates are to be in the sum; the sites were asked to sign it.
+    RoundFinalSet { members: Vec<String> },
+    /// A site signed the final set.
+    RoundSetSigned { site: String },
+    /// A site gave its shares of the others' secrets.
+    RoundShares { site: String },
+    /// A site gave a share that is not the one that it was given.
+    RoundWrongShare { site: String, of: String },
+    /// The masks of the missing were taken out of the sum.
+    RoundRecovery { missing: Vec<String> },
     /// A site's ledger charged a round, before its update left the site.
     LedgerCharge(Charge),
     /// A site's ledger refused a round.
@@ -240,12 +250,14 @@ impl Fact {
             | Self::SiteApproved { .. }
             | Self::SiteRevoked { .. }
             | Self::CertificateRenewed { .. }
+            | Self::WitnessAnnounced { .. }
             | Self::Alarm { .. }
             | Self::Unknown => Place::Consortium,
             Self::StudyProposed { .. }
             | Self::StudyDecided { .. }
             | Self::StudyChanged { .. }
             | Self::KeyAnnounced { .. }
+            | Self::KeyNonce { .. }
             | Self::PrekeyBatch { .. }
             | Self::ModelExported { .. } => Place::Study,
             Self::RoundAnnounced { .. }
@@ -260,6 +272,9 @@ impl Fact {
             | Self::RoundResumed {}
             | Self::RoundEvaluated { .. }
             | Self::RoundFinalSet { .. }
+            | Self::RoundSetSigned { .. }
+            | Self::RoundShares { .. }
+            | Self::RoundWrongShare { .. }
             | Self::RoundRecovery { .. }
             | Self::LedgerCharge(_)
             | Self::LedgerRefused { .. }
@@ -276,6 +291,7 @@ impl Fact {
             | Self::SiteApproved { site, .. }
             | Self::SiteRevoked { site, .. }
             | Self::CertificateRenewed { site, .. }
+            | Self::WitnessAnnounced { site, .. }
             | Self::StudyDecided { site, .. }
             | Self::RoundAbsent { site }
             | Self::RoundReady { site }
@@ -283,7 +299,11 @@ impl Fact {
             | Self::RoundContribution { site, .. }
             | Self::RoundDropout { site, .. }
             | Self::KeyAnnounced { site, .. }
+            | Self::KeyNonce { site, .. }
             | Self::PrekeyBatch { site, .. }
+            | Self::RoundSetSigned { site }
+            | Self::RoundShares { site }
+            | Self::RoundWrongShare { site, .. }
             | Self::LedgerCharge(Charge { site, .. })
             | Self::LedgerRefused { site, .. } => Some(site),
             Self::StudyProposed { .. }
@@ -315,6 +335,7 @@ impl Fact {
             | Self::ModelExported { by, .. } => Some(by),
             Self::SiteEnrolled { .. }
             | Self::CertificateRenewed { .. }
+            | Self::WitnessAnnounced { .. }
             | Self::StudyDecided { .. }
             | Self::RoundAnnounced { .. }
             | Self::RoundAbsent { .. }
@@ -328,8 +349,12 @@ impl Fact {
             | Self::RoundResumed {}
             | Self::RoundEvaluated { .. }
             | Self::KeyAnnounced { .. }
+            | Self::KeyNonce { .. }
             | Self::PrekeyBatch { .. }
             | Self::RoundFinalSet { .. }
+            | Self::RoundSetSigned { .. }
+            | Self::RoundShares { .. }
+            | Self::RoundWrongShare { .. }
             | Self::RoundRecovery { .. }
             | Self::LedgerCharge(_)
             | Self::LedgerRefused { .. }

@@ -11,6 +11,7 @@ mod nasty;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use aggregation::checkpoint::LogHead;
 use aggregation::context::ContextDigest;
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
 use aggregation::keys::identity::Signature;
@@ -181,6 +182,7 @@ impl Evil {
             model: Digest::new(model),
             invited: everybody.clone(),
             ready_by: Timestamp::from_millis(1),
+            log: LogHead::empty(),
         };
         let mut members = everybody;
         if let Some(victim) = self.cast.names.get(victim).filter(|_| scheme == Scheme::Rosters) {

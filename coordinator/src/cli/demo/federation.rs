@@ -508,7 +508,7 @@ fn node_config(data: &str, privacy: &Privacy) -> String {
 }
 
 /// The program that was built beside this one.
-fn program(name: &str) -> Result<PathBuf, Failure> {
+pub(super) fn program(name: &str) -> Result<PathBuf, Failure> {
     let own = std::env::current_exe()
         .map_err(|error| Failure::failed("demo_programs", error.to_string()))?;
     let path = own.with_file_name(name);

@@ -76,6 +76,17 @@ pub(super) struct Done {
     pub(super) model: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) dir: Option<PathBuf>,
+    /// The log's folder.
+    pub(super) log: PathBuf,
+    /// The policy that it was verified under.
+    pub(super) policy: PathBuf,
+    /// The report on the study.
+    pub(super) report: PathBuf,
+    /// Whether `consilium-audit` accepts the log.
+    pub(super) log_verified: bool,
+    /// The line that verifies it again; for people.
+    #[serde(skip)]
+    pub(super) verify: String,
     pub(super) seconds: f64,
 }
 
@@ -191,6 +202,9 @@ impl Screen {
                 self.text(&format!("  study     {}", done.study));
                 self.text(&format!("  model     {}", done.model.display()));
                 self.text(&format!("            sha256 {}", done.model_digest));
+                self.text(&format!("  report    {}", done.report.display()));
+                self.text("  log       verified; again by hand:");
+                self.text(&format!("            {}", done.verify));
                 if let Some(dir) = &done.dir {
                     self.text(&format!("  all of it {}", dir.display()));
                 }

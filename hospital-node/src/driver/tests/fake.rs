@@ -219,6 +219,27 @@ impl Federation for Fake {
         Ok(Response::new(Default::default()))
     }
 
+    async fn fetch_checkpoint(
+        &self,
+        _: Request<wire::CheckpointRequest>,
+    ) -> Result<Response<wire::CheckpointReply>, Status> {
+        Err(Status::unimplemented("no log here"))
+    }
+
+    async fn send_witness_key(
+        &self,
+        _: Request<wire::WitnessKeyRequest>,
+    ) -> Result<Response<wire::WitnessKeyReply>, Status> {
+        Err(Status::unimplemented("no log here"))
+    }
+
+    async fn send_cosignature(
+        &self,
+        _: Request<wire::CosignatureRequest>,
+    ) -> Result<Response<wire::CosignatureReply>, Status> {
+        Err(Status::unimplemented("no log here"))
+    }
+
     async fn renew(
         &self,
         _: Request<wire::RenewRequest>,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
 use aggregation::charter::Charter;
+use aggregation::checkpoint::LogHead;
 use aggregation::ids::{Digest, RoundId};
 use aggregation::keys::identity::IdentityKey;
 use aggregation::message::{ClosedNotice, Roster};
@@ -23,6 +24,7 @@ use super::fake::{Batches, Fake, Said};
 use crate::config::{DataKind, DataSet, Proxy, Trainer};
 use crate::policy::Policy;
 use crate::purse::Purse;
+use crate::witness::Desk;
 use crate::worker::Job;
 use crate::worker::tests::{done, opened, opening_bytes, part, say, script, task_bytes};
 
@@ -151,7 +153,9 @@ impl Stage {
         };
         let identity = Arc::new(identity_of(&me));
         let purse = Purse::open(&state, &me).expect("a new ledger");
-        let house = House { config: Arc::new(config), state, me, identity, journal, purse };
+        let desk = Desk::open(state.clone(), &hospital("north"), me.clone(), Arc::clone(&identity));
+        let witness = Arc::new(desk.expect("a new witness"));
+        let house = House { config: Arc::new(config), state, me, identity, journal, purse, witness };
         let (said, heard) = mpsc::unbounded_channel();
         let batches = Batches::default();
         let fake = Fake {
@@ -188,6 +192,7 @@ impl Stage {
             model: Digest::sha256(&self.model),
             invited: self.charter.sites().clone(),
             ready_by: Timestamp::from_millis(u64::MAX),
+            log: LogHead::empty(),
         }
     }
 

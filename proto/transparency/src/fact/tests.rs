@@ -34,6 +34,10 @@ fn least() -> Vec<(&'static str, Value)> {
         ("site_revoked", json!({"site": "north", "by": "operator/root"})),
         ("certificate_renewed", json!({"site": "north", "certificate": digest})),
         (
+            "witness_announced",
+            json!({"site": "north", "key": digest, "identity_key": digest, "signature": "00"}),
+        ),
+        (
             "study_proposed",
             of(json!({"name": "n", "by": "b", "sites": ["north"], "model": digest})),
         ),
@@ -53,13 +57,14 @@ fn least() -> Vec<(&'static str, Value)> {
         ("round_abandoned", at(json!({"reason": "the study was paused"}))),
         ("round_resumed", at(json!({}))),
         ("round_evaluated", at(json!({"model": digest, "sites": 4}))),
-        ("round_final_set", at(json!({"members": ["north"], "digest": digest, "signatures": 3}))),
-        ("round_recovery", at(json!({"missing": ["south"], "helped": ["north"]}))),
+        ("round_final_set", at(json!({"members": ["north"]}))),
+        ("round_set_signed", at(json!({"site": "north"}))),
+        ("round_shares", at(json!({"site": "north"}))),
+        ("round_wrong_share", at(json!({"site": "north", "of": "south"}))),
+        ("round_recovery", at(json!({"missing": ["south"]}))),
         ("key_announced", of(json!({"site": "north", "digest": digest}))),
-        (
-            "prekey_batch",
-            of(json!({"site": "north", "first_slot": 1, "count": 64, "digest": digest})),
-        ),
+        ("key_nonce", of(json!({"site": "north", "nonce": digest}))),
+        ("prekey_batch", of(json!({"site": "north", "batch": 0, "digest": digest}))),
         (
             "ledger_charge",
             at(json!({

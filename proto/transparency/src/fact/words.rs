@@ -27,11 +27,12 @@ impl Fact {
             | Self::RoundAbandoned { .. }
             | Self::LedgerRefused { .. }
             | Self::SiteRevoked { .. } => Outcome::Refused,
-            Self::Alarm { .. } => Outcome::Alarm,
+            Self::Alarm { .. } | Self::RoundWrongShare { .. } => Outcome::Alarm,
             Self::SiteInvited { .. }
             | Self::SiteEnrolled { .. }
             | Self::SiteApproved { .. }
             | Self::CertificateRenewed { .. }
+            | Self::WitnessAnnounced { .. }
             | Self::StudyProposed { .. }
             | Self::StudyDecided { .. }
             | Self::StudyChanged { .. }
@@ -43,8 +44,11 @@ impl Fact {
             | Self::RoundResumed {}
             | Self::RoundEvaluated { .. }
             | Self::KeyAnnounced { .. }
+            | Self::KeyNonce { .. }
             | Self::PrekeyBatch { .. }
             | Self::RoundFinalSet { .. }
+            | Self::RoundSetSigned { .. }
+            | Self::RoundShares { .. }
             | Self::RoundRecovery { .. }
             | Self::LedgerCharge(_)
             | Self::ModelChanged { .. }
@@ -67,6 +71,9 @@ impl Fact {
             Self::SiteRevoked { site, by } => format!("{by} shut out {site}"),
             Self::CertificateRenewed { site, certificate } => {
                 format!("{site} has the new certificate {}", certificate.short())
+            }
+            Self::WitnessAnnounced { site, key, .. } => {
+                format!("{site} announced the key {} as the one it cosigns with", key.short())
             }
             Self::StudyProposed { name, by, sites, .. } => {
                 format!("{by} proposed the study {name:?} to {}", sites.join(", "))
@@ -104,18 +111,21 @@ impl Fact {
                 format!("the offered model was evaluated over {sites} sites together")
             }
             Self::KeyAnnounced { site, .. } => format!("{site} announced its keys for the study"),
-            Self::PrekeyBatch { site, first_slot, count, .. } => {
-                format!("{site} left one-time keys for {count} slots from {first_slot} on")
+            Self::KeyNonce { site, .. } => format!("{site} revealed the nonce of its keys"),
+            Self::PrekeyBatch { site, batch, .. } => {
+                format!("{site} left one-time keys, batch {batch}")
             }
-            Self::RoundFinalSet { members, signatures, .. } => {
-                let members = members.len();
-                format!("{signatures} sites signed that {members} updates are in the sum")
+            Self::RoundFinalSet { members } => {
+                format!("the updates of {} are to be in the sum", members.join(", "))
             }
-            Self::RoundRecovery { missing, helped, .. } => format!(
-                "{} sites took the masks of {} out of the sum",
-                helped.len(),
-                missing.join(", ")
-            ),
+            Self::RoundSetSigned { site } => format!("{site} signed whose updates are in the sum"),
+            Self::RoundShares { site } => format!("{site} gave its shares"),
+            Self::RoundWrongShare { site, of } => {
+                format!("{site} gave a share of {of} that is not the one it was given")
+            }
+            Self::RoundRecovery { missing } => {
+                format!("the masks of {} were taken out of the sum", missing.join(", "))
+            }
             Self::LedgerCharge(Charge { site, epsilon_planned, epsilon_solo, .. }) => format!(
                 "{site} charged its ledger; epsilon is now {epsilon_planned} planned, {epsilon_solo} solo"
             ),

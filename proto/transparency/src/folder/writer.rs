@@ -19,7 +19,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint};
 use crate::edge::Edge;
 use crate::note::{MAX_NOTE_BYTES, NoteError, SignatureFault, Signer};
 use crate::tile::{EntryTooLong, MAX_ENTRY_BYTES, Row, Tile, encode_hashes, push_entry};
-use crate::tree::{Head, empty_root, leaf_hash};
+use crate::tree::{Hash, Head, empty_root, leaf_hash};
 use crate::witness::Offer;
 
 /// Why nothing was appended or published.
@@ -286,6 +286,32 @@ impl<D: Disk> Writer<D> {
     pub fn offer(&self, latest: Head) -> Result<Offer, ReadError> {
         let proof = self.reader().consistency(latest)?;
         Ok(Offer { old_size: latest.size, proof, signed: self.tip.clone() })
+    }
+
+    /// The checkpoint of the first `size` leaves, signed, with the proof that it grew out of that of
+    /// the first `old`; `None` when the log is not so long, or `old` is above `size`. This log signed
+    /// or could have signed each of them: there is one history.
+    ///
+    /// # Errors
+    /// When the tiles cannot be read.
+    pub fn offer_of(&self, size: u64, old: u64) -> Result<Option<Offer>, WriteError> {
+        if old > size || size > self.head().size {
+            return Ok(None);
+        }
+        let signed = if size == self.head().size {
+            self.tip.clone()
+        } else {
+            let head = Head { size, root: self.root_of(size)? };
+            let checkpoint = Checkpoint::new(self.tip.checkpoint().origin(), head)?;
+            SignedCheckpoint::sign(checkpoint, &self.signer)?
+        };
+        let before = Head { size: old, root: self.root_of(old)? };
+        let proof = Reader::at(&self.disk, signed.clone()).consistency(before)?;
+        Ok(Some(Offer { old_size: old, proof, signed }))
+    }
+
+    fn root_of(&self, size: u64) -> Result<Hash, ReadError> {
+        if size == 0 { Ok(empty_root()) } else { self.reader().root_at(size) }
     }
 
     /// Appends entries in order, as one step: after a crash all of them are there or none. The

@@ -109,7 +109,7 @@ impl Story {
             self.of_study("key_announced", json!({"site": site, "digest": digest(site)}));
             self.of_study(
                 "prekey_batch",
-                json!({"site": site, "first_slot": 1, "count": 64, "digest": digest(site)}),
+                json!({"site": site, "batch": 0, "digest": digest(site)}),
             );
         }
         self.of_study(
@@ -210,10 +210,13 @@ impl Story {
             let reason = "was ready, but its update did not arrive in time";
             self.of_round("round_dropout", json!({"site": site, "reason": reason}));
             members.retain(|member| member != site);
-            self.of_round("round_recovery", json!({"missing": [site], "helped": members}));
+            self.of_round("round_recovery", json!({"missing": [site]}));
         }
-        let set = json!({"members": members, "digest": digest("set"), "signatures": members.len()});
-        self.of_round("round_final_set", set);
+        self.of_round("round_final_set", json!({"members": members}));
+        for site in &members {
+            self.of_round("round_set_signed", json!({"site": site}));
+            self.of_round("round_shares", json!({"site": site}));
+        }
         let sum = digest(&format!("sum {round}"));
         let fields = json!({"contributed": members, "sum": sum, "noise_multiplier": 1.125});
         self.of_round("round_released", fields);

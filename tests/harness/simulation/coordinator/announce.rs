@@ -57,6 +57,7 @@ impl Coordinator {
             model: Digest::sha256(&round.get().to_le_bytes()),
             invited,
             ready_by: now.saturating_add(study.cohort.round_deadline),
+            log: self.books.log(),
         };
         let Some(masks) = self.masks(slot) else { return Ok(()) };
         let Ok(plan) = self.cast.charter.plan(terms.work, Some(masks)) else { return Ok(()) };

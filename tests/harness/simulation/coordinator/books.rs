@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
-use aggregation::ids::{HospitalId, RoundId, SlotId};
+use aggregation::checkpoint::LogHead;
+use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
 use aggregation::keys::graph::GraphNonce;
 use aggregation::keys::roll::Roll;
 use aggregation::message::{ClosedNotice, Terms};
@@ -67,6 +68,12 @@ pub(super) struct OpenBook {
 }
 
 impl Books {
+    /// A log that grows with every attempt.
+    pub(crate) fn log(&self) -> LogHead {
+        let size = self.next_slot.get();
+        LogHead { size, root: Digest::sha256(&size.to_le_bytes()) }
+    }
+
     /// Books with nothing in them.
     pub(crate) fn blank(roll: &Roll) -> Self {
         Self::settled(Arc::new(Gathering::new(roll.clone())), SlotId::new(1))

@@ -52,7 +52,7 @@ impl Evil {
     }
 
     fn other_terms(&self, chance: &mut Chance, mut terms: Terms) -> Terms {
-        match chance.below(8) {
+        match chance.below(9) {
             0 => self.shrink(chance, &mut terms.invited),
             1 => drop(terms.invited.insert(stranger())),
             2 => {
@@ -65,6 +65,7 @@ impl Evil {
             4 => terms.study = StudyId::new(Digest::new(chance.bytes())),
             5 => terms.slot = SlotId::new(chance.below(self.slot.get())),
             6 => terms.model = Digest::new(chance.bytes()),
+            7 => terms.log.root = Digest::new(chance.bytes()),
             _ => drop(self.leave_out(chance, &mut terms.invited)),
         }
         terms

@@ -28,6 +28,13 @@ pub(crate) struct LogArguments {
     /// public ones.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// The certificate, in PEM, that the server of the log is shown: a log of a consortium is read by
+    /// whoever has a certificate of it.
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
     /// The policy file: the log's key, the witnesses' keys, and how many of them.
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: PathBuf,
@@ -36,11 +43,13 @@ pub(crate) struct LogArguments {
 impl LogArguments {
     pub(crate) fn place(&self) -> Result<Place, Failure> {
         if self.log.contains("://") {
-            let ca = match &self.ca {
-                Some(path) => Some(read_file(path, MAX_CA_BYTES)?),
-                None => None,
+            let read = |path: &Option<PathBuf>| {
+                path.as_deref().map(|path| read_file(path, MAX_CA_BYTES)).transpose()
             };
-            return Url::new(&self.log, ca.as_deref())
+            let (ca, cert, key) =
+                (read(&self.ca)?, read(&self.client_cert)?, read(&self.client_key)?);
+            let client = cert.as_deref().zip(key.as_deref());
+            return Url::new(&self.log, ca.as_deref(), client)
                 .map(Place::Url)
                 .map_err(|fault| Failure::usage("no_log", visible(&fault)));
         }

@@ -10,7 +10,7 @@ use std::io;
 use std::time::Duration;
 
 use transparency::folder::{Folder, Source};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Error};
 
 /// The longest file of certificates.
@@ -57,8 +57,13 @@ pub(crate) struct Url {
 }
 
 impl Url {
-    /// The log at this address; `ca` are the certificates to believe instead of the public ones.
-    pub(crate) fn new(base: &str, ca: Option<&[u8]>) -> Result<Self, String> {
+    /// The log at this address; `ca` are the certificates to believe instead of the public ones,
+    /// `client` the certificates and the key that are shown, all in PEM.
+    pub(crate) fn new(
+        base: &str,
+        ca: Option<&[u8]>,
+        client: Option<(&[u8], &[u8])>,
+    ) -> Result<Self, String> {
         let rest = base.strip_prefix("https://").unwrap_or_default();
         if rest.is_empty() || rest.contains(['?', '#', '@']) {
             return Err(format!(
@@ -67,18 +72,14 @@ impl Url {
         }
         let mut tls = TlsConfig::builder();
         if let Some(ca) = ca {
-            let mut certificates = Vec::new();
-            for item in parse_pem(ca) {
-                match item {
-                    Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
-                    Ok(_) => {}
-                    Err(error) => return Err(format!("expected certificates in PEM: {error}")),
-                }
-            }
-            if certificates.is_empty() {
-                return Err("expected a certificate in PEM in the file of --ca".to_owned());
-            }
-            tls = tls.root_certs(RootCerts::new_with_certs(&certificates));
+            tls = tls.root_certs(RootCerts::new_with_certs(&certificates(ca, "--ca")?));
+        }
+        if let Some((shown, key)) = client {
+            let shown = certificates(shown, "--client-cert")?;
+            // What the key is, and why it is none, stays out of messages.
+            let key = PrivateKey::from_pem(key)
+                .map_err(|_| "expected a private key in PEM in the file of --client-key")?;
+            tls = tls.client_cert(Some(ClientCert::new_with_certs(&shown, key)));
         }
         let config = Agent::config_builder()
             .tls_config(tls.build())
@@ -101,7 +102,12 @@ impl Url {
             200 => {}
             404 => return Ok(None),
             other => {
-                let message = format!("expected the server to answer 200 or 404, found {other}");
+                let hint = match other {
+                    401 | 403 => "; it may want another --client-cert",
+                    _ => "",
+                };
+                let message =
+                    format!("expected the server to answer 200 or 404, found {other}{hint}");
                 return Err(io::Error::other(message));
             }
         }
@@ -146,6 +152,21 @@ impl Source for Url {
     }
 }
 
+fn certificates(pem: &[u8], option: &str) -> Result<Vec<Certificate<'static>>, String> {
+    let mut certificates = Vec::new();
+    for item in parse_pem(pem) {
+        match item {
+            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
+            Ok(_) => {}
+            Err(error) => return Err(format!("expected certificates in PEM: {error}")),
+        }
+    }
+    if certificates.is_empty() {
+        return Err(format!("expected a certificate in PEM in the file of {option}"));
+    }
+    Ok(certificates)
+}
+
 fn io_error(error: Error) -> io::Error {
     if let Error::Io(error) = error { error } else { io::Error::other(error) }
 }
@@ -157,7 +178,7 @@ mod tests {
     #[test]
     fn an_address_is_https_and_has_no_secret() {
         for good in ["https://log.example", "https://log.example:8443/a/b/"] {
-            assert!(Url::new(good, None).is_ok(), "{good}");
+            assert!(Url::new(good, None, None).is_ok(), "{good}");
         }
         for wrong in [
             "http://log.example",
@@ -167,8 +188,11 @@ mod tests {
             "https://log.example/?a",
             "https://log.example/#a",
         ] {
-            assert!(Url::new(wrong, None).is_err(), "{wrong}");
+            assert!(Url::new(wrong, None, None).is_err(), "{wrong}");
         }
-        assert!(Url::new("https://log.example", Some(b"no certificate")).is_err());
+        let none: &[u8] = b"no certificate";
+        assert!(Url::new("https://log.example", Some(none), None).is_err());
+        let error = Url::new("https://log.example", None, Some((none, none))).expect_err("none");
+        assert!(error.contains("--client-cert"), "{error}");
     }
 }

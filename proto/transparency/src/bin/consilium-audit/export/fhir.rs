@@ -37,13 +37,15 @@ impl Sort {
                 sort("110108", "Network Entry", "C")
             }
             Fact::SiteRevoked { .. } => sort("110108", "Network Entry", "D"),
-            Fact::CertificateRenewed { .. } => sort("110108", "Network Entry", "U"),
+            Fact::CertificateRenewed { .. } | Fact::WitnessAnnounced { .. } => {
+                sort("110108", "Network Entry", "U")
+            }
             Fact::RoundContribution { .. } => sort("110106", "Export", "R"),
             Fact::RoundReleased { .. } | Fact::ModelExported { .. } => {
                 sort("110106", "Export", "R")
             }
             Fact::RoundAnnounced { .. } => sort("110107", "Import", "C"),
-            Fact::Alarm { .. } | Fact::LedgerRefused { .. } => {
+            Fact::Alarm { .. } | Fact::RoundWrongShare { .. } | Fact::LedgerRefused { .. } => {
                 sort("110113", "Security Alert", "E")
             }
             Fact::StudyProposed { .. } => sort("110100", "Application Activity", "C"),
@@ -59,8 +61,11 @@ impl Sort {
             | Fact::RoundResumed {}
             | Fact::RoundEvaluated { .. }
             | Fact::KeyAnnounced { .. }
+            | Fact::KeyNonce { .. }
             | Fact::PrekeyBatch { .. }
             | Fact::RoundFinalSet { .. }
+            | Fact::RoundSetSigned { .. }
+            | Fact::RoundShares { .. }
             | Fact::RoundRecovery { .. }
             | Fact::LedgerCharge(_)
             | Fact::Unknown => sort("110100", "Application Activity", "E"),

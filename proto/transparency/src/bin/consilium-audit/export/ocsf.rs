@@ -46,12 +46,16 @@ fn sort(fact: &Fact) -> (Class, (u32, &'static str)) {
         Fact::CertificateRenewed { .. }
         | Fact::StudyDecided { .. }
         | Fact::StudyChanged { .. }
+        | Fact::WitnessAnnounced { .. }
         | Fact::KeyAnnounced { .. }
+        | Fact::KeyNonce { .. }
         | Fact::PrekeyBatch { .. } => (Class::Entity, (3, "Update")),
         Fact::RoundAnnounced { .. } | Fact::RoundContribution { .. } => (Class::Api, (1, "Create")),
         Fact::RoundReleased { .. } | Fact::ModelExported { .. } => (Class::Api, (2, "Read")),
         Fact::RoundFrozen { .. }
         | Fact::RoundFinalSet { .. }
+        | Fact::RoundSetSigned { .. }
+        | Fact::RoundShares { .. }
         | Fact::RoundRecovery { .. }
         | Fact::RoundResumed {}
         | Fact::ModelChanged { .. }
@@ -63,7 +67,9 @@ fn sort(fact: &Fact) -> (Class, (u32, &'static str)) {
         | Fact::RoundAbandoned { .. }
         | Fact::RoundEvaluated { .. }
         | Fact::Unknown => (Class::Api, OTHER),
-        Fact::Alarm { .. } | Fact::LedgerRefused { .. } => (Class::Finding, (1, "Create")),
+        Fact::Alarm { .. } | Fact::RoundWrongShare { .. } | Fact::LedgerRefused { .. } => {
+            (Class::Finding, (1, "Create"))
+        }
     }
 }
 

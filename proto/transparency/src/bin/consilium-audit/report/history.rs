@@ -266,13 +266,17 @@ impl History {
                 let digest = Some(model.clone());
                 self.exports.push(Act { index, time, what: fact.sentence(), digest });
             }
-            Fact::KeyAnnounced { .. } | Fact::PrekeyBatch { .. } | Fact::Alarm { .. } => {}
+            Fact::KeyAnnounced { .. }
+            | Fact::KeyNonce { .. }
+            | Fact::PrekeyBatch { .. }
+            | Fact::Alarm { .. } => {}
             Fact::Unknown => *self.unknown.entry(kind.to_owned()).or_default() += 1,
             Fact::SiteInvited { .. }
             | Fact::SiteEnrolled { .. }
             | Fact::SiteApproved { .. }
             | Fact::SiteRevoked { .. }
-            | Fact::CertificateRenewed { .. } => {}
+            | Fact::CertificateRenewed { .. }
+            | Fact::WitnessAnnounced { .. } => {}
             Fact::ModelChanged { before, after } => {
                 let round = round.unwrap_or_default();
                 self.changes.push(Change { index, time, round, before, after });
@@ -292,6 +296,9 @@ impl History {
             | Fact::RoundAbandoned { .. }
             | Fact::RoundResumed {}
             | Fact::RoundFinalSet { .. }
+            | Fact::RoundSetSigned { .. }
+            | Fact::RoundShares { .. }
+            | Fact::RoundWrongShare { .. }
             | Fact::RoundRecovery { .. }
             | Fact::LedgerCharge(_)
             | Fact::LedgerRefused { .. }) => {
@@ -345,6 +352,7 @@ impl History {
             | Fact::SiteApproved { .. }
             | Fact::SiteRevoked { .. }
             | Fact::CertificateRenewed { .. }
+            | Fact::WitnessAnnounced { .. }
             | Fact::StudyProposed { .. }
             | Fact::StudyDecided { .. }
             | Fact::StudyChanged { .. }
@@ -352,8 +360,12 @@ impl History {
             | Fact::RoundResumed {}
             | Fact::RoundEvaluated { .. }
             | Fact::KeyAnnounced { .. }
+            | Fact::KeyNonce { .. }
             | Fact::PrekeyBatch { .. }
             | Fact::RoundFinalSet { .. }
+            | Fact::RoundSetSigned { .. }
+            | Fact::RoundShares { .. }
+            | Fact::RoundWrongShare { .. }
             | Fact::RoundRecovery { .. }
             | Fact::LedgerRefused { .. }
             | Fact::ModelChanged { .. }

@@ -1,0 +1,489 @@
+//! This house as a witness of the coordinator's log: it remembers the newest checkpoint that it
+//! cosigned, and cosigns the next only if it grew out of that one.
+//!
+//! What is cosigned is on disk before the cosignature exists, so a restart never cosigns a second
+//! history. A log that contradicts itself is an alarm: the contradiction is kept as evidence, signed
+//! by the log itself, and this house takes part in no round until its administrator has looked.
+//!
+//! ```text
+//! witness.key          the cosigning key, Ed25519; made here, stays here
+//! witness.log          the log's public key, as it was first told
+//! witness.checkpoint   the newest checkpoint that was cosigned
+//! witness.alarm        what the log said against itself, if it did
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aggregation::checkpoint::LogHead;
+use aggregation::ids::{HospitalId, SlotId, StudyId};
+use aggregation::keys::identity::Identity;
+use aggregation::keys::witness::WitnessKey;
+use aggregation::message::Terms;
+use proto::federation::{
+    CheckpointReply, CheckpointRequest, CosignatureRequest, LogGrown, WitnessKeyRequest,
+};
+use proto::limits::{MAX_LINE, MAX_OFFER};
+use serde_json::json;
+use tokio::sync::Mutex;
+use tonic::{Code, Response, Status};
+use transparency::cosignature::Cosigner;
+use transparency::note::{Signature, VerifierKey};
+use transparency::tree::{Hash, Head, empty_root, is_consistent};
+use transparency::witness::{Offer, Refusal, Witness};
+
+use crate::clock;
+use crate::identity::{self, IdentityError};
+use crate::link::Client;
+use crate::state::{State, StateError};
+
+const LOG: &str = "witness.log";
+const CHECKPOINT: &str = "witness.checkpoint";
+const ALARM: &str = "witness.alarm";
+
+/// Heads that are known to be in the past; rounds name the newest.
+const MOST_HEADS: usize = 256;
+/// How long the coordinator may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a checkpoint was not cosigned this time. Without an alarm, it may be the next time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WitnessError {
+    /// The coordinator's answer, or that there was none.
+    #[error("{}", .0.message())]
+    Status(Box<Status>),
+    /// No answer in time.
+    #[error("the coordinator did not answer in time")]
+    Late,
+    /// Not what was asked for.
+    #[error("the coordinator's answer is no {0}")]
+    Shape(&'static str),
+    /// The terms name a log that is older than what this house had cosigned a round ago.
+    #[error("expected a round that names a log of at least {floor} entries, found one of {found}")]
+    Old {
+        /// What was cosigned when the last round of the study was taken part in.
+        floor: u64,
+        /// What is named.
+        found: u64,
+    },
+    /// The log contradicts itself.
+    #[error("the log contradicts itself: {0}")]
+    Alarm(String),
+    /// An alarm was raised before.
+    #[error("an alarm was raised before; see {ALARM} in the state folder")]
+    Alarmed,
+    /// The state folder.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A file of the state folder is not what was written.
+    #[error("{0} in the state folder is damaged")]
+    Damaged(&'static str),
+}
+
+impl From<Status> for WitnessError {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// What an administrator is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// This house's cosigning key, as policy files have it.
+    pub(crate) key: Option<String>,
+    /// The log's key.
+    pub(crate) log: Option<String>,
+    /// Leaves of the newest checkpoint that was cosigned.
+    pub(crate) size: Option<u64>,
+    /// Why it refuses.
+    pub(crate) alarm: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    witness: Option<Witness>,
+    /// Under which session the key was announced.
+    announced: Option<u64>,
+}
+
+/// The witness and its files.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    state: State,
+    me: HospitalId,
+    origin: String,
+    identity: Arc<Identity>,
+    cosigner: Cosigner,
+    alarmed: AtomicBool,
+    held: Mutex<Held>,
+    seen: std::sync::Mutex<Seen>,
+}
+
+/// What is known without asking.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Leaves of the newest checkpoint that was cosigned.
+    size: u64,
+    /// Heads that are in the past of that one.
+    heads: BTreeSet<LogHead>,
+    /// For each study the last round that was taken part in.
+    floors: BTreeMap<StudyId, Floor>,
+}
+
+/// How old a log a study's rounds may name.
+#[derive(Debug, Clone, Copy)]
+struct Floor {
+    slot: SlotId,
+    /// For this slot, if it is offered again.
+    before: u64,
+    /// For those after it: what had been cosigned when it was taken part in.
+    after: u64,
+}
+
+impl Seen {
+    fn floor(&self, terms: &Terms) -> u64 {
+        match self.floors.get(&terms.study) {
+            Some(floor) if floor.slot == terms.slot => floor.before,
+            Some(floor) => floor.after,
+            None => 0,
+        }
+    }
+}
+
+/// What the log of a consortium is called.
+fn origin(consortium: &HospitalId) -> String {
+    format!("consilium/{consortium}")
+}
+
+impl Desk {
+    /// Takes up what this house witnessed before; makes the key if there is none.
+    ///
+    /// # Errors
+    /// When a file is damaged or exposed, or cannot be made.
+    pub(crate) fn open(
+        state: State,
+        consortium: &HospitalId,
+        me: HospitalId,
+        identity: Arc<Identity>,
+    ) -> Result<Self, IdentityError> {
+        let origin = origin(consortium);
+        let cosigner = identity::cosigner(&state, &format!("{origin}/{me}"))?;
+        let damaged = |expected| IdentityError::Damaged { path: state.file(CHECKPOINT), expected };
+        let witness = match (pinned(&state)?, state.read(CHECKPOINT)?) {
+            (Some(log), Some(stored)) => Some(
+                Witness::resume(log, &stored)
+                    .map_err(|_| damaged("a checkpoint that the pinned log has signed"))?,
+            ),
+            (Some(log), None) => Some(Witness::new(log)),
+            (None, None) => None,
+            (None, Some(_)) => return Err(damaged("the log's key beside it, in witness.log")),
+        };
+        let alarmed = AtomicBool::new(state.read(ALARM)?.is_some());
+        let size =
+            witness.as_ref().and_then(Witness::latest).map_or(0, |one| one.checkpoint().size());
+        let seen = std::sync::Mutex::new(Seen { size, ..Seen::default() });
+        let held = Mutex::new(Held { witness, announced: None });
+        Ok(Self { state, me, origin, identity, cosigner, alarmed, held, seen })
+    }
+
+    /// Whether the log has contradicted itself. An administrator who has looked takes the file of
+    /// the alarm away.
+    pub(crate) fn alarmed(&self) -> bool {
+        if self.alarmed.load(Ordering::Acquire) && matches!(self.state.read(ALARM), Ok(None)) {
+            tracing::warn!("the alarm of the log was taken away by hand");
+            self.alarmed.store(false, Ordering::Release);
+        }
+        self.alarmed.load(Ordering::Acquire)
+    }
+
+    /// Follows the log to its newest checkpoint, and cosigns that.
+    ///
+    /// # Errors
+    /// When it cannot, or must not.
+    pub(crate) async fn follow(
+        &self,
+        mut client: Client,
+        session: u64,
+        grown: &LogGrown,
+    ) -> Result<u64, WitnessError> {
+        let mut held = self.held.lock().await;
+        let cosigned = self.advance(&mut held, &mut client, grown).await?;
+        let size = cosigned.size;
+        self.say(&mut held, &mut client, session, cosigned).await?;
+        Ok(size)
+    }
+
+    /// Whether the log that a round names is known to be in the past of what this house witnessed,
+    /// and not further back than it was a round ago (PROTOCOL R-25). If so, the round counts as
+    /// taken part in.
+    pub(crate) fn accepts(&self, terms: &Terms) -> bool {
+        let mut seen = self.seen();
+        let before = seen.floor(terms);
+        let known = terms.log == LogHead::empty() || seen.heads.contains(&terms.log);
+        if !known || terms.log.size < before {
+            return false;
+        }
+        let floor = Floor { slot: terms.slot, before, after: seen.size };
+        seen.floors.insert(terms.study, floor);
+        true
+    }
+
+    /// Makes sure that the log which a round names is in the past of what this house witnessed.
+    ///
+    /// # Errors
+    /// When it cannot be told, or is not.
+    pub(crate) async fn vouch(
+        &self,
+        mut client: Client,
+        session: u64,
+        grown: &LogGrown,
+        terms: &Terms,
+    ) -> Result<(), WitnessError> {
+        let found = terms.log.size;
+        let floor = self.seen().floor(terms);
+        if found < floor {
+            return Err(WitnessError::Old { floor, found });
+        }
+        let mut held = self.held.lock().await;
+        if self.seen().size < found {
+            let cosigned = self.advance(&mut held, &mut client, grown).await?;
+            if let Err(error) = self.say(&mut held, &mut client, session, cosigned).await {
+                // It is said again with the next checkpoint; the round need not wait for that.
+                tracing::debug!(%error, "a cosignature was not heard");
+            }
+        }
+        let witness = held.witness.as_ref().ok_or(WitnessError::Shape("log to look at"))?;
+        let nothing = Head { size: 0, root: empty_root() };
+        let latest = witness.latest().map_or(nothing, |signed| signed.checkpoint().head());
+        if latest.size < found {
+            return Err(WitnessError::Shape("log as long as the round says"));
+        }
+        // From the named head to what was cosigned, whose root is known here.
+        let proof = if found == latest.size {
+            Vec::new()
+        } else {
+            fetch(&mut client, latest.size, found).await?.proof
+        };
+        if in_the_past(&terms.log, latest, &proof) {
+            self.learn(&terms.log);
+            return Ok(());
+        }
+        // What the log itself says of that size, signed, if it says anything.
+        let shown = fetch(&mut client, found, 0).await;
+        let shown = shown.map_or_else(|_| String::new(), |offer| offer.to_string());
+        let reason = format!(
+            "fork: a round names a log of {found} entries that is not in the past of the {} that were cosigned",
+            latest.size
+        );
+        Err(self.alarm(reason, witness, &shown))
+    }
+
+    fn learn(&self, head: &LogHead) {
+        let mut seen = self.seen();
+        seen.heads.insert(*head);
+        while seen.heads.len() > MOST_HEADS {
+            seen.heads.pop_first();
+        }
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Cosigns the newest checkpoint.
+    async fn advance(
+        &self,
+        held: &mut Held,
+        client: &mut Client,
+        grown: &LogGrown,
+    ) -> Result<CosignatureRequest, WitnessError> {
+        if self.alarmed() {
+            return Err(WitnessError::Alarmed);
+        }
+        let witness = match &mut held.witness {
+            Some(witness) => {
+                self.same_log(witness, grown)?;
+                witness
+            }
+            none @ None => none.insert(self.meet(grown)?),
+        };
+        let latest = witness.latest().map_or(0, |signed| signed.checkpoint().size());
+        let offer = match fetch(client, 0, latest).await {
+            // Shorter than what was cosigned: what it shows instead is the evidence.
+            Err(WitnessError::Status(status)) if status.code() == Code::OutOfRange => {
+                fetch(client, 0, 0).await?
+            }
+            offer => offer?,
+        };
+        let line = self.take(witness, &offer)?;
+        let size = offer.signed.checkpoint().size();
+        Ok(CosignatureRequest { size, line: line.to_string() })
+    }
+
+    /// Tells the coordinator what was cosigned, and once a session with which key.
+    async fn say(
+        &self,
+        held: &mut Held,
+        client: &mut Client,
+        session: u64,
+        cosigned: CosignatureRequest,
+    ) -> Result<(), WitnessError> {
+        if held.announced != Some(session) {
+            answered(client.send_witness_key(self.announcement())).await?;
+            held.announced = Some(session);
+        }
+        answered(client.send_cosignature(cosigned)).await?;
+        Ok(())
+    }
+
+    /// Cosigns an offer, once it is on disk that it did.
+    fn take(&self, witness: &mut Witness, offer: &Offer) -> Result<Signature, WitnessError> {
+        let advance =
+            witness.consider(offer).map_err(|refusal| self.refuse(&refusal, witness, offer))?;
+        self.state.replace(CHECKPOINT, advance.to_store().as_bytes())?;
+        self.seen().size = offer.signed.checkpoint().size();
+        let seconds = clock::now().as_millis() / 1_000;
+        Ok(witness.cosign(advance, &self.cosigner, seconds))
+    }
+
+    /// Pins the log's key.
+    fn meet(&self, grown: &LogGrown) -> Result<Witness, WitnessError> {
+        let log = log_key(grown)?;
+        if log.name() != self.origin {
+            return Err(WitnessError::Shape("log of this consortium"));
+        }
+        self.state.replace(LOG, format!("{log}\n").as_bytes())?;
+        tracing::info!(log = log.to_string(), "this house witnesses the log with this key");
+        Ok(Witness::new(log))
+    }
+
+    fn same_log(&self, witness: &Witness, grown: &LogGrown) -> Result<(), WitnessError> {
+        let found = log_key(grown)?;
+        let Some(pinned) = pinned(&self.state).map_err(|_| WitnessError::Damaged(LOG))? else {
+            return Err(WitnessError::Damaged(LOG));
+        };
+        if found == pinned {
+            return Ok(());
+        }
+        let reason = format!("expected the log's key {pinned}, found {found}");
+        Err(self.alarm(reason, witness, ""))
+    }
+
+    fn refuse(&self, refusal: &Refusal, witness: &Witness, offer: &Offer) -> WitnessError {
+        match refusal {
+            // The log has gone on between two questions; the next notice begins anew.
+            Refusal::Stale { .. } => WitnessError::Shape("proof from the checkpoint asked for"),
+            Refusal::UnknownLog { .. }
+            | Refusal::Signature(_)
+            | Refusal::Rollback { .. }
+            | Refusal::Fork { .. } => self.alarm(refusal.to_string(), witness, &offer.to_string()),
+        }
+    }
+
+    /// Keeps the evidence, and takes part in nothing from now on.
+    fn alarm(&self, reason: String, witness: &Witness, offered: &str) -> WitnessError {
+        self.alarmed.store(true, Ordering::Release);
+        let evidence = json!({
+            "at": clock::rfc3339(clock::now()),
+            "reason": reason,
+            "cosigned": witness.latest().map(ToString::to_string),
+            "offered": offered,
+        });
+        tracing::error!(
+            reason,
+            file = ALARM,
+            "ALARM: the coordinator's log contradicts what this house cosigned; no round is taken \
+             part in until an administrator has looked"
+        );
+        match self.state.replace(ALARM, format!("{evidence:#}\n").as_bytes()) {
+            Ok(()) => WitnessError::Alarm(reason),
+            Err(error) => error.into(),
+        }
+    }
+
+    fn announcement(&self) -> WitnessKeyRequest {
+        let key = *self.cosigner.key().public();
+        let said = WitnessKey { log: self.origin.clone(), hospital: self.me.clone(), key };
+        let signature = self.identity.sign(&said).as_bytes().to_vec();
+        WitnessKeyRequest { key: key.to_vec(), signature }
+    }
+}
+
+/// What the state folder tells, without changing it.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn standing(
+    state: &State,
+    consortium: &HospitalId,
+    me: &HospitalId,
+) -> Result<Standing, IdentityError> {
+    let name = format!("{}/{me}", origin(consortium));
+    let key = identity::known_cosigner(state, &name)?.map(|cosigner| cosigner.key().to_string());
+    let log = pinned(state)?;
+    let size = match (&log, state.read(CHECKPOINT)?) {
+        (Some(log), Some(stored)) => {
+            let damaged = |_| IdentityError::Damaged {
+                path: state.file(CHECKPOINT),
+                expected: "a checkpoint that the pinned log has signed",
+            };
+            let witness = Witness::resume(log.clone(), &stored).map_err(damaged)?;
+            witness.latest().map(|signed| signed.checkpoint().size())
+        }
+        _ => None,
+    };
+    let alarm = state.read(ALARM)?.map(|evidence| {
+        let evidence: serde_json::Value = serde_json::from_slice(&evidence).unwrap_or_default();
+        evidence["reason"].as_str().unwrap_or("see the file").to_owned()
+    });
+    Ok(Standing { key, log: log.map(|log| log.to_string()), size, alarm })
+}
+
+/// Where the evidence lies.
+pub(crate) fn alarm_file(state: &State) -> std::path::PathBuf {
+    state.file(ALARM)
+}
+
+/// The log's key as it was first told.
+fn pinned(state: &State) -> Result<Option<VerifierKey>, IdentityError> {
+    let Some(text) = state.read(LOG)? else { return Ok(None) };
+    let key = std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok());
+    key.map(Some)
+        .ok_or_else(|| IdentityError::Damaged { path: state.file(LOG), expected: "the log's key" })
+}
+
+fn log_key(grown: &LogGrown) -> Result<VerifierKey, WitnessError> {
+    let text = &grown.key;
+    let key = (text.len() <= MAX_LINE).then(|| text.parse().ok()).flatten();
+    key.ok_or(WitnessError::Shape("key of a log"))
+}
+
+/// Whether the head that a round names is in the past of what was cosigned.
+fn in_the_past(named: &LogHead, latest: Head, proof: &[Hash]) -> bool {
+    let named = Head { size: named.size, root: *named.root.as_bytes() };
+    if named.size == 0 {
+        return named.root == empty_root();
+    }
+    is_consistent(named, latest, proof)
+}
+
+async fn fetch(client: &mut Client, size: u64, old_size: u64) -> Result<Offer, WitnessError> {
+    let asked = CheckpointRequest { size, old_size };
+    let CheckpointReply { offer } = answered(client.fetch_checkpoint(asked)).await?;
+    let offer = (offer.len() <= MAX_OFFER).then(|| Offer::parse(&offer).ok()).flatten();
+    offer.ok_or(WitnessError::Shape("checkpoint with a proof"))
+}
+
+async fn answered<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, WitnessError> {
+    match tokio::time::timeout(PATIENCE, call).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => Err(WitnessError::Late),
+    }
+}
+
+#[cfg(test)]
+mod tests;
