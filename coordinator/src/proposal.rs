@@ -8,7 +8,7 @@ use aggregation::charter::Charter;
 use aggregation::ids::{HospitalId, RoundId, SlotId};
 use aggregation::keys::roll::{NoRoll, Roll};
 use aggregation::life::Life;
-use aggregation::study::{InitialModel, Study, StudyFault};
+use aggregation::study::{InitialModel, Privacy, Study, StudyFault};
 use bytes::Bytes;
 
 use crate::board::{Entry, Standing};
@@ -87,7 +87,8 @@ impl Coordinator {
             .with("name", study.name.as_str())
             .with("by", by)
             .with("sites", serde_json::Value::from_iter(sites.iter().map(HospitalId::as_str)))
-            .with("model", model.to_string());
+            .with("model", model.to_string())
+            .with("privacy", promised(&study.privacy));
         if !self.store.propose_study(&row, now, fact).await?
             && let Some(known) = self.board.study(id)
         {
@@ -140,4 +141,18 @@ fn first_model(study: &Study, state: &std::path::Path) -> Result<Bytes, ModelFil
         InitialModel::File(digest) => model_file::read(state, digest, &layout)?,
     };
     Ok(Bytes::from(model_bytes(&model)))
+}
+/// What a study promises to patients, as the log tells it.
+fn promised(privacy: &Privacy) -> serde_json::Value {
+    let Some(rules) = privacy.rules() else {
+        return serde_json::json!({ "mode": privacy.name() });
+    };
+    serde_json::json!({
+        "mode": privacy.name(),
+        "epsilon": rules.epsilon,
+        "delta": rules.delta,
+        "clipping_norm": rules.clipping_norm,
+        "sampling_rate": rules.sampling_rate,
+        "solo_epsilon_cap": rules.solo_cap,
+    })
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::io;
 
+use aggregation::checkpoint::LogHead;
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
 use aggregation::keys::announce::{AgreementKey, KeyAnnounce};
 use aggregation::keys::graph::GraphNonce;
@@ -125,7 +126,8 @@ pub(crate) fn examples() -> Vec<Vec<u8>> {
     let work = Work::TrainAndEvaluate;
     let digest = Digest::new([2; 32]);
     let ready_by = Timestamp::from_millis(9);
-    let terms = Terms { study, round, slot, work, model: digest, invited: sites(), ready_by };
+    let log = LogHead { size: 3, root: digest };
+    let terms = Terms { study, round, slot, work, model: digest, invited: sites(), ready_by, log };
     let members = sites();
     let roster = Roster { study, round, slot, terms: digest, members, upload_by: ready_by };
     let set = FinalSet { study, round, slot, terms: digest, members: sites() };

@@ -1,7 +1,7 @@
 //! How a round's facts are told: as leaves that stay, as events that pass by, as trace.
 
 use aggregation::ids::HospitalId;
-use aggregation::message::Terms;
+use aggregation::message::{DeclineReason, Terms};
 use aggregation::round::{Fact, Output};
 use serde_json::Value;
 
@@ -44,6 +44,9 @@ pub(super) fn leaf(terms: &Terms, fact: &Fact) -> Leaf {
     let kind = match fact {
         Fact::Announced { .. } => "round_announced",
         Fact::Ready { .. } => "round_ready",
+        Fact::Declined { reason: DeclineReason::Budget | DeclineReason::Ledger, .. } => {
+            "ledger_refused"
+        }
         Fact::Declined { .. } => "round_declined",
         Fact::Frozen { .. } => "round_frozen",
         Fact::Contributed { .. } => "round_contribution",

@@ -147,6 +147,7 @@ async fn one_notice(
         | notice::Notice::FinalSet(_)
         | notice::Notice::SignedSet(_)
         | notice::Notice::Keys(_)
+        | notice::Notice::Log(_)
         | notice::Notice::Closed(_) => {}
     }
     Ok(())

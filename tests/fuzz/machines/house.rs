@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aggregation::architecture::Architecture;
 use aggregation::charter::Charter;
+use aggregation::checkpoint::LogHead;
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
 use aggregation::keys::graph::GraphNonce;
 use aggregation::keys::identity::Identity;
@@ -205,6 +206,7 @@ impl House {
             model: Digest::new([1; 32]),
             invited: self.everybody(),
             ready_by: Timestamp::from_millis(60_000),
+            log: LogHead::empty(),
         }
     }
 

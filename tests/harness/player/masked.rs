@@ -184,7 +184,8 @@ impl Masked {
                     | notice::Notice::Roster(_)
                     | notice::Notice::FinalSet(_)
                     | notice::Notice::SignedSet(_)
-                    | notice::Notice::Closed(_) => None,
+                    | notice::Notice::Closed(_)
+                    | notice::Notice::Log(_) => None,
                 })
                 .await?;
             if self.follow(&key_setup(&told)?).await? {

@@ -155,7 +155,8 @@ impl Stage {
         let purse = Purse::open(&state, &me).expect("a new ledger");
         let desk = Desk::open(state.clone(), &hospital("north"), me.clone(), Arc::clone(&identity));
         let witness = Arc::new(desk.expect("a new witness"));
-        let house = House { config: Arc::new(config), state, me, identity, journal, purse, witness };
+        let house =
+            House { config: Arc::new(config), state, me, identity, journal, purse, witness };
         let (said, heard) = mpsc::unbounded_channel();
         let batches = Batches::default();
         let fake = Fake {

@@ -231,7 +231,8 @@ impl Masked {
             | notice::Notice::Roster(_)
             | notice::Notice::SignedSet(_)
             | notice::Notice::Keys(_)
-            | notice::Notice::Closed(_) => None,
+            | notice::Notice::Closed(_)
+            | notice::Notice::Log(_) => None,
         });
         let set = final_set(&fixed.await?)?;
         let Action::Sign { statement, .. } = self.happen(Event::Fixed(set))? else {
@@ -262,7 +263,8 @@ impl Masked {
             | notice::Notice::Roster(_)
             | notice::Notice::FinalSet(_)
             | notice::Notice::Keys(_)
-            | notice::Notice::Closed(_) => None,
+            | notice::Notice::Closed(_)
+            | notice::Notice::Log(_) => None,
         });
         let signed = signed_set(&signed.await?)?;
         let Action::Unmask { own, recovery, slot, .. } = self.happen(Event::Unmask(signed))? else {
