@@ -10,14 +10,15 @@
 //! quorum releases nothing; nothing is counted twice, and nothing is counted for another round or
 //! another model. A hospital takes its parameters from the study that it approved, never from a
 //! message. The coordinator learns the sum and no update of a hospital, together with up to t
-//! hospitals, whoever drops out when. **Not promised yet**: that the sum hides each patient (the
-//! noise). The only privacy mode is therefore spelt [`study::Privacy::DangerNone`].
+//! hospitals, whoever drops out when. The sum of a private study is differentially private for each
+//! patient, and what that costs is counted by each hospital itself; a study without is spelt
+//! [`study::Privacy::DangerNone`].
 //!
 //! **Reading order**: [`study`] and [`message`] say what is agreed and what is said; [`round`] and
 //! [`participant`] are one round seen from either end, phase by phase under the same names;
 //! [`setup`] is what comes before the first, and [`keys`] and [`masking`] what it makes;
 //! [`vector`] and [`evaluation`] are what an update consists of; [`strategy`] is what a sum
-//! becomes; [`privacy`] is the noise, and the account of it, that studies will ask for.
+//! becomes; [`privacy`] is the noise of private studies, and the account of it.
 
 pub mod architecture;
 pub mod charter;

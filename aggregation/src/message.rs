@@ -327,7 +327,7 @@ pub struct Shares {
 }
 
 /// "This is the end of my ledger": a charge, signed so that the house knows its own word again when
-/// it is told of it later (PROTOCOL D-23).
+/// it is told of it later (PROTOCOL D-28).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerStatement {
     /// Whose ledger.

@@ -10,7 +10,7 @@
 //!   remembers them and says when it is enough.
 //!
 //! Rules `D-..` are in `PROTOCOL-PRIVACY.md`. Seeds are arguments; nothing here asks for
-//! randomness. Clipping, and a study that asks for all this, are not here.
+//! randomness. What a study asks for is [`crate::study::PrivacyRules`]; clipping is the trainer's.
 
 pub mod accountant;
 pub mod charge;

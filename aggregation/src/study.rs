@@ -306,7 +306,8 @@ impl Study {
         VectorFormat::for_work(self, sites, Work::TrainAndEvaluate)
     }
 
-    /// Whether models are scored. A private study is only where it says that scores are exact.
+    /// Whether models are scored. A private study is only where it says that scores are exact
+    /// (PROTOCOL D-27).
     #[must_use]
     pub const fn is_scored(&self) -> bool {
         match self.privacy {

@@ -1,7 +1,7 @@
 //! What one update consists of: `[model lanes | weight limbs | metric limbs]`.
 //!
 //! In a private study the model lanes are a noised sum of clipped gradients, and there is no
-//! weight: how many patients were drawn is nobody's business (PROTOCOL D-15). Then
+//! weight: how many patients were drawn is nobody's business (PROTOCOL D-26). Then
 //! `[noised lanes | metric limbs]`, the latter only where the study says that scores are exact.
 //!
 //! A site encodes a [`Contribution`]; the coordinator adds encodings into one [`Accumulator`] and

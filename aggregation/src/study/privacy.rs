@@ -91,7 +91,7 @@ impl PrivacyRules {
 
 impl Study {
     /// The noise of a private study whose roster has so many sites; none for another. Everyone
-    /// computes it from what was approved, and from nothing else (PROTOCOL D-13).
+    /// computes it from what was approved, and from nothing else (PROTOCOL D-25).
     ///
     /// # Errors
     /// When no noise does what the study asks for, or not within the solo cap.

@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(crowded.finish(), Err(Implausible::Crowded { room: 4, added: 5 }));
     }
 
-    /// D-15: a private sum is the integers' sum over the expected batch, and tells no weight. Breaks
+    /// D-26: a private sum is the integers' sum over the expected batch, and tells no weight. Breaks
     /// R-12 for it: noise beyond the table's last entry is refused.
     #[test]
     fn a_noised_sum_is_divided_by_the_expected_batch_and_tells_no_weight() {

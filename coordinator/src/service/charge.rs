@@ -80,7 +80,7 @@ pub(super) async fn receive(
         ChargeKept::Kept => Ok(()),
         ChargeKept::Other => Err(Status::already_exists("another charge is known for this slot")),
         ChargeKept::Old { last } => Err(Status::failed_precondition(format!(
-            "D-23: this site's ledger has told of record {last} before; expected a later one, \
+            "D-28: this site's ledger has told of record {last} before; expected a later one, \
              found {}",
             record.seq()
         ))),

@@ -1,5 +1,5 @@
 //! What sites have charged to their privacy ledgers, in their own signed words. A site is told its
-//! newest one when it connects, so that a house which has put back an old copy notices (PROTOCOL D-23).
+//! newest one when it connects, so that a house which has put back an old copy notices (PROTOCOL D-28).
 
 use aggregation::ids::{HospitalId, SlotId, StudyId};
 use aggregation::units::Timestamp;

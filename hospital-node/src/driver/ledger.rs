@@ -1,5 +1,5 @@
 //! What the coordinator remembers of this house's privacy ledger, and what follows when it remembers
-//! more than the house does: somebody has put back an old copy (PROTOCOL D-23).
+//! more than the house does: somebody has put back an old copy (PROTOCOL D-28).
 
 use aggregation::message::{DeclineReason, LedgerStatement};
 use aggregation::privacy::ledger::Head;
