@@ -137,3 +137,147 @@ impl NoisedStep<'_> {
         Ok(self.network.clipped_sum(offered, images, &classes, views, clip)?.sum)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aggregation::vector::{Accumulator, VectorFormat, encode_noised};
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::serve::tests::private_manifest;
+
+    struct House {
+        study: Study,
+        plan: Plan,
+        network: Network,
+        examples: Examples,
+    }
+
+    /// Eight images of eight by eight pixels; the study draws at this rate.
+    fn house(rate: f64) -> House {
+        let study = proto::manifest::parse(&private_manifest(rate, "")).expect("valid");
+        let plan = study.noise_plan(3).expect("a plan").expect("private");
+        let network = Network::new(study.model, &study.task, Device::flex());
+        let mut random = Random::new("images", &[]);
+        #[expect(clippy::cast_possible_truncation, reason = "test values")]
+        let images = (0..8 * 64).map(|_| random.normal() as f32).collect();
+        let examples = Examples { images, classes: [0, 1].repeat(4) };
+        House { study, plan, network, examples }
+    }
+
+    fn seeds(byte: u8) -> Seeds {
+        let secret = |purpose: u8| Secret::new([byte ^ (purpose << 6); 32]);
+        Seeds {
+            sampling: SamplingSeed::new(secret(1)),
+            noise: NoiseSeed::new(secret(2)),
+            augmentation: secret(3),
+        }
+    }
+
+    fn lanes(house: &House, owners: &[u8], seed: u8) -> Vec<u32> {
+        let keys = owners.iter().map(|owner| Some([*owner]));
+        let patients = Patients::group(keys).expect("everybody has one");
+        let micro_batches = MicroBatches::new(Secret::new([5; 32]), 8);
+        let step = NoisedStep {
+            study: &house.study,
+            plan: &house.plan,
+            network: &house.network,
+            examples: &house.examples,
+            patients: &patients,
+            micro_batches: &micro_batches,
+        };
+        let model = house.study.layout().initial(1);
+        step.lanes(seeds(seed), &model, &mut |_| ()).expect("the CPU computes")
+    }
+
+    /// The sum that a consortium of three would read, this site's part of it alone, in reals.
+    fn read(house: &House, lanes: &[u32]) -> Vec<f64> {
+        let work = aggregation::message::Work::Train;
+        let format = VectorFormat::planned(&house.study, 3, work, Some(&house.plan));
+        let format = format.expect("three sites");
+        let mut sum = Accumulator::new(&format);
+        sum.add(&encode_noised(&format, lanes, None).expect("it fits")).expect("its length");
+        let batch = house.study.privacy.rules().expect("private").batch();
+        sum.finish().expect("plausible").update.iter().map(|mean| mean * batch).collect()
+    }
+
+    fn norm(values: &[f64]) -> f64 {
+        values.iter().map(|value| value * value).sum::<f64>().sqrt()
+    }
+
+    #[test]
+    fn what_is_read_is_the_clipped_sum_and_noise_of_the_planned_size() {
+        let house = house(1.0);
+        let owners = [1, 2, 3, 4, 5, 6, 7, 8];
+        let model = house.study.layout().initial(1);
+        let clip = house.plan.wanted().clip;
+        let images = house.examples.images.clone();
+        let exact = house.network.clipped_sum(&model, images, &house.examples.classes, 1, clip);
+        let exact = exact.expect("the CPU computes").sum;
+        // Averaged over many steps the noise goes away and the clipped sum is left.
+        let (runs, mut mean) = (64_u8, vec![0.0; exact.len()]);
+        let mut sizes = 0.0;
+        for seed in 0..runs {
+            let found = read(&house, &lanes(&house, &owners, seed));
+            for ((mean, found), exact) in mean.iter_mut().zip(&found).zip(&exact) {
+                *mean += (found - f64::from(*exact)) / f64::from(runs);
+            }
+            let noise: Vec<f64> =
+                found.iter().zip(&exact).map(|(f, e)| f - f64::from(*e)).collect();
+            sizes += norm(&noise) / f64::from(runs);
+        }
+        let d = f64::from(u32::try_from(exact.len()).expect("a small model"));
+        let expected = house.plan.sigma_share() * d.sqrt();
+        assert!((sizes / expected - 1.0).abs() < 0.1, "noise of {sizes}, not {expected}");
+        let left = norm(&mean);
+        assert!(left < 1.5 * expected / f64::from(runs).sqrt(), "{left} of {expected} is left");
+    }
+
+    /// D-16: nobody is drawn, and noise leaves like any other time.
+    #[test]
+    fn an_empty_batch_gives_noise() {
+        let house = house(1e-9);
+        let (first, second) = (lanes(&house, &[1; 8], 1), lanes(&house, &[1; 8], 2));
+        assert!(first.iter().filter(|lane| **lane != 0).count() > first.len() / 2);
+        assert_ne!(first, second, "every step has noise of its own");
+        let size = norm(&read(&house, &first));
+        let d = f64::from(u32::try_from(first.len()).expect("a small model"));
+        assert!(size < 1.5 * house.plan.sigma_share() * d.sqrt(), "{size} is more than noise");
+    }
+
+    /// One patient, all images: what they add has at most the clipping norm, however many there are.
+    #[test]
+    fn a_patient_with_many_images_counts_once() {
+        let house = house(1.0);
+        let mut crowd = Vec::new();
+        let mut classes = Vec::new();
+        for _ in 0..1_250 {
+            crowd.extend_from_slice(&house.examples.images);
+            classes.extend_from_slice(&house.examples.classes);
+        }
+        let house = House { examples: Examples { images: crowd, classes }, ..house };
+        let owners = vec![7; 10_000];
+        let mut mean = vec![0.0; house.study.layout().parameters()];
+        for seed in 0..64 {
+            for (mean, found) in mean.iter_mut().zip(read(&house, &lanes(&house, &owners, seed))) {
+                *mean += found / 64.0;
+            }
+        }
+        let d = f64::from(u32::try_from(mean.len()).expect("a small model"));
+        let noise = house.plan.sigma_share() * d.sqrt() / 8.0;
+        let clip = house.plan.wanted().clip.get();
+        assert!(norm(&mean) < clip + 2.0 * noise, "{} is more than {clip}", norm(&mean));
+    }
+
+    #[test]
+    fn threads_do_not_change_a_lane() {
+        let house = house(0.7);
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.expect("threads start").install(|| lanes(&house, &[1, 2, 3, 4, 5, 6, 7, 8], 9))
+        };
+        let alone = with(1);
+        assert_eq!(alone, with(2));
+        assert_eq!(alone, with(3));
+    }
+}

@@ -392,6 +392,18 @@ pub(crate) mod tests {
         )
     }
 
+    /// A private manifest for two classes and images of 8 by 8, on single images.
+    pub(crate) fn private_manifest(rate: f64, unit: &str) -> String {
+        let train = "strategy = \"dp-fedsgd\"\nlearning_rate = 1.0";
+        let privacy = format!(
+            "mode = \"distributed\"\nepsilon = 8.0\nsampling_rate = {rate:?}\npatients = 24\n\
+             solo_epsilon_cap = 1000.0\n{unit}"
+        );
+        manifest("linear", 8, train)
+            .replace("mode = \"danger_no_privacy\"\n", &privacy)
+            .replace("every = 1\n", "every = 0\n")
+    }
+
     const AVERAGED: &str =
         "strategy = \"fedavg\"\nlocal = { epochs = 1, batch_size = 4, learning_rate = 0.1 }";
 
@@ -537,6 +549,34 @@ pub(crate) mod tests {
         assert!(matches!(heard[6], from_trainer::Message::Failed(_)));
         assert!(matches!(heard[7], from_trainer::Message::Failed(_)));
         assert!(matches!(heard.last(), Some(from_trainer::Message::Done(_))));
+    }
+
+    /// D-08: a private update is noised lanes, and other ones each time; and where nothing says whose
+    /// the images are, there is none for patients.
+    #[test]
+    fn a_private_round_ends_in_fresh_noise_and_needs_patients() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let open = open_message(folder.path());
+        let private =
+            |unit: &str| Open { manifest_toml: private_manifest(0.5, unit), ..open.clone() };
+        let images = private("danger_image_level_privacy = true\n");
+        let study = proto::manifest::parse(&images.manifest_toml).expect("valid");
+        let model = study.layout().initial(study.training.seed);
+        let mut said = vec![to_trainer::Message::Open(images)];
+        said.extend(round(Work::Train, &model));
+        let (heard, ended) = converse(said.clone());
+        ended.expect("a clean end");
+        let packed = update(&heard);
+        let format = VectorFormat::for_work(&study, 3, Work::Train).expect("three sites");
+        assert!(format.is_noised());
+        assert_eq!(packed.len(), format.packed_bytes());
+        assert_ne!(update(&converse(said).0), packed, "the same noise twice");
+        let (heard, _) = converse(vec![to_trainer::Message::Open(private(""))]);
+        assert!(
+            failure(&heard[0]).contains("danger_image_level_privacy"),
+            "{}",
+            failure(&heard[0])
+        );
     }
 
     #[test]
