@@ -1,7 +1,7 @@
 //! The layers that networks are made of, each taking its parameters from one walk along the flat
 //! vector. A layer is written once and runs in three ways, as the walk was made: with constants,
 //! with parameters whose mean gradient is wanted, or with taps that give gradients patient by
-//! patient ([`ghost`](super::ghost)). Hence no layer is taken from burn as a module, and there is
+//! patient (`ghost.rs`). Hence no layer is taken from burn as a module, and there is
 //! no layer that mixes the examples of a batch.
 //!
 //! Between layers, images are `[images, height, width, channels]`.
