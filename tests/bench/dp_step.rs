@@ -70,6 +70,8 @@ pub(crate) struct Measured {
     /// The processor's time, over all cores, that a step of each kind took.
     plain_cpu_ms: f64,
     dp_cpu_ms: f64,
+    /// What of the latter went into making the micro-batches' sums integers.
+    integers_cpu_ms: f64,
     /// The median over pairs of steps of how many times the plain step's processor time the
     /// private one took.
     overhead_ratio: f64,
@@ -89,6 +91,7 @@ impl fmt::Display for Measured {
         line("private, patients a second", format!("{:.1}", self.dp_samples_per_second))?;
         line("plain, CPU ms a step", format!("{:.1}", self.plain_cpu_ms))?;
         line("private, CPU ms a step", format!("{:.1}", self.dp_cpu_ms))?;
+        line("  of that, to integers", format!("{:.1}", self.integers_cpu_ms))?;
         line("private over plain, CPU", format!("{:.3}", self.overhead_ratio))?;
         line("most memory held, MiB", format!("{:.0}", self.peak_mib))
     }
@@ -133,15 +136,20 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
         Ok(())
     };
     let mut sums = vec![0_i64; model.len()];
+    let mut to_integers = Vec::new();
     let mut private = || -> Outcome<()> {
         sums.fill(0);
+        let mut integers = 0.0;
         let loaded = network.load(&model);
         let batches = images.chunks(MICRO_BATCH * of_patient).zip(classes.chunks(MICRO_BATCH));
         for (images, classes) in batches {
             let clipped = loaded.clipped_sum(images.to_vec(), classes, views, clip);
             let clipped = clipped.map_err(|error| Trouble::new(error.to_string()))?;
+            let begun = of_this_process();
             grid.add(&clipped.sum, &mut sums).map_err(|error| Trouble::new(error.to_string()))?;
+            integers += of_this_process().saturating_sub(begun).as_secs_f64();
         }
+        to_integers.push(integers);
         black_box(&sums);
         Ok(())
     };
@@ -159,6 +167,7 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
             (timed(&mut plain)?, first)
         });
     }
+    to_integers.sort_by(f64::total_cmp);
     let over = |figure: &dyn Fn(&(Cost, Cost)) -> f64| {
         let mut figures: Vec<f64> = pairs.iter().map(figure).collect();
         figures.sort_by(f64::total_cmp);
@@ -175,6 +184,7 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
         dp_samples_per_second: f64::from(batch) / over(&|(_, private)| private.wall),
         plain_cpu_ms: 1e3 * over(&|(plain, _)| plain.cpu),
         dp_cpu_ms: 1e3 * over(&|(_, private)| private.cpu),
+        integers_cpu_ms: 1e3 * median(&to_integers),
         overhead_ratio: over(&|(plain, private)| private.cpu / plain.cpu),
         peak_mib: peak_mib()?,
     })
@@ -228,7 +238,7 @@ mod tests {
         {
             assert!(json[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}");
         }
-        assert_eq!(measured.to_string().lines().count(), 11);
+        assert_eq!(measured.to_string().lines().count(), 12);
     }
 
     #[test]

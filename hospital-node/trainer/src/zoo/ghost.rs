@@ -42,7 +42,7 @@ enum Kind {
     /// The gradients themselves, `[patients, out, in]`, some patients after the others.
     Whole(Vec<Tensor<3>>),
     /// The pair whose product they are: `[patients, places, in]` and `[patients, places, out]`.
-    Pair(Tensor<3>, Tensor<3>),
+    Pair(Box<(Tensor<3>, Tensor<3>)>),
 }
 
 impl Tap {
@@ -76,7 +76,7 @@ impl Tap {
 fn linear(input: Tensor<3>, slope: Tensor<3>) -> (Kind, Tensor<1>) {
     if pays(&input, &slope) {
         let squares = squares(&input, &slope);
-        (Kind::Pair(input, slope), squares)
+        (Kind::Pair(Box::new((input, slope))), squares)
     } else {
         let (own, squares) = product(input, slope);
         (Kind::Whole(vec![own]), squares)
@@ -108,15 +108,15 @@ fn convolution(
         norms.push(squares);
         match kind {
             Kind::Whole(own) => whole.extend(own),
-            Kind::Pair(input, slope) => {
-                pair.0.push(input);
-                pair.1.push(slope);
+            Kind::Pair(of_part) => {
+                pair.0.push(of_part.0);
+                pair.1.push(of_part.1);
             }
         }
     }
     // All parts are of one shape, but for the number of patients, and so of one kind.
     let kind = if whole.is_empty() {
-        Kind::Pair(Tensor::cat(pair.0, 0), Tensor::cat(pair.1, 0))
+        Kind::Pair(Box::new((Tensor::cat(pair.0, 0), Tensor::cat(pair.1, 0))))
     } else {
         Kind::Whole(whole)
     };
@@ -141,7 +141,8 @@ impl Share {
                 let none = || Tensor::zeros([shape[1], shape[2]], &factors.device());
                 sum.map_or_else(none, |sum| sum.reshape([shape[1], shape[2]]))
             }
-            Kind::Pair(input, slope) => {
+            Kind::Pair(pair) => {
+                let (input, slope) = *pair;
                 let [_, places, inputs] = input.dims();
                 let outputs = slope.dims()[2];
                 let scaled = slope * factors.clone().reshape([patients, 1, 1]);

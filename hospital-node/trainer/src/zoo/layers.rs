@@ -1,7 +1,7 @@
 //! The layers that networks are made of, each taking its parameters from one walk along the flat
 //! vector. A layer is written once and runs in three ways, as the walk was made: with constants,
 //! with parameters whose mean gradient is wanted, or with taps that give gradients patient by
-//! patient ([`ghost`](super::ghost)). Hence no layer is taken from burn as a module, and there is
+//! patient (`ghost.rs`). Hence no layer is taken from burn as a module, and there is
 //! no layer that mixes the examples of a batch.
 //!
 //! Between layers, images are `[images, height, width, channels]`.
@@ -48,7 +48,8 @@ impl Order {
         }
     }
 
-    fn from_layout(&self, values: &[f32]) -> Vec<f32> {
+    /// From the layout's order.
+    fn ordered(&self, values: &[f32]) -> Vec<f32> {
         match *self {
             Self::Plain(_) => values.to_vec(),
             Self::Patches([_, high, wide, inputs]) => {
@@ -57,7 +58,8 @@ impl Order {
         }
     }
 
-    fn to_layout(&self, values: &[f32], place: &mut [f32]) {
+    /// Back to the layout's order.
+    fn restore(&self, values: &[f32], place: &mut [f32]) {
         match *self {
             Self::Plain(_) => place.copy_from_slice(values),
             Self::Patches([_, high, wide, inputs]) => {
@@ -78,7 +80,7 @@ impl Parameters {
             let (values, after) = rest.split_at(spec.values().min(rest.len()));
             rest = after;
             let order = Order::new(&spec.shape);
-            let data = TensorData::new(order.from_layout(values), [values.len()]);
+            let data = TensorData::new(order.ordered(values), [values.len()]);
             tensors.push(Tensor::from_data(data, device));
             orders.push(order);
         }
@@ -128,7 +130,7 @@ impl Parameters {
             if values.len() != place.len() {
                 return None;
             }
-            order.to_layout(&values, place);
+            order.restore(&values, place);
         }
         Some(flat)
     }

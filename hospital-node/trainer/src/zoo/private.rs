@@ -223,10 +223,13 @@ mod tests {
     #[test]
     fn the_clipped_sum_is_that_of_the_patients_one_by_one() {
         for architecture in Architecture::ALL {
-            let large = if architecture == Architecture::Resnet18Gn { 44 } else { 64 };
-            for (side, patients, views) in
-                [(16, 5, 1), (16, 2, 3), (17, 1, 1), (28, 3, 1), (large, 2, 1), (large, 1, 3)]
-            {
+            // Sides, patients and views; the large network's slow way is slow indeed.
+            let cases: &[(u16, usize, usize)] = if architecture == Architecture::Resnet18Gn {
+                &[(16, 3, 1), (17, 1, 2), (44, 2, 1)]
+            } else {
+                &[(16, 5, 1), (16, 2, 3), (17, 1, 1), (28, 16, 1), (64, 2, 1), (64, 1, 3)]
+            };
+            for &(side, patients, views) in cases {
                 let network = network(architecture, side);
                 let model = model_of(&network);
                 let (images, classes) = batch(&network, patients, views);
