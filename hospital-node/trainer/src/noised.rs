@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use crate::dataset::Examples;
 use crate::random::Random;
 use crate::step::augmented;
-use crate::zoo::{BackendFault, Network};
+use crate::zoo::{BackendFault, Loaded, Network};
 
 /// Above this many parameters, micro-batches follow each other rather than run side by side: their
 /// sums would take too much memory, and one keeps all cores busy.
@@ -70,6 +70,7 @@ impl NoisedStep<'_> {
     ) -> Result<Vec<u32>, BackendFault> {
         let mut sums = vec![0_i64; offered.len()];
         let micro_batches = self.draw(seeds.sampling);
+        let model = self.network.load(offered);
         let together =
             if offered.len() > MANY_PARAMETERS { 1 } else { 2 * rayon::current_num_threads() };
         let mut done = 0;
@@ -77,7 +78,7 @@ impl NoisedStep<'_> {
             let of_group: Vec<Vec<f32>> = group
                 .par_iter()
                 .filter(|patients| !patients.is_empty())
-                .map(|patients| self.clipped(patients, &seeds.augmentation, offered))
+                .map(|patients| self.clipped(patients, &seeds.augmentation, &model))
                 .collect::<Result<_, _>>()?;
             for sum in &of_group {
                 let added = self.plan.grid().add(sum, &mut sums);
@@ -114,7 +115,7 @@ impl NoisedStep<'_> {
         &self,
         patients: &[Picked],
         augmentation: &Secret<32>,
-        offered: &[f32],
+        model: &Loaded<'_>,
     ) -> Result<Vec<f32>, BackendFault> {
         let views = self.study.privacy.rules().map_or(1, |rules| usize::from(rules.views));
         let mut images = Vec::new();
@@ -134,7 +135,7 @@ impl NoisedStep<'_> {
             classes.push(self.examples.classes[*record]);
         }
         let clip = self.plan.wanted().clip;
-        Ok(self.network.clipped_sum(offered, images, &classes, views, clip)?.sum)
+        Ok(model.clipped_sum(images, &classes, views, clip)?.sum)
     }
 }
 

@@ -163,7 +163,7 @@ fn pays(input: &Tensor<3>, slope: &Tensor<3>) -> bool {
     places * places * (inputs + outputs) < TOUCH * inputs * outputs
 }
 
-/// Measured; see [`pays`].
+/// Estimated from the shapes, not tuned; see [`pays`].
 const TOUCH: usize = 32;
 
 /// Of a batch of vectors, `[images, values]`, those of each patient: `[patients, views, values]`.
