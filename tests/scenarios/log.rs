@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use harness::command::Order;
@@ -171,12 +172,35 @@ fn shown(house: &Consortium) -> Vec<Vec<u8>> {
 
 #[test]
 fn killed_at_any_moment_the_log_grows_out_of_everything_that_it_ever_showed() -> Outcome<()> {
-    let mut house = Consortium::with_sites("north", &STAND_INS)?;
+    let mut house = Consortium::found("north")?;
+    house.serve()?;
+    let mut kept: Vec<Vec<u8>> = Vec::new();
+    for (kill, looks) in [3, 9, 1, 14, 5, 21, 7, 12].into_iter().enumerate() {
+        // One fact and one checkpoint after the other, until the coordinator is gone.
+        let orders: Vec<Order> = (0..40)
+            .flat_map(|at| {
+                let site = format!("invited-{kill}-{at}");
+                [house.operator(["site", "token", &site]), house.operator(["log", "status"])]
+            })
+            .collect();
+        let busy =
+            thread::spawn(move || orders.iter().take_while(|order| order.data().is_ok()).count());
+        let mut left = looks;
+        wait_for("a moment", STEP, || {
+            kept.extend(shown(&house));
+            left -= 1;
+            Ok((left == 0).then_some(()))
+        })?;
+        house.crash()?;
+        kept.extend(shown(&house));
+        busy.join().map_err(|_| Trouble::new("a thread ended badly"))?;
+        house.serve()?;
+    }
+    house.settle(&STAND_INS)?;
+    house.start_sites()?;
     let manifest = Manifest { rounds: 1_000, ..Manifest::linear(300, 300) };
     let digest = house.begin(&manifest)?;
-    let mut kept: Vec<Vec<u8>> = Vec::new();
-    // Rounds of a few tens of milliseconds write all the time, so these fall anywhere in a write.
-    for looks in [3, 1, 4, 1, 5, 2, 6, 3, 2, 4] {
+    for looks in [2, 5] {
         let released = house.study(&digest)?.released().count();
         house.await_study(&digest, LIMIT, |view| view.released().count() > released)?;
         let mut left = looks;

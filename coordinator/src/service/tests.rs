@@ -226,6 +226,8 @@ async fn revocation_ends_open_streams_and_refuses_every_call_at_once() {
     let mut notices = site.watch(request).await.expect("let in").into_inner();
     let hello = notices.message().await.expect("a notice").expect("a notice").notice;
     assert!(matches!(hello, Some(Kind::Hello(_))));
+    let log = notices.message().await.expect("a notice").expect("a notice").notice;
+    assert!(matches!(log, Some(Kind::Log(_))));
 
     let mut operator = running.operator().await;
     let request = wire::RevokeSiteRequest { site: "alpha".to_owned() };

@@ -175,7 +175,13 @@ impl Disk for Folder {
     }
 
     fn sync_folder(&mut self, path: &str) -> io::Result<()> {
-        File::open(self.root.join(path))?.sync_all()
+        match File::open(self.root.join(path)) {
+            // Its last file took the folder along, which is a name in the one above.
+            Err(error) if absent(&error) && !path.is_empty() => {
+                self.sync_folder(path.rsplit_once('/').map_or("", |(above, _)| above))
+            }
+            folder => folder?.sync_all(),
+        }
     }
 
     fn remove(&mut self, path: &str) -> io::Result<()> {
@@ -222,6 +228,11 @@ mod tests {
         let mut paths = Vec::new();
         assert!(folder.list(&mut |path| paths.push(path.to_owned())).expect("listed"));
         assert_eq!(paths, ["a/b"]);
+        // A crash may leave nothing in a folder of partial tiles but a file that is to be removed.
+        folder.make_folder("a/c.p").expect("made");
+        folder.write("a/c.p/1.tmp", b"half").expect("written");
+        folder.remove("a/c.p/1.tmp").expect("removed, and the folder with it");
+        folder.sync_folder("a/c.p").expect("the one above is synced");
         folder.remove("a/b").expect("removed");
         folder.remove("a/b").expect("not there");
     }

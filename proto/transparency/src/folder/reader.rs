@@ -145,6 +145,13 @@ impl<S: Source> Reader<S> {
             .ok_or(ReadError::Inconsistent { old: old.size, size: new.size })
     }
 
+    /// The proof that the first `size` leaves grew out of the first `old`, unauthenticated. It is read
+    /// from the tiles of this log's size: those of a smaller one may be gone, or never have been.
+    pub(crate) fn consistency_within(&self, old: u64, size: u64) -> Result<Vec<Hash>, ReadError> {
+        let proof = consistency_proof(&mut self.tiles(), old, size)?;
+        proof.ok_or(ReadError::Inconsistent { old, size })
+    }
+
     /// The root of the first `size` leaves as the tiles have it, unauthenticated.
     pub(crate) fn root_at(&self, size: u64) -> Result<Hash, ReadError> {
         root_of(&mut self.tiles(), size)

@@ -305,8 +305,7 @@ impl<D: Disk> Writer<D> {
             let checkpoint = Checkpoint::new(self.tip.checkpoint().origin(), head)?;
             SignedCheckpoint::sign(checkpoint, &self.signer)?
         };
-        let before = Head { size: old, root: self.root_of(old)? };
-        let proof = Reader::at(&self.disk, signed.clone()).consistency(before)?;
+        let proof = self.reader().consistency_within(old, size)?;
         Ok(Some(Offer { old_size: old, proof, signed }))
     }
 
