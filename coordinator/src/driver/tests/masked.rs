@@ -127,6 +127,23 @@ impl World {
         said
     }
 
+    /// Every hospital takes one step; what follows from all of them is told a moment later.
+    async fn phase(&self, hospitals: &mut [Hospital], phase: Last) {
+        for hospital in hospitals {
+            self.turn(hospital, phase).await;
+        }
+        until(|| {
+            let standing = self.entry.standing();
+            match phase {
+                Last::Ready => standing.roster.is_some(),
+                Last::Upload => standing.final_set.is_some(),
+                Last::Sign => standing.signed_set.is_some(),
+                Last::Unmask => standing.offer.is_none(),
+            }
+        })
+        .await;
+    }
+
     /// Plays the open round until nobody says anything more; each hospital stops after its last.
     async fn round(&self, hospitals: &mut [Hospital], lasts: &[Last]) {
         let slot = self.entry.standing().offer.as_ref().map(|terms| terms.slot);
@@ -327,19 +344,12 @@ async fn a_bad_signature_and_bad_shares_are_refused_and_the_round_goes_on() {
     };
     let early = Heard::Signed(terms, Signature::new([1; 64]));
     assert_eq!(refused(world.say("alpha", early.clone()).await), "R-08");
-    for phase in [Last::Ready, Last::Upload] {
-        for hospital in &mut hospitals {
-            world.turn(hospital, phase).await;
-        }
-    }
-    until(|| world.entry.standing().final_set.is_some()).await;
+    world.phase(&mut hospitals, Last::Ready).await;
+    world.phase(&mut hospitals, Last::Upload).await;
     assert_eq!(refused(world.say("alpha", early).await), "R-22");
     let none = Heard::Unmask(terms, Arc::new(Shares::default()));
     assert_eq!(refused(world.say("alpha", none.clone()).await), "R-08");
-    for hospital in &mut hospitals {
-        world.turn(hospital, Last::Sign).await;
-    }
-    until(|| world.entry.standing().signed_set.is_some()).await;
+    world.phase(&mut hospitals, Last::Sign).await;
     assert_eq!(refused(world.say("alpha", none).await), "R-23");
     for hospital in &mut hospitals {
         world.turn(hospital, Last::Unmask).await;
@@ -356,11 +366,8 @@ async fn a_wrong_share_is_found_out_by_name_and_the_sum_is_exact() {
     world.set_up(&mut hospitals).await;
     world.offer(0).await.expect("an offer");
     for phase in [Last::Ready, Last::Upload, Last::Sign] {
-        for hospital in &mut hospitals {
-            world.turn(hospital, phase).await;
-        }
+        world.phase(&mut hospitals, phase).await;
     }
-    until(|| world.entry.standing().signed_set.is_some()).await;
     let signed = world.entry.standing().signed_set.clone().expect("just seen");
     let given = hospitals[0].hear(Event::Unmask(signed));
     let [Heard::Unmask(terms, shares)] = given.as_slice() else { unreachable!("{given:?}") };
