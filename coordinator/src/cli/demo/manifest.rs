@@ -143,9 +143,9 @@ const SYNTHETIC: Recipe = Recipe {
     local: "epochs = 3\nbatch_size = 16\noptimizer = \"adam\"\nlearning_rate = 3e-3\n",
     private: Private {
         arch: "cnn-tiny",
-        rounds: 30,
-        optimizer: "optimizer = \"adam\"\nlearning_rate = 3e-3\nweight_average = 0.8\n",
-        sampling_rate: "0.2",
+        rounds: 100,
+        optimizer: "optimizer = \"momentum\"\nlearning_rate = 0.4\nweight_average = 0.9\n",
+        sampling_rate: "0.15",
     },
 };
 
@@ -160,8 +160,8 @@ const NPZ: Recipe = Recipe {
     local: "epochs = 1\nbatch_size = 32\noptimizer = \"adam\"\nlearning_rate = 1e-3\n",
     private: Private {
         arch: "cnn-tiny",
-        rounds: 40,
-        optimizer: "optimizer = \"adam\"\nlearning_rate = 3e-3\nweight_average = 0.8\n",
+        rounds: 100,
+        optimizer: "optimizer = \"momentum\"\nlearning_rate = 0.8\nweight_average = 0.9\n",
         sampling_rate: "0.15",
     },
 };

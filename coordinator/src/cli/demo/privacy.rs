@@ -81,7 +81,7 @@ impl Privacy {
             Some(epsilon) => {
                 let cap = epsilon * ROOM;
                 format!(
-                    "epsilon_per_study = {cap:?}\nepsilon_lifetime = {cap:?}\n\
+                    "epsilon_per_study = {cap:?}\nepsilon_lifetime = {cap:?}\naccountant = \"pld\"\n\
                      # A handful of hospitals cannot hide one from all others; more can.\n\
                      solo_epsilon_per_study = 1000.0\nsolo_epsilon_lifetime = 1000.0\n\
                      # An .npz file does not say whose its images are.\n\

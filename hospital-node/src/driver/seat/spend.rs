@@ -4,7 +4,8 @@
 use aggregation::ids::SlotId;
 use aggregation::message::{LedgerStatement, Terms};
 use aggregation::privacy::charge::Figures;
-use aggregation::privacy::ledger::Entry;
+use aggregation::privacy::ledger::{Caps, Entry};
+use aggregation::units::Delta;
 use proto::federation::{ChargeRequest, LedgerEnd};
 
 use super::Seat;
@@ -48,7 +49,11 @@ impl Seat {
         let record = self.house.purse.charged(terms.study, terms.slot)?;
         let statement = LedgerStatement { site: self.house.me.clone(), record };
         let budget = self.house.config.policy.budget;
-        let Figures { planned, solo } = self.house.purse.epsilon(terms.study, &budget);
+        // The study's promise is told in the study's own measure; the caps are asked in the house's.
+        let rules = self.study().privacy.rules()?;
+        let delta = Delta::new(rules.delta).ok()?;
+        let measure = Caps { delta, accountant: rules.accountant, ..budget };
+        let Figures { planned, solo } = self.house.purse.epsilon(terms.study, &measure);
         Some(ChargeRequest {
             study: terms.study.digest().as_bytes().to_vec(),
             round: terms.round.get(),
@@ -57,7 +62,7 @@ impl Seat {
                 record: record.encode().to_vec(),
                 signature: self.house.identity.sign(&statement).as_bytes().to_vec(),
             }),
-            delta: budget.delta.get(),
+            delta: delta.get(),
             epsilon_planned: planned.get(),
             epsilon_solo: solo.get(),
             cap_planned: budget.study.planned.get(),
