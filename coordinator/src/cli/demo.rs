@@ -191,7 +191,7 @@ async fn story(
     let model = federation.dir().join("model.safetensors");
     let mut operator = federation.operator().await?;
     export(&mut operator, &last.digest, &model).await?;
-    screen.step("The hospitals cosign the log of all that happened", "a majority of them");
+    screen.step("The hospitals cosign the log", "all that happened, up to the last round");
     evidence::settle(&mut operator, federation.dir()).await?;
     let measured = last.history.iter().rev().find(|round| round.released && round.auroc.is_some());
     Ok(Told {

@@ -23,6 +23,10 @@ pub(super) enum StudyCommand {
     Check {
         /// The manifest (TOML).
         file: PathBuf,
+        /// With so many hospitals; the default is those that it lists, or its quorum and one more.
+        /// The noise of a private study depends on it.
+        #[arg(long, value_name = "N")]
+        sites: Option<usize>,
     },
     /// Propose a study to the hospitals.
     Propose {
@@ -70,7 +74,7 @@ pub(super) async fn run(command: StudyCommand, config: &Path, out: Out) -> Resul
         control: control.into(),
     };
     let asked = match command {
-        StudyCommand::Check { file } => return check(&file, out),
+        StudyCommand::Check { file, sites } => return check(&file, sites, out),
         StudyCommand::Propose { file } => {
             let manifest_toml = read_manifest(&file)?;
             let mut operator = operator(config).await?;
@@ -106,7 +110,7 @@ fn read_manifest(file: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(file).map_err(|fault| unreadable(&fault))
 }
 
-fn check(file: &Path, out: Out) -> Result<(), Failure> {
+fn check(file: &Path, sites: Option<usize>, out: Out) -> Result<(), Failure> {
     let text = read_manifest(file)?;
     let wrong = |faults: Vec<StudyFault>| {
         let lines: Vec<String> = faults.iter().map(|fault| format!("\n  {fault}")).collect();
@@ -120,6 +124,16 @@ fn check(file: &Path, out: Out) -> Result<(), Failure> {
         let sites = study.cohort.sites.iter().cloned().collect();
         Charter::new(study.clone(), sites).map_err(wrong)?;
     }
+    let listed = match study.cohort.sites.len() {
+        0 => usize::from(study.cohort.quorum).saturating_add(1),
+        listed => listed,
+    };
+    let sites = sites.unwrap_or(listed);
+    let noise = study.noise_plan(sites).map_err(|fault| wrong(vec![fault]))?;
+    let promised = noise.zip(study.privacy.rules().copied()).map(|(plan, rules)| {
+        let spent = plan.epsilon(rules.accountant);
+        (plan.noise().get(), spent.planned.get(), spent.solo.get(), rules)
+    });
     let digest = study.digest();
     let parameters = study.layout().parameters();
     let cohort = &study.cohort;
@@ -129,8 +143,18 @@ fn check(file: &Path, out: Out) -> Result<(), Failure> {
         let (quorum, colluding) = (cohort.quorum, cohort.colluding);
         format!("masked, at least {quorum} in a sum, {colluding} hospitals may collude")
     };
+    let privacy = match promised {
+        None => study.privacy.name().to_owned(),
+        Some((noise, planned, solo, rules)) => format!(
+            "{}: with {sites} hospitals noise multiplier {noise:.4}, epsilon {planned:.4}, against everybody else together {solo:.4} (delta {}, {}, for each {})",
+            rules.mode.name(),
+            rules.delta,
+            rules.accountant.name(),
+            rules.unit.name()
+        ),
+    };
     let text = format!(
-        "{} is valid\nname        {}\ndigest      {digest}\nmodel       {}, {parameters} parameters\nrounds      {}\nupdates     {updates}",
+        "{} is valid\nname        {}\ndigest      {digest}\nmodel       {}, {parameters} parameters\nrounds      {}\nupdates     {updates}\nprivacy     {privacy}",
         file.display(),
         study.name,
         study.model.name(),
@@ -143,6 +167,11 @@ fn check(file: &Path, out: Out) -> Result<(), Failure> {
         "parameters": parameters,
         "rounds": study.training.rounds,
         "masked": !cohort.danger_unmasked,
+        "privacy": study.privacy.name(),
+        "sites": sites,
+        "noise_multiplier": promised.map(|(noise, ..)| noise),
+        "epsilon": promised.map(|(_, planned, ..)| planned),
+        "epsilon_solo": promised.map(|(_, _, solo, _)| solo),
     });
     out.result(&data, &text)
 }
