@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use harness::consortium::Consortium;
 use harness::manifests::Manifest;
+use harness::patience::wait_for;
 use harness::site::{Site, Work};
 use harness::study::StudyView;
 use harness::{Outcome, Trouble};
@@ -123,6 +124,10 @@ fn a_hospital_declines_the_round_that_would_cross_its_cap_and_the_others_go_on()
     let text = fs::read_to_string(careful.config())?;
     let lower = text.replace("min_cohort = 2", "min_cohort = 2\nepsilon_lifetime = 0.8");
     fs::write(careful.config(), lower)?;
+    let log = careful.log_file();
+    wait_for("the changed configuration", LIMIT, || {
+        Ok(fs::read_to_string(&log)?.contains("configuration read again").then_some(()))
+    })?;
     let manifest = private(10, 1.5);
     let digest = house.begin(&manifest)?;
     let view = house.await_completion(&digest, LIMIT)?;
