@@ -24,6 +24,11 @@ use crate::consortium::Consortium;
 use crate::site::Site;
 use crate::{Outcome, Trouble, stand_in};
 
+/// How long the coordinator may take to notice that an upload was cut off.
+const NOTICED: Duration = Duration::from_millis(100);
+/// How often an upload is sent again for that.
+const TRIES: u32 = 50;
+
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -268,14 +273,24 @@ impl Player {
         self.send_messages(upload.messages()).await
     }
 
-    /// Sends these messages as an upload.
+    /// Sends these messages as an upload; again, as an agent does, while the coordinator has not
+    /// noticed yet that an earlier one was cut off.
     ///
     /// # Errors
     /// The coordinator's refusal.
     pub async fn send_messages(&mut self, parts: Vec<UpdatePart>) -> Result<UpdateReceipt, Status> {
-        let mut client = self.client.clone().max_encoding_message_size(64 << 20);
-        let stream = tokio_stream::iter(parts);
-        in_time(client.send_update(stream)).await.map(tonic::Response::into_inner)
+        let mut tries = 0;
+        loop {
+            let mut client = self.client.clone().max_encoding_message_size(64 << 20);
+            let stream = tokio_stream::iter(parts.clone());
+            match in_time(client.send_update(stream)).await {
+                Err(status) if status.code() == Code::Aborted && tries < TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(NOTICED).await;
+                }
+                answered => return answered.map(tonic::Response::into_inner),
+            }
+        }
     }
 
     /// Begins an upload and hangs up after its first part, in the middle of the stream.

@@ -1,6 +1,8 @@
 //! What no honest agent says. Three sites are played by hand, so that every step is ours; after
 //! each misdeed the round still closes, with a sum in which every site counts once.
 
+use std::time::Duration;
+
 use aggregation::architecture::model_digest;
 use aggregation::ids::Digest;
 use aggregation::message::Terms;
@@ -229,6 +231,8 @@ async fn an_upload_that_is_cut_off_or_out_of_order_leaves_nothing_behind() -> Ou
     let (terms, packed) = table.deal().await?;
     for _ in 0..3 {
         table.first().send_cut_off(Upload::new(&terms, &packed)).await?;
+        // The next is to be cut off by us, not refused because this one still seems under way.
+        tokio::time::sleep(Duration::from_millis(300)).await;
     }
     table.honest(&terms).await?;
 
