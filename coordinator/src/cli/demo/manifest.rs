@@ -161,8 +161,8 @@ const NPZ: Recipe = Recipe {
     private: Private {
         arch: "cnn-tiny",
         rounds: 100,
-        optimizer: "optimizer = \"momentum\"\nlearning_rate = 0.8\nweight_average = 0.9\n",
-        sampling_rate: "0.15",
+        optimizer: "optimizer = \"sgd\"\nlearning_rate = 2.0\nweight_average = 0.9\n",
+        sampling_rate: "0.25",
     },
 };
 
