@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use aggregation::architecture::Architecture;
 use aggregation::charter::Charter;
 use aggregation::checkpoint::LogHead;
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
@@ -19,10 +17,6 @@ use aggregation::secret::Secret;
 use aggregation::setup::gathering::Gathering;
 use aggregation::setup::keyring::Announced;
 use aggregation::setup::{SignedAnnounce, SignedBatch};
-use aggregation::study::{
-    CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
-    Privacy, ServerOptimizer, Split, Strategy, Study, Task, Training, Window,
-};
 use aggregation::units::Timestamp;
 
 /// Hospitals of the house.
@@ -59,7 +53,8 @@ impl House {
             .map(|site| HospitalId::new(&format!("site-{site}")))
             .collect::<Result<_, _>>()
             .ok()?;
-        let charter = Charter::new(study(), names.iter().cloned().collect()).ok()?;
+        let study = proto::manifest::parse(STUDY).ok()?;
+        let charter = Charter::new(study, names.iter().cloned().collect()).ok()?;
         let identities: Vec<_> = (0..SITES)
             .map(|site| Identity::from_seed(&secret(&format!("identity {site}"))))
             .collect::<Result<_, _>>()
@@ -216,44 +211,29 @@ impl House {
     }
 }
 
-fn study() -> Study {
-    Study {
-        name: "fuzzed".to_owned(),
-        task: Task {
-            classes: vec!["normal".to_owned(), "pneumonia".to_owned()],
-            input: InputShape { channels: 1, height: 1, width: 1 },
-            preprocess: Preprocess { window: Window::Full, mean: 0.5, sd: 0.25 },
-        },
-        model: Architecture::Linear,
-        training: Training {
-            rounds: 3,
-            strategy: Strategy::FedAvg,
-            optimizer: ServerOptimizer::Momentum { momentum: 0.9 },
-            learning_rate: 1.0,
-            seed: 1,
-            weight_average: 0.0,
-            local: Local {
-                epochs: 1,
-                batch_size: 8,
-                learning_rate: 0.1,
-                optimizer: LocalOptimizer::Sgd,
-                weight_decay: 0.0,
-                augment: false,
-            },
-            update_range: 1.0,
-            weight_cap: Training::DEFAULT_WEIGHT_CAP,
-            initial: InitialModel::Seeded,
-        },
-        privacy: Privacy::DangerNone,
-        cohort: CohortRules {
-            sites: Vec::new(),
-            quorum: 3,
-            colluding: 1,
-            danger_unmasked: false,
-            grace: Duration::from_secs(10),
-            round_deadline: Duration::from_secs(60),
-            upload_deadline: Duration::from_secs(30),
-        },
-        evaluation: EvaluationRules { every: 0, split: Split::Test, danger_exact: false },
-    }
-}
+/// One pixel: the rounds are the work, not the model.
+const STUDY: &str = r#"
+name = "fuzzed"
+[task]
+kind = "classification"
+classes = ["normal", "pneumonia"]
+input = { channels = 1, height = 1, width = 1 }
+preprocess = { window = "full" }
+[model]
+arch = "linear"
+[train]
+rounds = 3
+strategy = "fedavg"
+optimizer = "momentum"
+seed = 1
+local = { batch_size = 8, learning_rate = 0.1 }
+[privacy]
+mode = "danger_no_privacy"
+[cohort]
+quorum = 3
+round_deadline = "60s"
+upload_deadline = "30s"
+[evaluate]
+every = 0
+split = "test"
+"#;

@@ -2,18 +2,13 @@
 //! one size.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use aggregation::architecture::Architecture;
 use aggregation::charter::Charter;
 use aggregation::ids::{Digest, HospitalId};
 use aggregation::keys::identity::{Identity, IdentityKey};
 use aggregation::keys::roll::Roll;
 use aggregation::secret::Secret;
-use aggregation::study::{
-    CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
-    Privacy, ServerOptimizer, Split, Strategy, Study, Task, Training, Window,
-};
+use aggregation::study::Study;
 
 use crate::simulation::scenario::{Size, TRAINING_ROUNDS};
 
@@ -34,7 +29,7 @@ impl Cast {
     /// When n, t and m do not go together.
     pub(crate) fn of(size: Size) -> Result<Self, String> {
         let names: Vec<HospitalId> = (0..size.sites).map(name).collect::<Result<_, _>>()?;
-        let charter = Charter::new(study(size), names.iter().cloned().collect());
+        let charter = Charter::new(study(size)?, names.iter().cloned().collect());
         let charter = charter.map_err(|faults| format!("{faults:?}"))?;
         let identities: Vec<Identity> = (0..size.sites)
             .map(|site| identity(&format!("identity of site {site}")))
@@ -62,44 +57,35 @@ pub(crate) fn identity(text: &str) -> Result<Identity, String> {
 }
 
 /// A study as small as one can be: six parameters, so that the masks are the work.
-fn study(size: Size) -> Study {
-    Study {
-        name: "simulated".to_owned(),
-        task: Task {
-            classes: vec!["normal".to_owned(), "pneumonia".to_owned()],
-            input: InputShape { channels: 1, height: 1, width: 2 },
-            preprocess: Preprocess { window: Window::Full, mean: 0.5, sd: 0.25 },
-        },
-        model: Architecture::Linear,
-        training: Training {
-            rounds: TRAINING_ROUNDS,
-            strategy: Strategy::FedAvg,
-            optimizer: ServerOptimizer::Sgd,
-            learning_rate: 1.0,
-            seed: 1,
-            weight_average: 0.0,
-            local: Local {
-                epochs: 1,
-                batch_size: 8,
-                learning_rate: 0.1,
-                optimizer: LocalOptimizer::Sgd,
-                weight_decay: 0.0,
-                augment: false,
-            },
-            update_range: 1.0,
-            weight_cap: Training::DEFAULT_WEIGHT_CAP,
-            initial: InitialModel::Seeded,
-        },
-        privacy: Privacy::DangerNone,
-        cohort: CohortRules {
-            sites: Vec::new(),
-            quorum: size.quorum,
-            colluding: size.colluding,
-            danger_unmasked: false,
-            grace: Duration::from_secs(25),
-            round_deadline: Duration::from_secs(60),
-            upload_deadline: Duration::from_secs(15),
-        },
-        evaluation: EvaluationRules { every: 2, split: Split::Test, danger_exact: false },
-    }
+fn study(size: Size) -> Result<Study, String> {
+    let Size { quorum, colluding, .. } = size;
+    let manifest = format!(
+        r#"
+name = "simulated"
+[task]
+kind = "classification"
+classes = ["normal", "pneumonia"]
+input = {{ channels = 1, height = 1, width = 2 }}
+preprocess = {{ window = "full" }}
+[model]
+arch = "linear"
+[train]
+rounds = {TRAINING_ROUNDS}
+strategy = "fedavg"
+seed = 1
+local = {{ batch_size = 8, learning_rate = 0.1 }}
+[privacy]
+mode = "danger_no_privacy"
+[cohort]
+quorum = {quorum}
+tolerate_colluding = {colluding}
+grace = "25s"
+round_deadline = "60s"
+upload_deadline = "15s"
+[evaluate]
+every = 2
+split = "test"
+"#
+    );
+    proto::manifest::parse(&manifest).map_err(|faults| faults.to_string())
 }
