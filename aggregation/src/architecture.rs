@@ -4,6 +4,8 @@
 //! being able to run one. The trainer's networks are built to match; a test there compares.
 //! Conventions are PyTorch's: a linear weight is `[out, in]`, a convolution's `[out, in, kh, kw]`.
 
+pub mod scattering;
+
 use std::fmt;
 
 use crate::ids::Digest;
@@ -26,6 +28,10 @@ pub enum Architecture {
     Resnet18Gn,
     /// One linear layer on the pixels: what any better model must beat.
     Linear,
+    /// One linear layer on the image's scattering transform ([`scattering`]), which has no parameters
+    /// and has learnt from nobody: the best of the zoo for small images at a small epsilon
+    /// (\[TB21\]).
+    ScatterLinear,
 }
 
 /// Longest side, in pixels, at which a network's stem keeps every pixel.
@@ -155,9 +161,27 @@ fn convolutional(
     blocks.iter().flat_map(of_block).chain(head).collect()
 }
 
+/// A linear layer that starts at even scores.
+fn linear(features: usize, classes: usize) -> Vec<TensorSpec> {
+    vec![
+        TensorSpec::new("head.weight", &[classes, features], Init::Zeros),
+        TensorSpec::new("head.bias", &[classes], Init::Zeros),
+    ]
+}
+
 impl Architecture {
+    /// Whether training may move images about: not where they are transformed once and for all.
+    #[must_use]
+    pub const fn can_augment(self) -> bool {
+        match self {
+            Self::CnnTiny | Self::CnnSmall | Self::Resnet18Gn | Self::Linear => true,
+            Self::ScatterLinear => false,
+        }
+    }
+
     /// Every model of the zoo.
-    pub const ALL: [Self; 4] = [Self::CnnTiny, Self::CnnSmall, Self::Resnet18Gn, Self::Linear];
+    pub const ALL: [Self; 5] =
+        [Self::CnnTiny, Self::CnnSmall, Self::Resnet18Gn, Self::Linear, Self::ScatterLinear];
 
     /// The name that a manifest gives.
     #[must_use]
@@ -167,6 +191,7 @@ impl Architecture {
             Self::CnnSmall => "cnn-small",
             Self::Resnet18Gn => "resnet18-gn",
             Self::Linear => "linear",
+            Self::ScatterLinear => "scatter-linear",
         }
     }
 
@@ -181,6 +206,7 @@ impl Architecture {
         match self {
             Self::CnnTiny | Self::CnnSmall | Self::Resnet18Gn => ((1, 4), (16, 512)),
             Self::Linear => ((1, 64), (1, 4096)),
+            Self::ScatterLinear => ((1, 4), (16, scattering::LONGEST)),
         }
     }
 
@@ -220,12 +246,9 @@ impl Architecture {
                 convolutional(RESNET18, ("fc.weight", "fc.bias"), 512, input, classes)
             }
             Self::Linear => {
-                let pixels = channels * usize::from(input.height) * usize::from(input.width);
-                vec![
-                    TensorSpec::new("head.weight", &[classes, pixels], Init::Zeros),
-                    TensorSpec::new("head.bias", &[classes], Init::Zeros),
-                ]
+                linear(channels * usize::from(input.height) * usize::from(input.width), classes)
             }
+            Self::ScatterLinear => linear(scattering::features(input), classes),
         };
         ModelLayout { tensors }
     }
@@ -413,6 +436,8 @@ pub fn model_digest(model: &[f32]) -> Digest {
 
 // [He+15]: He, Zhang, Ren, Sun: Delving Deep into Rectifiers, arXiv 1502.01852.
 // [He+16]: He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, arXiv 1512.03385.
+// [TB21]: Tramèr, Boneh: Differentially Private Learning Needs Better Features (or Much More Data),
+//   ICLR 2021, arXiv 2011.11660.
 
 #[cfg(test)]
 mod tests {

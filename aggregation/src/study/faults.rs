@@ -72,6 +72,12 @@ pub(super) fn of(study: &Study) -> Vec<StudyFault> {
         );
     }
     training(&mut faults, &study.training);
+    faults.need(
+        study.model.can_augment() || !study.training.local.augment,
+        "train.local.augment",
+        "true",
+        &format!("false for {}", study.model),
+    );
     privacy(&mut faults, study);
     cohort(&mut faults, &study.cohort);
     faults.0
@@ -418,6 +424,10 @@ mod tests {
             ("privacy.sampling_rate", |s| ruled(s, |rules| rules.sampling_rate = 0.0)),
             ("privacy.sampling_rate", |s| ruled(s, |rules| rules.sampling_rate = 1.1)),
             ("privacy.patients", |s| ruled(s, |rules| rules.patients = 0)),
+            ("train.local.augment", |s| {
+                s.model = Architecture::ScatterLinear;
+                s.training.local.augment = true;
+            }),
             ("privacy.augmentation_multiplicity", |s| ruled(s, |rules| rules.views = 0)),
             ("privacy.augmentation_multiplicity", |s| ruled(s, |rules| rules.views = 2)),
             ("evaluate.danger_exact_metrics", |s| {

@@ -29,6 +29,7 @@ fn main() -> Result<(), Failure> {
     let study = arguments.next().ok_or("expected a study's manifest")?;
     let study =
         proto::manifest::parse(&std::fs::read_to_string(study)?).map_err(|e| e.to_string())?;
+    let network = Network::new(study.model, &study.task, backend::device("auto")?);
     let secret = SiteSecret::new([1; 32]);
     let preparation = Preparation::new(&study.task);
     let how = Look {
@@ -45,9 +46,8 @@ fn main() -> Result<(), Failure> {
             let manifest = Some(Path::new(&path).join("manifest.csv"));
             Source::Dicom { folder: path.into(), manifest }
         };
-        hospitals.push(Dataset::open(&source, how)?);
+        hospitals.push(Dataset::open(&source, how)?.for_network(&network, how.memory)?);
     }
-    let network = Network::new(study.model, &study.task, backend::device("auto")?);
     let mut out = std::io::stdout().lock();
     let classes = study.task.classes.len();
     let mut model = study.layout().initial(study.training.seed);

@@ -24,6 +24,7 @@ pub use fault::{DatasetError, Fault};
 pub use patient::{PatientKey, SiteSecret};
 
 use crate::preprocess::Preparation;
+use crate::zoo::Network;
 
 /// What a record is for. Validation and test records are never trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -171,7 +172,7 @@ pub fn look(
 }
 
 /// The images of one part, side by side.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Examples {
     /// Channel, row, column of each image, one image after the other.
     pub images: Vec<f32>,
@@ -201,7 +202,7 @@ impl Examples {
 }
 
 /// A source that a study can be run on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dataset {
     /// For gradients.
     pub train: Examples,
@@ -253,6 +254,24 @@ impl Dataset {
     }
 }
 
+impl Dataset {
+    /// The same data with every image as the network takes it: as it is, or gone through what the
+    /// network has before its first layer.
+    ///
+    /// # Errors
+    /// When that takes more than `memory` bytes.
+    pub fn for_network(mut self, network: &Network, memory: u64) -> Result<Self, DatasetError> {
+        let Some(front) = network.front() else { return Ok(self) };
+        let parts = [&mut self.train, &mut self.validation, &mut self.test];
+        let images: usize = parts.iter().map(|part| part.len()).sum();
+        check_size(images, front.features(), memory)?;
+        for part in parts {
+            part.images = front.of_all(&part.images);
+        }
+        Ok(self)
+    }
+}
+
 /// The place of a label among the classes: a class's name, or else its number from 0.
 fn class_of(label: &str, classes: Option<&[String]>) -> Result<usize, Fault> {
     let Some(classes) = classes else {
@@ -268,10 +287,14 @@ fn class_of(label: &str, classes: Option<&[String]>) -> Result<usize, Fault> {
 /// Refuses a preparation that would not fit before anything is read for it.
 fn check_memory(records: usize, how: Look<'_>) -> Result<(), DatasetError> {
     let Some(preparation) = how.preparation else { return Ok(()) };
-    let each = 4 * preparation.values() as u64;
-    let needed = each.saturating_mul(records as u64);
-    if needed > how.memory {
-        return Err(DatasetError::TooLarge { needed: needed >> 20, allowed: how.memory >> 20 });
+    check_size(records, preparation.values(), how.memory)
+}
+
+/// Refuses more images, of so many values each, than fit in `memory` bytes.
+fn check_size(images: usize, values: usize, memory: u64) -> Result<(), DatasetError> {
+    let needed = 4_u64.saturating_mul(values as u64).saturating_mul(images as u64);
+    if needed > memory {
+        return Err(DatasetError::TooLarge { needed: needed >> 20, allowed: memory >> 20 });
     }
     Ok(())
 }

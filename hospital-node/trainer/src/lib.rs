@@ -17,6 +17,7 @@ pub mod evaluate;
 pub mod noised;
 pub mod preprocess;
 pub mod random;
+pub mod scattering;
 pub mod serve;
 pub mod show;
 pub mod split;

@@ -239,9 +239,11 @@ impl Session {
             preparation: Some(&preparation),
             memory: settings.memory,
         };
-        let data = Dataset::open(&source, how).map_err(|error| Refused::because(&error))?;
-        let private = Private::new(&study, sites, &data, &secret)?;
         let network = Network::new(study.model, &study.task, settings.device.clone());
+        let data = Dataset::open(&source, how)
+            .and_then(|data| data.for_network(&network, settings.memory))
+            .map_err(|error| Refused::because(&error))?;
+        let private = Private::new(&study, sites, &data, &secret)?;
         tracing::info!("a data set is open");
         Ok(Self { study, site: open.site.clone(), sites, network, data, private })
     }

@@ -19,6 +19,7 @@ use aggregation::study::Task;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::scattering::Scattering;
 use layers::{Parameters, Walk};
 pub use private::{ClippedSum, Loaded};
 
@@ -35,6 +36,8 @@ pub struct Network {
     classes: usize,
     /// Whether the images are so small that a stem keeps every pixel.
     full: bool,
+    /// What images become before the network sees them, where that is fixed.
+    front: Option<Scattering>,
     device: Device,
 }
 
@@ -59,14 +62,30 @@ impl Network {
         cpu::keep_freed_memory();
         let classes = task.classes.len();
         let input = task.input;
+        let front = (architecture == Architecture::ScatterLinear).then(|| Scattering::new(input));
+        let of_image = [input.channels.into(), input.height.into(), input.width.into()];
         Self {
             architecture,
             layout: architecture.layout(&input, classes),
-            input: [input.channels.into(), input.height.into(), input.width.into()],
+            input: front.as_ref().map_or(of_image, |front| [1, 1, front.features()]),
             classes,
             full: input.height.max(input.width) <= FULL_RESOLUTION,
+            front,
             device,
         }
+    }
+
+    /// What each image has to go through once, before any round, and without which the network
+    /// cannot take it; `None` when it takes images as they are prepared.
+    #[must_use]
+    pub fn front(&self) -> Option<&Scattering> {
+        self.front.as_ref()
+    }
+
+    /// The values that it takes for one image.
+    #[must_use]
+    pub fn values(&self) -> usize {
+        self.input.iter().product()
     }
 
     /// Its tensors.
@@ -98,7 +117,7 @@ impl Network {
         classes: &[usize],
     ) -> Result<Gradient, BackendFault> {
         let parameters = Parameters::tracked(model, &self.layout, &self.device);
-        let of_image = self.input.iter().product::<usize>().max(1);
+        let of_image = self.values().max(1);
         let mut sum: Option<Gradient> = None;
         for (images, of_pass) in images.chunks(PASS * of_image).zip(classes.chunks(PASS)) {
             let logits = self.forward(&mut parameters.walk(), self.batch(images.to_vec()));
@@ -184,8 +203,7 @@ mod tests {
             for side in [16, 48] {
                 let network = network(architecture, side);
                 let model = model_of(&network);
-                let pixels = usize::from(side) * usize::from(side);
-                let images = normals("images", 2 * pixels);
+                let images = normals("images", 2 * network.values());
                 let logits = network.logits(&model, images.clone()).expect("the CPU computes");
                 assert_eq!(logits.len(), 6);
                 // A tensor that the network does not use has no gradient, one of another shape
@@ -207,7 +225,7 @@ mod tests {
         for architecture in Architecture::ALL {
             let network = network(architecture, 16);
             let model = model_of(&network);
-            let images = normals("images", 4 * 256);
+            let images = normals("images", 4 * network.values());
             let classes = [0, 1, 2, 1];
             let at = network.gradient(&model, images.clone(), &classes).expect("computed");
             let size = at.mean.iter().map(|g| g * g).sum::<f32>().sqrt();

@@ -1,6 +1,7 @@
 //! One study from its first weights to its last, on one machine: every hospital's step, the sum of
 //! their lanes, the server's optimiser, as in real rounds.
 
+use std::cell::OnceCell;
 use std::path::Path;
 
 use aggregation::ids::RoundId;
@@ -26,11 +27,21 @@ use super::recipe::{Recipe, Setting};
 /// The failure probability of every private run.
 const DELTA: f64 = 1e-5;
 
-/// The images, in one place and split among hospitals.
+/// The images as they are prepared, and as a network with a fixed front takes them.
 pub(crate) struct Data {
+    prepared: Places,
+    through_front: OnceCell<Places>,
+}
+
+/// The images, in one place and split among hospitals.
+#[derive(Clone)]
+struct Places {
     pooled: Dataset,
     hospitals: Vec<Dataset>,
 }
+
+/// Bytes of images that may be held in memory.
+const MEMORY: u64 = 4 << 30;
 
 /// How a model did.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +62,7 @@ impl Data {
             secret: &secret,
             classes: Some(&study.task.classes),
             preparation: Some(&preparation),
-            memory: 4 << 30,
+            memory: MEMORY,
         };
         let open = |file: &Path| {
             Dataset::open(&Source::Npz { file: file.to_owned() }, how)
@@ -60,10 +71,26 @@ impl Data {
         let folder = tempfile::tempdir()?;
         let parts = split(file, hospitals, seed, alpha, folder.path())
             .map_err(|error| Trouble::new(error.to_string()))?;
-        Ok(Self {
-            pooled: open(file)?,
-            hospitals: parts.files.iter().map(|part| open(part)).collect::<Result<_, _>>()?,
-        })
+        let hospitals = parts.files.iter().map(|part| open(part)).collect::<Result<_, _>>()?;
+        let prepared = Places { pooled: open(file)?, hospitals };
+        Ok(Self { prepared, through_front: OnceCell::new() })
+    }
+
+    /// The images as this network takes them; all networks with a front share one.
+    fn of(&self, network: &Network) -> Outcome<&Places> {
+        if network.front().is_none() {
+            return Ok(&self.prepared);
+        }
+        if let Some(places) = self.through_front.get() {
+            return Ok(places);
+        }
+        let through = |data: Dataset| {
+            data.for_network(network, MEMORY).map_err(|error| Trouble::new(error.to_string()))
+        };
+        let Places { pooled, hospitals } = self.prepared.clone();
+        let hospitals = hospitals.into_iter().map(through).collect::<Result<_, _>>()?;
+        let places = Places { pooled: through(pooled)?, hospitals };
+        Ok(self.through_front.get_or_init(|| places))
     }
 }
 
@@ -132,11 +159,12 @@ pub(super) fn play(
     seed: u64,
     validation: bool,
 ) -> Outcome<Scored> {
-    let hospitals = data.hospitals.len();
-    let patients = data.pooled.train.len();
+    let hospitals = data.prepared.hospitals.len();
+    let patients = data.prepared.pooled.train.len();
     let study = study(setting, epsilon, recipe, patients, hospitals, seed)?;
     let device = backend::device("auto").map_err(|error| Trouble::new(error.to_string()))?;
     let network = Network::new(study.model, &study.task, device);
+    let data = data.of(&network)?;
     let plan = study.noise_plan(hospitals).map_err(|fault| Trouble::new(fault.to_string()))?;
     let sites: Vec<&Dataset> = match setting {
         Setting::Pooled | Setting::PooledDp => vec![&data.pooled],

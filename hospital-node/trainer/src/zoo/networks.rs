@@ -28,7 +28,7 @@ pub(super) fn scores(
             plain(at, channels_last, &[(stem, 4), (2, 8), (1, 8), (2, 8), (1, 8)])
         }
         Architecture::Resnet18Gn => residual(at, channels_last, full),
-        Architecture::Linear => linear(at, images.flatten(1, 3)),
+        Architecture::Linear | Architecture::ScatterLinear => linear(at, images.flatten(1, 3)),
     }
 }
 

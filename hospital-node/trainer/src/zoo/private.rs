@@ -78,7 +78,7 @@ impl Loaded<'_> {
         clip: ClipNorm,
     ) -> Result<(ClippedSum, Vec<f32>), BackendFault> {
         let network = self.network;
-        let expected = classes.len() * views * network.input.iter().product::<usize>();
+        let expected = classes.len() * views * network.values();
         if views == 0 || images.len() != expected {
             return Err(BackendFault("a batch of the declared size"));
         }
@@ -181,7 +181,7 @@ mod tests {
 
     /// Images of three classes whose patients' gradients are of very different lengths.
     fn batch(network: &Network, patients: usize, views: usize) -> (Vec<f32>, Vec<usize>) {
-        let pixels = network.input.iter().product::<usize>();
+        let pixels = network.values();
         let mut images = normals("patients", patients * views * pixels);
         let mut scale = 0.25;
         for of_patient in images.chunks_exact_mut(views * pixels) {
