@@ -22,7 +22,7 @@ use serde::Serialize;
 use super::round::median;
 
 /// The most patients that are clipped at once before their sum becomes integers.
-const MICRO_BATCH: usize = 16;
+const MICRO_BATCH: usize = 32;
 
 /// What is measured.
 #[derive(Debug, Args)]

@@ -145,8 +145,8 @@ impl Sampler {
 ///
 /// Sums of floats depend on their order, so patients must not push each other from one micro-batch
 /// into the next: a patient's place is a keyed hash of their key alone, and adding one changes one
-/// micro-batch (PROTOCOL D-18). Micro-batches are therefore not of one size; eight patients are
-/// expected in each.
+/// micro-batch (PROTOCOL D-18). Micro-batches are therefore not of one size. As many patients are
+/// expected in each as fill one pass of a network; more would not fit the bound of D-11.
 #[derive(Debug)]
 pub struct MicroBatches {
     key: Secret<32>,
@@ -155,7 +155,7 @@ pub struct MicroBatches {
 
 impl MicroBatches {
     /// Patients that a micro-batch is expected to hold.
-    pub const EXPECTED: u32 = 8;
+    pub const EXPECTED: u32 = 32;
 
     /// Micro-batches for so many patients expected in a step, under a key of the site's own. The
     /// number is the plan's, never counted from the records: one patient more could otherwise

@@ -51,6 +51,10 @@ pub(crate) struct DemoArgs {
     /// Who adds the noise; without it, and without --epsilon, there is none.
     #[arg(long, value_enum)]
     mode: Option<Mode>,
+    /// With every round also what is spent against everybody else together, rather than at the end
+    /// alone.
+    #[arg(long)]
+    solo: bool,
     /// Decides data, split and training: the same seed gives the same model.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -76,7 +80,7 @@ pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> 
         .map_err(|bad| Failure::usage("bad_thresholds", format!("--hospitals: {bad}")))?;
     check_drops(args, &source, privacy)?;
     let folder = Folder::create(args.dir.as_deref(), args.keep)?;
-    let screen = Screen::new(format);
+    let screen = Screen::new(format, args.solo);
     let mut federation = Federation::build(folder.path(), args, &source, &privacy, &screen).await?;
     let told = tokio::select! {
         told = story(args, &source, privacy, &thresholds, &mut federation, &screen) => told,

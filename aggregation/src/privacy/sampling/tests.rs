@@ -122,7 +122,7 @@ fn a_patient_with_many_images_gives_one() {
 /// D-18: a patient's micro-batch depends on nobody else, and the load is even.
 #[test]
 fn patients_do_not_push_each_other() {
-    let batches = MicroBatches::new(Secret::new([3; 32]), 64);
+    let batches = MicroBatches::new(Secret::new([3; 32]), 256);
     assert_eq!(batches.count().get(), 8);
     let places: Vec<u32> =
         (0..8_000_u32).map(|patient| batches.of(&patient.to_le_bytes())).collect();
@@ -130,7 +130,7 @@ fn patients_do_not_push_each_other() {
         let held = places.iter().filter(|place| **place == batch).count();
         assert!((850..1_150).contains(&held), "micro-batch {batch} holds {held} of 8,000");
     }
-    let other = MicroBatches::new(Secret::new([4; 32]), 64);
+    let other = MicroBatches::new(Secret::new([4; 32]), 256);
     assert!((0..100_u32).any(|p| other.of(&p.to_le_bytes()) != batches.of(&p.to_le_bytes())));
     assert_eq!(MicroBatches::new(Secret::new([3; 32]), 0).count().get(), 1);
 }

@@ -34,8 +34,10 @@ fn recipe(source: &Source) -> Recipe {
 
 /// Rounds that train.
 pub(super) fn rounds(args: &DemoArgs, source: &Source, privacy: Privacy) -> u32 {
-    let recipe = recipe(source);
-    let standard = if privacy.epsilon.is_some() { recipe.private.rounds } else { recipe.rounds };
+    let standard = match privacy.epsilon {
+        Some(epsilon) => Private::of(args.model.as_deref(), epsilon).rounds,
+        None => recipe(source).rounds,
+    };
     args.rounds.unwrap_or(standard)
 }
 
@@ -47,7 +49,7 @@ pub(super) fn text(
     thresholds: &Thresholds,
     patients: u32,
 ) -> String {
-    let Recipe { name, classes, side, window, mean, sd, local, private, .. } = recipe(source);
+    let Recipe { name, classes, side, window, mean, sd, local, .. } = recipe(source);
     let (rounds, seed) = (rounds(args, source, privacy), args.seed);
     let (quorum, colluding) = (thresholds.least(), thresholds.colluding());
     let (arch, train, rules, exact) = match privacy.epsilon {
@@ -58,7 +60,8 @@ pub(super) fn text(
             "",
         ),
         Some(epsilon) => {
-            let Private { arch, optimizer, sampling_rate, .. } = private;
+            let Private { arch, optimizer, sampling_rate, clipping_norm, .. } =
+                Private::of(args.model.as_deref(), epsilon);
             let unit = match source {
                 Source::Synthetic => "",
                 Source::Npz(_) => {
@@ -67,11 +70,13 @@ pub(super) fn text(
             };
             (
                 arch,
-                format!("strategy = \"dp-fedsgd\"\n{optimizer}seed = {seed}\n"),
+                format!(
+                    "strategy = \"dp-fedsgd\"\n{optimizer}weight_average = 0.9\nseed = {seed}\n"
+                ),
                 format!(
                     "mode = \"{}\"\nepsilon = {epsilon:?}\ndelta = {DELTA:?}\n\
-                     accountant = \"pld\"\nsolo_epsilon_cap = 1000.0\nclipping_norm = 1.0\n\
-                     sampling_rate = {sampling_rate}\npatients = {patients}\n{unit}",
+                     accountant = \"pld\"\nsolo_epsilon_cap = 1000.0\n\
+                     clipping_norm = {clipping_norm}\nsampling_rate = {sampling_rate}\npatients = {patients}\n{unit}",
                     privacy.name()
                 ),
                 "# Scores are exact sums over held-out patients, whom no epsilon covers.\n\
@@ -121,16 +126,49 @@ struct Recipe {
     sd: &'static str,
     rounds: u32,
     local: &'static str,
-    private: Private,
 }
 
-/// What differs with privacy.
+/// What a private study trains, and how.
+#[derive(Clone, Copy)]
 struct Private {
     arch: &'static str,
     rounds: u32,
     optimizer: &'static str,
     sampling_rate: &'static str,
+    clipping_norm: &'static str,
 }
+
+impl Private {
+    /// For the model that was asked for, if one was, at this epsilon.
+    fn of(model: Option<&str>, epsilon: f64) -> Self {
+        match model {
+            None | Some("scatter-linear" | "linear") if epsilon < 1.0 => {
+                Self { optimizer: "optimizer = \"momentum\"\nlearning_rate = 0.05\n", ..FEATURES }
+            }
+            None | Some("scatter-linear" | "linear") => FEATURES,
+            Some(_) => NETWORK,
+        }
+    }
+}
+
+/// A linear layer on features that are there from the start: everybody takes part in every round,
+/// which costs least for what it moves.
+const FEATURES: Private = Private {
+    arch: "scatter-linear",
+    rounds: 100,
+    optimizer: "optimizer = \"momentum\"\nlearning_rate = 0.1\n",
+    sampling_rate: "1.0",
+    clipping_norm: "2.0",
+};
+
+/// A network that has to find its features.
+const NETWORK: Private = Private {
+    arch: "cnn-tiny",
+    rounds: 100,
+    optimizer: "optimizer = \"momentum\"\nlearning_rate = 0.4\n",
+    sampling_rate: "0.15",
+    clipping_norm: "1.0",
+};
 
 const SYNTHETIC: Recipe = Recipe {
     name: "synthetic-lesions",
@@ -141,12 +179,6 @@ const SYNTHETIC: Recipe = Recipe {
     sd: "0.25",
     rounds: 12,
     local: "epochs = 3\nbatch_size = 16\noptimizer = \"adam\"\nlearning_rate = 3e-3\n",
-    private: Private {
-        arch: "cnn-tiny",
-        rounds: 100,
-        optimizer: "optimizer = \"momentum\"\nlearning_rate = 0.4\nweight_average = 0.9\n",
-        sampling_rate: "0.15",
-    },
 };
 
 const NPZ: Recipe = Recipe {
@@ -158,12 +190,6 @@ const NPZ: Recipe = Recipe {
     sd: "0.17",
     rounds: 15,
     local: "epochs = 1\nbatch_size = 32\noptimizer = \"adam\"\nlearning_rate = 1e-3\n",
-    private: Private {
-        arch: "cnn-tiny",
-        rounds: 100,
-        optimizer: "optimizer = \"sgd\"\nlearning_rate = 2.0\nweight_average = 0.9\n",
-        sampling_rate: "0.25",
-    },
 };
 
 #[cfg(test)]

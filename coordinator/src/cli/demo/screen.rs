@@ -93,18 +93,20 @@ pub(super) struct Done {
 /// Where the demo is drawn.
 pub(super) struct Screen {
     format: Format,
+    /// Whether rounds show what is spent against everybody else together.
+    solo: bool,
     board: MultiProgress,
     bars: Mutex<BTreeMap<String, ProgressBar>>,
 }
 
 impl Screen {
-    pub(super) fn new(format: Format) -> Self {
+    pub(super) fn new(format: Format, solo: bool) -> Self {
         let target = match format {
             Format::Text if io::stdout().is_terminal() => ProgressDrawTarget::stdout(),
             Format::Text | Format::Json => ProgressDrawTarget::hidden(),
         };
         let board = MultiProgress::with_draw_target(target);
-        Self { format, board, bars: Mutex::new(BTreeMap::new()) }
+        Self { format, solo, board, bars: Mutex::new(BTreeMap::new()) }
     }
 
     /// One step of the set-up is begun.
@@ -154,7 +156,10 @@ impl Screen {
         }
         drop(bars);
         self.text("");
-        self.text("  round  ready  in the sum  signed  unmasked    loss   AUROC                       accuracy  epsilon  seconds");
+        let solo = if self.solo { "      solo" } else { "" };
+        self.text(&format!(
+            "  round  ready  in the sum  signed  unmasked    loss   AUROC                       accuracy  epsilon{solo}  seconds"
+        ));
     }
 
     /// How far a hospital is.
@@ -179,7 +184,7 @@ impl Screen {
     pub(super) fn round(&self, line: &RoundLine) {
         match self.format {
             Format::Json => emit(line),
-            Format::Text => self.text(&row(line)),
+            Format::Text => self.text(&row(line, self.solo)),
         }
     }
 
@@ -254,7 +259,7 @@ fn emit_text(line: &str) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
-fn row(line: &RoundLine) -> String {
+fn row(line: &RoundLine, with_solo: bool) -> String {
     let RoundLine {
         round,
         sites,
@@ -265,6 +270,7 @@ fn row(line: &RoundLine) -> String {
         auroc,
         accuracy,
         epsilon,
+        epsilon_solo,
         seconds,
         ..
     } = line;
@@ -273,8 +279,12 @@ fn row(line: &RoundLine) -> String {
         value.map_or_else(|| "     -".to_owned(), |value| format!("{value:6.4}"))
     };
     let meter = auroc.map_or_else(String::new, meter);
+    let spent = |value: &Option<f64>, width: usize| {
+        value.map_or_else(|| format!("{:>width$}", "-"), |spent| format!("{spent:width$.4}"))
+    };
+    let solo = if with_solo { spent(epsilon_solo, 10) } else { String::new() };
     let mut row = format!(
-        "  {round:>5}  {:>5}  {:>4} of {of:<2}  {:>6}  {:>8}  {}  {} {meter:<20}   {}  {}  {seconds:>7.1}",
+        "  {round:>5}  {:>5}  {:>4} of {of:<2}  {:>6}  {:>8}  {}  {} {meter:<20}   {}  {}{solo}  {seconds:>7.1}",
         done.ready.len(),
         sites.len(),
         done.signed.len(),
@@ -282,7 +292,7 @@ fn row(line: &RoundLine) -> String {
         number(loss),
         number(auroc),
         number(accuracy),
-        epsilon.map_or_else(|| "      -".to_owned(), |spent| format!("{spent:7.4}")),
+        spent(epsilon, 7),
     );
     if !dropped.is_empty() {
         row.push_str("  without ");
@@ -326,10 +336,18 @@ mod tests {
 
     #[test]
     fn a_row_names_who_is_missing() {
-        let row = row(&line(Some(0.75), &["hospital-2"]));
+        let row = row(&line(Some(0.75), &["hospital-2"]), false);
         assert!(row.contains("1 of 2") && row.contains("without hospital-2"), "{row}");
         assert!(row.contains("gone: hospital-2 after ready"), "{row}");
         assert!(row.contains("██████████··········"), "{row}");
+    }
+
+    #[test]
+    fn what_is_spent_alone_is_shown_on_request() {
+        let line =
+            RoundLine { epsilon: Some(1.5), epsilon_solo: Some(12.25), ..line(Some(0.75), &[]) };
+        assert!(row(&line, false).contains("1.5000") && !row(&line, false).contains("12.25"));
+        assert!(row(&line, true).contains("   12.2500"), "{}", row(&line, true));
     }
 
     #[test]
