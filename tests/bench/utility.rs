@@ -123,7 +123,7 @@ pub(crate) fn measure(arguments: &UtilityArgs) -> Outcome<Measured> {
             for one in Setting::ALL.into_iter().filter(|one| wanted(*one)) {
                 let at = if one == Setting::Pooled { &[1.0][..] } else { epsilon };
                 for epsilon in at {
-                    jobs.push((one, *epsilon, None, Recipe::of(one)));
+                    jobs.push((one, *epsilon, None, Recipe::of(one, *epsilon)));
                 }
             }
         }

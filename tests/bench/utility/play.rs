@@ -55,7 +55,7 @@ pub(crate) struct Scored {
 impl Data {
     /// Reads the file and splits it.
     pub(super) fn open(file: &Path, hospitals: usize, seed: u64, alpha: f64) -> Outcome<Self> {
-        let study = study(Setting::Pooled, 1.0, &Recipe::of(Setting::Pooled), 1, 5, seed)?;
+        let study = study(Setting::Pooled, 1.0, &Recipe::of(Setting::Pooled, 1.0), 1, 5, seed)?;
         let secret = SiteSecret::new([1; 32]);
         let preparation = Preparation::new(&study.task);
         let how = Look {
