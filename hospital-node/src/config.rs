@@ -68,8 +68,8 @@ pub(crate) struct DataSet {
 /// What a data set is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DataKind {
-    /// A folder of DICOM files and a manifest.
-    Dicom,
+    /// A folder of images (DICOM, NIfTI, PNG, JPEG) and a manifest.
+    Images,
     /// One NPZ file in the manner of `MedMNIST`.
     Npz,
 }
@@ -79,7 +79,7 @@ impl DataKind {
     #[must_use]
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Dicom => "dicom",
+            Self::Images => "images",
             Self::Npz => "npz",
         }
     }
@@ -396,15 +396,16 @@ fn named_well(name: &str) -> bool {
 }
 
 fn read_set(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>) -> Option<DataSet> {
-    const KINDS: &str = "\"dicom\" (a folder with a manifest) or \"npz\" (one file)";
+    const KINDS: &str = "\"images\" (a folder with a manifest) or \"npz\" (one file)";
     let before = faults.len();
-    let kind = match section.text("kind", KINDS, "\"dicom\"", faults) {
-        Some("dicom") => Some(DataKind::Dicom),
+    let kind = match section.text("kind", KINDS, "\"images\"", faults) {
+        // Files tell by themselves what they are.
+        Some("images" | "dicom" | "nifti") => Some(DataKind::Images),
         Some("npz") => Some(DataKind::Npz),
         other => {
             if faults.len() == before {
                 let found = other.map_or_else(|| "nothing".to_owned(), |text| format!("{text:?}"));
-                faults.push(fault(&section.key("kind"), &found, KINDS, "\"dicom\""));
+                faults.push(fault(&section.key("kind"), &found, KINDS, "\"images\""));
             }
             None
         }
@@ -418,11 +419,11 @@ fn read_set(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>) -> 
     let before = faults.len();
     let manifest = section.path("manifest", base, "\"/srv/images/manifest.csv\"", faults);
     if faults.len() == before {
-        const ALLOWED: &str = "the CSV manifest for kind \"dicom\"; left out for \"npz\"";
+        const ALLOWED: &str = "the CSV manifest for kind \"images\"; left out for \"npz\"";
         let found = match (kind, &manifest) {
-            (Some(DataKind::Dicom), None) => Some("nothing"),
+            (Some(DataKind::Images), None) => Some("nothing"),
             (Some(DataKind::Npz), Some(_)) => Some("a manifest for kind \"npz\""),
-            (Some(DataKind::Dicom), Some(_))
+            (Some(DataKind::Images), Some(_))
             | (Some(DataKind::Npz) | None, None)
             | (None, Some(_)) => None,
         };

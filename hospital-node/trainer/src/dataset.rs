@@ -6,7 +6,6 @@
 //! refused unless nothing was bad, so what a model is trained on is exactly what the Merkle root
 //! covers. Patient identifiers become pseudonyms as they are read and are kept nowhere.
 
-pub mod dicom;
 mod fault;
 mod folder;
 pub mod manifest;
@@ -14,14 +13,13 @@ pub mod merkle;
 pub mod npz;
 mod patient;
 pub mod scan;
-mod walk;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::path::{Path, PathBuf};
 
 pub use fault::DatasetError;
-pub use hospital_images::{Fault, nifti};
+pub use hospital_images::{Fault, Image, dicom, nifti};
 pub use patient::{PatientKey, SiteSecret};
 
 use crate::preprocess::Preparation;
@@ -67,7 +65,8 @@ impl Part {
 /// Where records come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A folder of DICOM files and the CSV that lists them.
+    /// A folder of images (DICOM, NIfTI, PNG, JPEG, mixed as they may be) and the CSV that lists
+    /// them.
     Dicom {
         /// The folder.
         folder: PathBuf,
@@ -85,10 +84,11 @@ impl Source {
     /// A source from the words of a configuration; an empty manifest is none.
     ///
     /// # Errors
-    /// A kind other than `dicom` and `npz`.
+    /// A kind other than `images`, `dicom`, `nifti` and `npz`. The first three are one: files tell
+    /// by themselves what they are.
     pub fn new(kind: &str, path: &str, manifest: &str) -> Result<Self, DatasetError> {
         match kind {
-            "dicom" => Ok(Self::Dicom {
+            "images" | "dicom" | "nifti" => Ok(Self::Dicom {
                 folder: path.into(),
                 manifest: (!manifest.is_empty()).then(|| manifest.into()),
             }),

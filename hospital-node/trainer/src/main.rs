@@ -36,7 +36,7 @@ enum Command {
     Serve(Serve),
     /// Check every record of a data source
     Scan(Scan),
-    /// State the facts of one DICOM file's pixels
+    /// State the facts of one file's pixels
     Show {
         /// The file
         file: PathBuf,
@@ -59,10 +59,10 @@ struct Serve {
 
 #[derive(Args)]
 struct Scan {
-    /// A folder of DICOM files, or an .npz file
+    /// A folder of images, or an .npz file
     #[arg(long)]
     data: PathBuf,
-    /// dicom or npz; told from the name when not given
+    /// images or npz; told from the name when not given
     #[arg(long)]
     kind: Option<String>,
     /// The CSV that lists the records of a folder; without it files are checked and nothing more
@@ -191,7 +191,7 @@ fn answer(serve: &Serve) -> Result<Exit, Failure> {
 
 fn look(scan: &Scan, format: Format) -> Result<Exit, Failure> {
     let npz = scan.data.extension().is_some_and(|extension| extension == "npz");
-    let kind = scan.kind.as_deref().unwrap_or(if npz { "npz" } else { "dicom" });
+    let kind = scan.kind.as_deref().unwrap_or(if npz { "npz" } else { "images" });
     let manifest = scan.manifest.as_deref().map(text).transpose()?.unwrap_or_default();
     let source = Source::new(kind, text(&scan.data)?, manifest)
         .map_err(|error| Failure::usage("data_source", error.to_string()))?;

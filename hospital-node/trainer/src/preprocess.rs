@@ -7,24 +7,7 @@ use aggregation::study::{InputShape, Preprocess, Task, Window};
 
 use crate::dataset::Fault;
 
-/// A decoded image, before anything that a study asks for.
-#[derive(Clone, Debug)]
-pub struct Picture {
-    /// Rows of pixels.
-    pub rows: usize,
-    /// Columns of pixels.
-    pub columns: usize,
-    /// Values to a pixel: 1, or 3 for red, green, blue.
-    pub samples: usize,
-    /// Rescaled values: row, column, sample.
-    pub values: Vec<f32>,
-    /// What the least and the greatest stored value become by the rescale.
-    pub full: (f32, f32),
-    /// What the file declares to be shown as darkest and brightest.
-    pub window: Option<(f32, f32)>,
-    /// Whether low values are shown bright (MONOCHROME1).
-    pub inverted: bool,
-}
+pub use hospital_images::{Picture, Shown};
 
 /// Percentiles for a file that declares no window.
 const WITHOUT_WINDOW: (f64, f64) = (1.0, 99.0);
@@ -56,19 +39,12 @@ impl Preparation {
     /// # Errors
     /// [`Fault::WrongShape`] when channels cannot be made to match, or a value is not finite.
     pub fn apply(&self, picture: &Picture) -> Result<Vec<f32>, Fault> {
-        let (low, high) = self.bounds(picture);
-        let scale = if high > low { 1.0 / (high - low) } else { 0.0 };
+        let shown = self.shown(picture);
         let (height, width) = (usize::from(self.input.height), usize::from(self.input.width));
         let mut prepared = Vec::with_capacity(self.values());
         for plane in self.planes(picture)? {
-            let shown: Vec<f32> = plane
-                .iter()
-                .map(|value| {
-                    let shade = ((value - low) * scale).clamp(0.0, 1.0);
-                    if picture.inverted { 1.0 - shade } else { shade }
-                })
-                .collect();
-            let fitted = resize(&shown, (picture.rows, picture.columns), (height, width));
+            let shades = shades(&plane, &shown, picture.inverted);
+            let fitted = resize(&shades, (picture.rows, picture.columns), (height, width));
             let Preprocess { mean, sd, .. } = self.preprocess;
             prepared.extend(fitted.iter().map(|shade| (shade - mean) / sd));
         }
@@ -79,13 +55,15 @@ impl Preparation {
         }
     }
 
-    fn bounds(&self, picture: &Picture) -> (f32, f32) {
-        match self.preprocess.window {
-            Window::Full => picture.full,
-            Window::FromFile => {
-                picture.window.unwrap_or_else(|| percentiles(&picture.values, WITHOUT_WINDOW))
+    fn shown<'p>(&self, picture: &'p Picture) -> Cow<'p, Shown> {
+        let line = |(low, high)| Cow::Owned(Shown::Line { low, high });
+        match (self.preprocess.window, &picture.shown) {
+            (Window::Full, _) => line(picture.full),
+            (Window::FromFile, Some(shown)) => Cow::Borrowed(shown),
+            (Window::FromFile, None) => line(percentiles(&picture.values, WITHOUT_WINDOW)),
+            (Window::Percentile { low, high }, _) => {
+                line(percentiles(&picture.values, (low, high)))
             }
-            Window::Percentile { low, high } => percentiles(&picture.values, (low, high)),
         }
     }
 
@@ -106,6 +84,25 @@ impl Preparation {
             _ => Err(Fault::WrongShape("its channels cannot be made into the study's")),
         }
     }
+}
+
+/// Values as shades from 0 to 1; the common straight line without a choice at every pixel.
+fn shades(plane: &[f32], shown: &Shown, inverted: bool) -> Vec<f32> {
+    let mut shades: Vec<f32> = match shown {
+        Shown::Line { low, high } => {
+            let scale = if high > low { 1.0 / (high - low) } else { 0.0 };
+            plane.iter().map(|value| ((value - low) * scale).clamp(0.0, 1.0)).collect()
+        }
+        Shown::Sigmoid { .. } | Shown::Table { .. } => {
+            plane.iter().map(|value| shown.shade(*value)).collect()
+        }
+    };
+    if inverted {
+        for shade in &mut shades {
+            *shade = 1.0 - *shade;
+        }
+    }
+    shades
 }
 
 /// Two percentiles of the values, by rank.
@@ -209,7 +206,7 @@ mod tests {
             samples: 1,
             values: values.to_vec(),
             full: (0.0, 4.0),
-            window: None,
+            shown: None,
             inverted: false,
         }
     }
@@ -230,7 +227,7 @@ mod tests {
     #[test]
     fn a_window_clamps_and_monochrome1_is_inverted() {
         let mut source = picture(&[0.0, 2.0, 4.0], 3);
-        source.window = Some((2.0, 3.0));
+        source.shown = Some(Shown::Line { low: 2.0, high: 3.0 });
         source.inverted = true;
         let prepared = preparation(Window::FromFile, 1, 1, 3).apply(&source);
         assert_eq!(prepared, Ok(vec![1.0, 1.0, -1.0]));

@@ -3,6 +3,8 @@
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use flate2::read::GzDecoder;
+
 use super::Fault;
 
 /// Bytes of decoded pixels that one file may have.
@@ -60,6 +62,22 @@ pub(crate) fn inflated(from: impl Read, packed: usize, wanted: usize) -> Result<
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(Fault::Truncated),
         Err(_) => Err(Fault::Unreadable("its compressed data is damaged")),
     }
+}
+
+/// The most that a compressed file may become when nothing inside says how long it is.
+const MAX_GUNZIPPED: u64 = 256 << 20;
+
+/// What a whole gzip file holds.
+///
+/// # Errors
+/// [`Fault::TooLarge`], or [`Fault::Unreadable`] for a damaged stream.
+pub(crate) fn gunzipped(file: &[u8]) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(file)
+        .take(MAX_GUNZIPPED + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|_| Fault::Unreadable("its compressed data is damaged"))?;
+    if bytes.len() as u64 > MAX_GUNZIPPED { Err(Fault::TooLarge) } else { Ok(bytes) }
 }
 
 /// SHA-256.

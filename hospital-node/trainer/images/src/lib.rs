@@ -8,9 +8,22 @@
 //! This room knows nothing of studies, patients and training, so that its readers can be tested and
 //! fuzzed by themselves.
 
+pub mod dicom;
+mod facts;
 mod fault;
 mod file;
+mod image;
+mod jpeg;
+mod jpeg2000;
+mod jpegls;
 pub mod nifti;
+pub mod npz;
+mod png;
+pub mod raster;
+mod volume;
 
+pub use dicom::{Picture, Shown};
+pub use facts::{Facts, Sum};
 pub use fault::Fault;
 pub use file::{MAX_FILE_BYTES, MAX_PIXEL_BYTES, bytes, sha256};
+pub use image::Image;

@@ -11,7 +11,6 @@
 //! is the two headers and ten number types.
 
 mod header;
-mod orientation;
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +18,10 @@ use flate2::read::GzDecoder;
 
 pub use header::{Datatype, Header, MAX_AXES};
 
+pub use crate::volume::{Labels, Volume};
+
 use crate::file::{bytes, inflated};
+use crate::volume::Turn;
 use crate::{Fault, MAX_FILE_BYTES, MAX_PIXEL_BYTES};
 
 /// How a gzip stream begins (RFC 1952).
@@ -32,26 +34,6 @@ pub struct Stored {
     pub header: Header,
     /// Little-endian values, first axis fastest.
     pub data: Vec<u8>,
-}
-
-/// One volume with its axes along the patient's.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Volume {
-    /// Voxels along depth (towards the head), height (towards the front), width (to the right).
-    pub shape: [usize; 3],
-    /// Millimetres between voxel centres, along the same axes.
-    pub spacing: [f32; 3],
-    /// Values after slope and intercept; width fastest.
-    pub values: Vec<f32>,
-}
-
-/// A volume whose values are names of structures.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Labels {
-    /// Voxels along depth, height and width, as in [`Volume`].
-    pub shape: [usize; 3],
-    /// The label of each voxel; width fastest.
-    pub values: Vec<u32>,
 }
 
 impl Stored {
@@ -118,8 +100,8 @@ impl Stored {
     }
 
     /// The stored values in the file's order.
-    pub fn each(&self, mut value: impl FnMut(f64)) {
-        self.header.datatype.each(&self.data, &mut value);
+    pub fn each(&self, value: &mut dyn FnMut(f64)) {
+        self.header.datatype.each(&self.data, value);
     }
 
     /// The sum of integer values without rounding; `None` for floats.
@@ -139,7 +121,7 @@ impl Stored {
     /// # Errors
     /// [`Fault::WrongShape`] when there is no such volume.
     pub fn volume(&self, index: usize) -> Result<Volume, Fault> {
-        let turn = orientation::Turn::new(&self.header);
+        let turn = Turn::new(&self.header.shape, &self.header.affine);
         let Header { slope, intercept, datatype, .. } = &self.header;
         let stored = self.one(index)?;
         let mut scaled = Vec::with_capacity(stored.len() / datatype.bytes());
@@ -153,7 +135,7 @@ impl Stored {
     /// # Errors
     /// [`Fault::WrongShape`] when there is no such volume, or a value is no label.
     pub fn labels(&self, index: usize) -> Result<Labels, Fault> {
-        let turn = orientation::Turn::new(&self.header);
+        let turn = Turn::new(&self.header.shape, &self.header.affine);
         let Header { slope, intercept, datatype, .. } = &self.header;
         let stored = self.one(index)?;
         let (mut labels, mut whole) = (Vec::with_capacity(stored.len() / datatype.bytes()), true);
@@ -182,6 +164,18 @@ impl Stored {
         let size = self.data.len() / volumes;
         Ok(&self.data[index * size..(index + 1) * size])
     }
+}
+
+/// Whether these bytes begin like a NIfTI file, compressed or not.
+#[must_use]
+pub fn begins_so(file: &[u8]) -> bool {
+    start(file).is_ok_and(|start| Header::parse(&start) != Err(header::NOT_NIFTI))
+}
+
+/// Whether a name is that of one half of a pair.
+#[must_use]
+pub fn is_paired(path: &Path) -> bool {
+    matches!(parts(path).1.as_str(), "hdr" | "img")
 }
 
 /// Whether a name ends as NIfTI files do.

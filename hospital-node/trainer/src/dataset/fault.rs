@@ -19,13 +19,17 @@ pub enum DatasetError {
         found: usize,
     },
     /// The source's kind is not known.
-    #[error("kind of data source: expected \"dicom\" or \"npz\", found {found:?}")]
+    #[error(
+        "kind of data source: expected \"images\", \"dicom\", \"nifti\" or \"npz\", found {found:?}"
+    )]
     Kind {
         /// What was written.
         found: String,
     },
-    /// A DICOM folder without its list of records.
-    #[error("a dicom folder needs a manifest CSV (path, patient_id or patient_key, split, label)")]
+    /// A folder of images without its list of records.
+    #[error(
+        "a folder of images needs a manifest CSV (path, patient_id or patient_key, split, label)"
+    )]
     NoManifest,
     /// The manifest as a whole is wrong.
     #[error("the manifest: {0}")]

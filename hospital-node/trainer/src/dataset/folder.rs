@@ -1,4 +1,4 @@
-//! A folder of DICOM files: all that its manifest lists, looked at in parallel.
+//! A folder of images: all that its manifest lists, looked at in parallel.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::dicom::{self, Stored};
 use super::manifest::{self, Row};
 use super::{
-    Bad, Contents, DatasetError, Fault, Look, Parts, Record, check_memory, class_of, sha256,
+    Bad, Contents, DatasetError, Fault, Image, Look, Parts, Record, check_memory, class_of, sha256,
 };
 
 /// Files in one folder that are looked at.
@@ -84,9 +83,9 @@ pub(super) fn look_without_manifest(
     let outcomes: Vec<Result<[u8; 32], Fault>> = files
         .par_iter()
         .map(|file| {
-            let outcome = dicom::bytes(file).and_then(|bytes| Stored::decode(&bytes));
+            let outcome = Image::read(file);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
-            outcome.map(|stored| digest_of(&stored))
+            outcome.map(|(_, image)| image.digest())
         })
         .collect();
     let mut contents = Contents::default();
@@ -115,27 +114,14 @@ struct Seen {
 }
 
 fn one(row: &Row, how: Look<'_>) -> Result<Seen, Fault> {
-    let bytes = dicom::bytes(&row.path)?;
-    let stored = Stored::decode(&bytes)?;
-    let picture = stored.picture()?;
+    let (bytes, image) = Image::read(&row.path)?;
+    let (pixels, picture) = (image.digest(), image.picture()?);
     let class = class_of(&row.label, how.classes)?;
     let image = match how.preparation {
         Some(preparation) => preparation.apply(&picture)?,
         None => Vec::new(),
     };
-    Ok(Seen { class, file: sha256(&bytes), pixels: digest_of(&stored), image })
-}
-
-/// The pixels and their shape: the same image under another header is the same image.
-fn digest_of(stored: &Stored) -> [u8; 32] {
-    let mut whole = Vec::with_capacity(stored.data.len() + 12);
-    whole.extend_from_slice(&stored.rows.to_le_bytes());
-    whole.extend_from_slice(&stored.columns.to_le_bytes());
-    whole.extend_from_slice(&stored.frames.to_le_bytes());
-    whole.extend_from_slice(&stored.samples.to_le_bytes());
-    whole.extend_from_slice(&stored.bits_allocated.to_le_bytes());
-    whole.extend_from_slice(&stored.data);
-    sha256(&whole)
+    Ok(Seen { class, file: sha256(&bytes), pixels, image })
 }
 
 /// Every regular file below a folder, sorted. Links to folders are not followed: they could lead

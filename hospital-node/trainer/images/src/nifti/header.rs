@@ -119,7 +119,7 @@ fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
 }
 
 /// What a header says, checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Header {
     /// 1 or 2.
     pub version: u8,
@@ -163,7 +163,7 @@ impl Header {
     }
 }
 
-const NOT_NIFTI: Fault = Fault::NotAnImage("it does not begin like a NIfTI file");
+pub(super) const NOT_NIFTI: Fault = Fault::NotAnImage("it does not begin like a NIfTI file");
 
 struct Fields<'a> {
     bytes: &'a [u8],

@@ -43,7 +43,7 @@ fn gzipped(bytes: &[u8]) -> Vec<u8> {
 
 fn values(file: &[u8]) -> Vec<f64> {
     let mut values = Vec::new();
-    Stored::decode(file).expect("a sound file").each(|value| values.push(value));
+    Stored::decode(file).expect("a sound file").each(&mut |value| values.push(value));
     values
 }
 

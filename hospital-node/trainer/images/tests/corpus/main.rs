@@ -3,7 +3,9 @@
 
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
+mod dicom;
 mod nifti;
+mod xray;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,8 +30,8 @@ fn shared(folder: &str) -> Option<PathBuf> {
 
 type Row = BTreeMap<String, String>;
 
-fn table(folder: &Path) -> Vec<Row> {
-    let mut reader = csv::Reader::from_path(folder.join("expected.csv")).expect("a table");
+fn table(file: &Path) -> Vec<Row> {
+    let mut reader = csv::Reader::from_path(file).expect("a table");
     reader.deserialize().collect::<Result<_, _>>().expect("rows of text")
 }
 

@@ -1,13 +1,32 @@
-//! Turns stored axes into the patient's: which axis is which, and which run the other way.
+//! Volumes, and turning stored axes into the patient's: which axis is which, and which run the other
+//! way.
 
-use super::Header;
+/// One volume with its axes along the patient's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Volume {
+    /// Voxels along depth (towards the head), height (towards the front), width (to the right).
+    pub shape: [usize; 3],
+    /// Millimetres between voxel centres, along the same axes.
+    pub spacing: [f32; 3],
+    /// Values after slope and intercept; width fastest.
+    pub values: Vec<f32>,
+}
+
+/// A volume whose values are names of structures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    /// Voxels along depth, height and width, as in [`Volume`].
+    pub shape: [usize; 3],
+    /// The label of each voxel; width fastest.
+    pub values: Vec<u32>,
+}
 
 /// How one volume of a file is turned.
-pub(super) struct Turn {
+pub(crate) struct Turn {
     /// Voxels along depth, height, width once turned.
-    pub(super) shape: [usize; 3],
+    pub(crate) shape: [usize; 3],
     /// Millimetres along the same.
-    pub(super) spacing: [f32; 3],
+    pub(crate) spacing: [f32; 3],
     /// For depth, height, width: how far apart neighbours are in the file's order.
     strides: [isize; 3],
     /// Where the first turned voxel is in the file's order.
@@ -15,15 +34,17 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    pub(super) fn new(header: &Header) -> Self {
-        let sides = [0, 1, 2].map(|axis| header.shape.get(axis).copied().unwrap_or(1));
+    /// From voxels along the stored axes, the fastest first, and where they are in millimetres to the
+    /// right, to the front, up.
+    pub(crate) fn new(stored: &[usize], affine: &[[f64; 4]; 3]) -> Self {
+        let sides = [0, 1, 2].map(|axis| stored.get(axis).copied().unwrap_or(1));
         let steps = [1, sides[0], sides[0] * sides[1]];
         let mut turn = Self { shape: [1; 3], spacing: [1.0; 3], strides: [0; 3], first: 0 };
-        for (world, (axis, backwards)) in closest(&header.affine).into_iter().enumerate() {
+        for (world, (axis, backwards)) in closest(affine).into_iter().enumerate() {
             // Right, front, up are width, height, depth.
             let place = 2 - world;
             turn.shape[place] = sides[axis];
-            let along = header.affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>().sqrt();
+            let along = affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>().sqrt();
             #[expect(clippy::cast_possible_truncation, reason = "millimetres")]
             let along = along as f32;
             turn.spacing[place] = if along.is_finite() && along > 0.0 { along } else { 1.0 };
@@ -37,7 +58,7 @@ impl Turn {
     }
 
     /// The values of one volume, in the turned order.
-    pub(super) fn apply<T: Copy>(&self, values: &[T]) -> Vec<T> {
+    pub(crate) fn apply<T: Copy>(&self, values: &[T]) -> Vec<T> {
         let [depth, height, width] = self.shape;
         if self.first == 0 && self.strides[2] == 1 && self.strides[1].unsigned_abs() == width {
             return values.to_vec();
