@@ -59,15 +59,41 @@ pub struct InputShape {
     pub width: u16,
 }
 
-/// How a stored image becomes the model's input: window, resize, then `(x - mean) / sd`.
+/// How a stored image becomes the model's input: window, fit, then normalisation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preprocess {
     /// Which stored values become 0 and 1.
     pub window: Window,
-    /// Subtracted after the window.
+    /// How an image of other proportions is fitted to the input.
+    pub fit: Fit,
+    /// What makes images comparable.
+    pub normalise: Normalise,
+    /// Subtracted after the window, where normalisation is fixed; else 0.
     pub mean: f32,
-    /// Divided by after that.
+    /// Divided by after that, where normalisation is fixed; else 1.
     pub sd: f32,
+}
+
+/// How an image of other proportions is fitted to the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fit {
+    /// Each side by itself; proportions change.
+    #[default]
+    Stretch,
+    /// The largest part in the middle that has the input's proportions.
+    Crop,
+    /// All of it, with darkness around.
+    Pad,
+}
+
+/// What makes images comparable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Normalise {
+    /// The study's mean and standard deviation for all images.
+    #[default]
+    Fixed,
+    /// Each image's own: it comes out with mean 0 and standard deviation 1.
+    Image,
 }
 
 /// Which stored values become 0 and 1.
@@ -77,6 +103,13 @@ pub enum Window {
     Full,
     /// The window that the file declares; without one, percentiles 1 and 99.
     FromFile,
+    /// These values, after the file's rescale: Hounsfield units in CT.
+    Values {
+        /// Becomes 0.
+        low: f64,
+        /// Becomes 1.
+        high: f64,
+    },
     /// Percentiles of the image's own values.
     Percentile {
         /// Becomes 0; in percent.
@@ -375,7 +408,13 @@ pub(crate) mod tests {
             task: Task {
                 classes: vec!["normal".to_owned(), "pneumonia".to_owned()],
                 input: InputShape { channels: 1, height: 2, width: 3 },
-                preprocess: Preprocess { window: Window::Full, mean: 0.5, sd: 0.25 },
+                preprocess: Preprocess {
+                    window: Window::Full,
+                    fit: Fit::Stretch,
+                    normalise: Normalise::Fixed,
+                    mean: 0.5,
+                    sd: 0.25,
+                },
             },
             model: Architecture::Linear,
             training: Training {

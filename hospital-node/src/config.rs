@@ -52,6 +52,8 @@ pub(crate) struct Trainer {
     pub program: PathBuf,
     /// How many threads it may use.
     pub threads: u32,
+    /// Where it keeps prepared images, and how many MiB of them; none to decode them every time.
+    pub cache: Option<(PathBuf, u32)>,
 }
 
 /// One folder or file of records.
@@ -210,10 +212,13 @@ impl Config {
         match state {
             Some(state) if faults.is_empty() => Ok(Self {
                 file: path.to_owned(),
+                trainer: Trainer {
+                    cache: trainer_settings.cache.map(|(name, mib)| (state.join(name), mib)),
+                    ..trainer_settings
+                },
                 state,
                 proxy,
                 policy: policy_settings,
-                trainer: trainer_settings,
                 data,
             }),
             _ => Err(ConfigError::Faults { path: path.to_owned(), faults }),
@@ -351,7 +356,10 @@ fn read_trainer(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>)
     {
         faults.push(fault("trainer.device", &format!("{device:?}"), ALLOWED, "\"cpu\""));
     }
-    Trainer { program, threads }
+    let mib = section.number("cache_mib", 0..=1 << 24, "0 to 16777216", "8192", faults);
+    // Where the folder is follows from the state's, which is read later.
+    let cache = Some((PathBuf::from("cache"), mib.unwrap_or(8192))).filter(|(_, mib)| *mib > 0);
+    Trainer { program, threads, cache }
 }
 
 /// The trainer that was installed with this program.

@@ -104,8 +104,12 @@ impl Worker {
     /// # Errors
     /// When it does not start, or does not open the data.
     pub(crate) async fn start(settings: &Trainer, open: Open) -> Result<Self, WorkerError> {
-        let mut child = Command::new(&settings.program)
-            .arg("serve")
+        let mut command = Command::new(&settings.program);
+        command.arg("serve");
+        if let Some((folder, mib)) = &settings.cache {
+            command.arg("--cache").arg(folder).arg("--cache-mib").arg(mib.to_string());
+        }
+        let mut child = command
             .env_clear()
             .env("RAYON_NUM_THREADS", settings.threads.to_string())
             .stdin(Stdio::piped())
@@ -363,7 +367,7 @@ pub(crate) mod tests {
             .expect("a shell");
         writer.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
         assert!(writer.wait().expect("ended").success());
-        Trainer { program, threads: 1 }
+        Trainer { program, threads: 1, cache: None }
     }
 
     pub(crate) fn frame(message: from_trainer::Message) -> Vec<u8> {
@@ -494,7 +498,7 @@ pub(crate) mod tests {
         let trainer = script(folder.path(), "unwilling", &say(&[failed("no manifest")]));
         let error = Worker::start(&trainer, Open::default()).await.expect_err("unwilling");
         assert!(matches!(error, WorkerError::Said(words) if words == "no manifest"));
-        let missing = Trainer { program: folder.path().join("none"), threads: 1 };
+        let missing = Trainer { program: folder.path().join("none"), threads: 1, cache: None };
         assert!(matches!(
             Worker::start(&missing, Open::default()).await,
             Err(WorkerError::Start { .. })

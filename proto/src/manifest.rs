@@ -13,9 +13,9 @@ use aggregation::ids::HospitalId;
 use aggregation::privacy::accountant::Accountant;
 use aggregation::privacy::charge::Mode;
 use aggregation::study::{
-    CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
-    Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, StudyFault, Task, Training,
-    Unit, Window,
+    CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer, Normalise,
+    Preprocess, Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, StudyFault, Task,
+    Training, Unit, Window,
 };
 
 use self::table::{Section, fault};
@@ -103,17 +103,45 @@ fn task(root: &mut Section<'_>, faults: &mut Faults) -> Option<Task> {
     let window = prepare.word(
         "window",
         Some(Shape::FromFile),
-        &[("from-file", Shape::FromFile), ("full", Shape::Full), ("percentile", Shape::Percentile)],
+        &[
+            ("from-file", Shape::FromFile),
+            ("full", Shape::Full),
+            ("percentile", Shape::Percentile),
+            ("values", Shape::Values),
+            // In Hounsfield units, as reading rooms set them.
+            ("ct-lung", Shape::Preset(-1350.0, 150.0)),
+            ("ct-soft-tissue", Shape::Preset(-160.0, 240.0)),
+            ("ct-mediastinum", Shape::Preset(-125.0, 225.0)),
+            ("ct-bone", Shape::Preset(-450.0, 1050.0)),
+            ("ct-brain", Shape::Preset(0.0, 80.0)),
+        ],
         faults,
     );
     let (low, high) = match window {
         Some(Shape::Percentile) => {
             (prepare.number("low", Some(1.0), faults), prepare.number("high", Some(99.0), faults))
         }
+        Some(Shape::Values) => {
+            (prepare.number("low", None, faults), prepare.number("high", None, faults))
+        }
+        Some(Shape::Preset(low, high)) => (Some(low), Some(high)),
         Some(Shape::FromFile | Shape::Full) | None => (Some(0.0), Some(0.0)),
     };
-    let mean = prepare.number("mean", Some(0.5), faults);
-    let sd = prepare.number("sd", Some(0.25), faults);
+    let fits = [("stretch", Fit::Stretch), ("crop", Fit::Crop), ("pad", Fit::Pad)];
+    let fit = prepare.word("fit", Some(Fit::Stretch), &fits, faults);
+    let normalise = prepare.word(
+        "normalise",
+        Some(Normalise::Fixed),
+        &[("fixed", Normalise::Fixed), ("image", Normalise::Image)],
+        faults,
+    );
+    // An image's own mean leaves nothing for the study's to do.
+    let (mean, sd) = match normalise {
+        Some(Normalise::Image) => (Some(0.0), Some(1.0)),
+        Some(Normalise::Fixed) | None => {
+            (prepare.number("mean", Some(0.5), faults), prepare.number("sd", Some(0.25), faults))
+        }
+    };
     prepare.finish(faults);
     task.finish(faults);
     kind?;
@@ -125,7 +153,10 @@ fn task(root: &mut Section<'_>, faults: &mut Faults) -> Option<Task> {
                 Shape::FromFile => Window::FromFile,
                 Shape::Full => Window::Full,
                 Shape::Percentile => Window::Percentile { low: low?, high: high? },
+                Shape::Values | Shape::Preset(..) => Window::Values { low: low?, high: high? },
             },
+            fit: fit?,
+            normalise: normalise?,
             mean: single(mean?),
             sd: single(sd?),
         },
@@ -137,6 +168,8 @@ enum Shape {
     FromFile,
     Full,
     Percentile,
+    Values,
+    Preset(f64, f64),
 }
 
 #[expect(

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use aggregation::architecture::Architecture;
 use aggregation::privacy::grid::FineGrid;
-use aggregation::study::{InputShape, Preprocess, Task, Window};
+use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Task, Window};
 use aggregation::units::ClipNorm;
 use clap::Args;
 use harness::{Outcome, Trouble};
@@ -114,7 +114,13 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
     let task = Task {
         classes: vec!["without".to_owned(), "with".to_owned()],
         input,
-        preprocess: Preprocess { window: Window::Full, mean: 0.0, sd: 1.0 },
+        preprocess: Preprocess {
+            window: Window::Full,
+            fit: Fit::Stretch,
+            normalise: Normalise::Fixed,
+            mean: 0.0,
+            sd: 1.0,
+        },
     };
     let device = backend::device(device).map_err(|error| Trouble::new(error.to_string()))?;
     let network = Network::new(architecture, &task, device);

@@ -1,6 +1,7 @@
 //! `consilium-bench`: every figure that we claim, measured again.
 
 mod cpu;
+mod decode;
 mod dp_step;
 mod log;
 mod mask;
@@ -42,6 +43,8 @@ enum Command {
     Sampler(sampler::SamplerArgs),
     /// A step that clips each patient's gradient, against one that clips none
     DpStep(dp_step::DpStepArgs),
+    /// Image files from the disk to what a model is shown
+    Decode(decode::DecodeArgs),
     /// The log: leaves appended, all of them verified, some of them proven, on one core
     Log(log::LogArgs),
     /// Secure aggregation by itself: whole rounds in this process, charged to whom they fall
@@ -92,6 +95,7 @@ fn run(command: Command, format: Format) -> Result<(), Failure> {
         Command::Round(arguments) => tell(round::measure(&arguments), format),
         Command::Sampler(arguments) => tell(sampler::measure(&arguments), format),
         Command::DpStep(arguments) => tell(dp_step::measure(&arguments), format),
+        Command::Decode(arguments) => tell(decode::measure(&arguments), format),
         Command::Log(arguments) => tell(log::measure(&arguments), format),
         Command::Mask(arguments) => tell(mask::measure(&arguments), format),
         Command::Secagg(arguments) => tell(secagg::measure(&arguments), format),

@@ -18,3 +18,4 @@ mod rosters;
 mod secrets;
 mod simulation;
 mod wire;
+mod x_rays;

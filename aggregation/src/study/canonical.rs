@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use crate::study::{
-    CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
-    Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, Task, Training, Window,
+    CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer, Normalise,
+    Preprocess, Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, Task, Training,
+    Window,
 };
 use crate::transcript::Transcript;
 
@@ -60,12 +61,22 @@ fn task(out: &mut Transcript, task: &Task) {
     }
     let InputShape { channels, height, width } = *input;
     out.u32(channels.into()).u32(height.into()).u32(width.into());
-    let Preprocess { window, mean, sd } = *preprocess;
+    let Preprocess { window, fit, normalise, mean, sd } = *preprocess;
     match window {
         Window::Full => out.text("full"),
         Window::FromFile => out.text("from-file"),
+        Window::Values { low, high } => out.text("values").f64(low).f64(high),
         Window::Percentile { low, high } => out.text("percentile").f64(low).f64(high),
     };
+    out.text(match fit {
+        Fit::Stretch => "stretch",
+        Fit::Crop => "crop",
+        Fit::Pad => "pad",
+    });
+    out.text(match normalise {
+        Normalise::Fixed => "fixed",
+        Normalise::Image => "image",
+    });
     out.f64(mean.into()).f64(sd.into());
 }
 
@@ -183,6 +194,12 @@ mod tests {
             ("window high", |s| {
                 s.task.preprocess.window = Window::Percentile { low: 1.0, high: 98.0 }
             }),
+            ("window of values", |s| {
+                s.task.preprocess.window = Window::Values { low: 1.0, high: 99.0 }
+            }),
+            ("fit by cropping", |s| s.task.preprocess.fit = Fit::Crop),
+            ("fit by padding", |s| s.task.preprocess.fit = Fit::Pad),
+            ("normalise", |s| s.task.preprocess.normalise = Normalise::Image),
             ("mean", |s| s.task.preprocess.mean += 0.25),
             ("sd", |s| s.task.preprocess.sd += 0.25),
             ("model", |s| s.model = Architecture::CnnSmall),

@@ -161,6 +161,12 @@ fn task(faults: &mut Faults, task: &Task) {
     let preprocess = &task.preprocess;
     match preprocess.window {
         Window::Full | Window::FromFile => {}
+        Window::Values { low, high } => faults.need(
+            low.is_finite() && high.is_finite() && low < high,
+            "task.preprocess.window",
+            format_args!("values {low} to {high}"),
+            "two numbers, the lower first",
+        ),
         Window::Percentile { low, high } => faults.need(
             0.0 <= low && low < high && high <= 100.0,
             "task.preprocess.window",
@@ -369,6 +375,12 @@ mod tests {
             }),
             ("task.preprocess.window", |s| {
                 s.task.preprocess.window = Window::Percentile { low: f64::NAN, high: 5.0 }
+            }),
+            ("task.preprocess.window", |s| {
+                s.task.preprocess.window = Window::Values { low: 7.0, high: 7.0 }
+            }),
+            ("task.preprocess.window", |s| {
+                s.task.preprocess.window = Window::Values { low: 7.0, high: f64::INFINITY }
             }),
             ("task.preprocess.mean", |s| s.task.preprocess.mean = f32::NAN),
             ("task.preprocess.sd", |s| s.task.preprocess.sd = 0.0),

@@ -26,8 +26,8 @@ use aggregation::setup::SignedAnnounce;
 use aggregation::setup::gathering::{Awaited, Gathering};
 use aggregation::setup::keyring::{Announced, Keyring};
 use aggregation::study::{
-    CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
-    Privacy, ServerOptimizer, Split, Strategy, Study, Task, Training, Window,
+    CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer, Normalise,
+    Preprocess, Privacy, ServerOptimizer, Split, Strategy, Study, Task, Training, Window,
 };
 use aggregation::units::Timestamp;
 use aggregation::vector::{Contribution, encode};
@@ -48,7 +48,13 @@ pub(crate) fn study(quorum: u16, colluding: u16) -> Study {
         task: Task {
             classes: vec!["normal".to_owned(), "pneumonia".to_owned()],
             input: InputShape { channels: 1, height: 70, width: 70 },
-            preprocess: Preprocess { window: Window::Full, mean: 0.5, sd: 0.25 },
+            preprocess: Preprocess {
+                window: Window::Full,
+                fit: Fit::Stretch,
+                normalise: Normalise::Fixed,
+                mean: 0.5,
+                sd: 0.25,
+            },
         },
         model: Architecture::Linear,
         training: Training {

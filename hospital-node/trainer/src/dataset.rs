@@ -6,6 +6,8 @@
 //! refused unless nothing was bad, so what a model is trained on is exactly what the Merkle root
 //! covers. Patient identifiers become pseudonyms as they are read and are kept nowhere.
 
+pub mod about;
+pub mod cache;
 mod fault;
 mod folder;
 pub mod manifest;
@@ -150,6 +152,8 @@ pub struct Contents {
     pub unlisted: usize,
     /// Repeated images that are left in (NPZ collections contain some by nature).
     pub repeats: usize,
+    /// What was noticed about the usable images of a folder.
+    pub about: about::About,
 }
 
 /// Looks at every record of a source; `progress` is told how many of how many are done.

@@ -150,7 +150,7 @@ fn count(n: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use aggregation::study::{InputShape, Preprocess, Window};
+    use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Window};
 
     use super::layers::{conv3x3, group_norm};
     use super::*;
@@ -160,7 +160,13 @@ mod tests {
         let task = Task {
             classes: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
             input: InputShape { channels: 1, height: side, width: side },
-            preprocess: Preprocess { window: Window::Full, mean: 0.0, sd: 1.0 },
+            preprocess: Preprocess {
+                window: Window::Full,
+                fit: Fit::Stretch,
+                normalise: Normalise::Fixed,
+                mean: 0.0,
+                sd: 1.0,
+            },
         };
         Network::new(architecture, &task, Device::flex())
     }

@@ -14,8 +14,10 @@ pub(crate) const BEGIN: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 
 const BROKEN: Fault = Fault::Unreadable("its PNG data is broken");
 
+type Pass = (usize, usize, usize, usize);
+
 /// The seven passes of an interlaced image: first column and row, then the steps between them.
-const PASSES: [(usize, usize, usize, usize); 7] = [
+const PASSES: [Pass; 7] = [
     (0, 0, 8, 8),
     (4, 0, 8, 8),
     (0, 4, 4, 8),
@@ -126,7 +128,7 @@ impl Header {
     }
 
     /// Columns and rows of each pass, and where its pixels go.
-    fn passes(&self) -> Vec<(usize, usize, (usize, usize, usize, usize))> {
+    fn passes(&self) -> Vec<(usize, usize, Pass)> {
         if !self.interlaced {
             return vec![(self.width, self.height, (0, 0, 1, 1))];
         }

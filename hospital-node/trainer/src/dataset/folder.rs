@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use super::about::About;
+use super::cache::Kept;
 use super::manifest::{self, Row};
 use super::{
     Bad, Contents, DatasetError, Fault, Image, Look, Parts, Record, check_memory, class_of, sha256,
@@ -34,10 +37,11 @@ pub(super) fn look(
         .filter(|file| !named.contains(file) && file.canonicalize().ok() != itself)
         .count();
     let (done, all) = (AtomicUsize::new(0), listed.len());
+    let about = Mutex::default();
     let outcomes: Vec<Result<(Row, Seen), Bad>> = listed
         .into_par_iter()
         .map(|row| {
-            let outcome = row.and_then(|row| match one(&row, how) {
+            let outcome = row.and_then(|row| match one(&row, how, &about) {
                 Ok(seen) => Ok((row, seen)),
                 Err(fault) => Err(Bad { name: row.name, fault }),
             });
@@ -47,7 +51,8 @@ pub(super) fn look(
         .collect();
 
     // What depends on earlier records is decided in the manifest's order.
-    let mut contents = Contents { unlisted, ..Contents::default() };
+    let about = about.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut contents = Contents { unlisted, about, ..Contents::default() };
     let (mut pixels, mut parts) = (BTreeSet::new(), Parts::default());
     for outcome in outcomes {
         let judged = outcome.and_then(|(row, seen)| {
@@ -80,15 +85,19 @@ pub(super) fn look_without_manifest(
 ) -> Result<Contents, DatasetError> {
     let files = files(folder)?;
     let (done, all) = (AtomicUsize::new(0), files.len());
+    let about = Mutex::default();
     let outcomes: Vec<Result<[u8; 32], Fault>> = files
         .par_iter()
         .map(|file| {
             let outcome = Image::read(file);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
-            outcome.map(|(_, image)| image.digest())
+            let (_, image) = outcome?;
+            note(&about, &image);
+            Ok(image.digest())
         })
         .collect();
-    let mut contents = Contents::default();
+    let about = about.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut contents = Contents { about, ..Contents::default() };
     let mut pixels = BTreeSet::new();
     for (file, outcome) in files.iter().zip(outcomes) {
         let fault = match outcome {
@@ -113,15 +122,30 @@ struct Seen {
     image: Vec<f32>,
 }
 
-fn one(row: &Row, how: Look<'_>) -> Result<Seen, Fault> {
-    let (bytes, image) = Image::read(&row.path)?;
+fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
+    let bytes = hospital_images::bytes(&row.path)?;
+    let file = sha256(&bytes);
+    let kept = how.preparation.and_then(|preparation| preparation.kept(&file));
+    if let Some(Kept { pixels, image }) = kept {
+        return Ok(Seen { class: class_of(&row.label, how.classes)?, file, pixels, image });
+    }
+    let image = Image::decode(&bytes)?;
     let (pixels, picture) = (image.digest(), image.picture()?);
     let class = class_of(&row.label, how.classes)?;
+    note(about, &image);
     let image = match how.preparation {
-        Some(preparation) => preparation.apply(&picture)?,
+        Some(preparation) => {
+            let image = preparation.apply(&picture)?;
+            preparation.keep(&file, &pixels, &image);
+            image
+        }
         None => Vec::new(),
     };
-    Ok(Seen { class, file: sha256(&bytes), pixels, image })
+    Ok(Seen { class, file, pixels, image })
+}
+
+fn note(about: &Mutex<About>, image: &Image) {
+    about.lock().unwrap_or_else(PoisonError::into_inner).note(image);
 }
 
 /// Every regular file below a folder, sorted. Links to folders are not followed: they could lead

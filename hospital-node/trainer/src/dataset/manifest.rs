@@ -1,5 +1,6 @@
 //! The CSV that lists the records of a DICOM folder: `path`, `patient_id` or `patient_key`,
-//! `label`, and if the site likes `split` and `issuer`. Other columns are left alone.
+//! `label`, and if the site likes `split` and `issuer`. Other columns are left alone. Public
+//! collections write `file` or `filename` for the first and `patient` for the second.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -79,7 +80,7 @@ impl Columns {
         };
         let patient = find("patient_key")
             .map(Patient::Key)
-            .or_else(|| find("patient_id").map(Patient::Id))
+            .or_else(|| find("patient_id").or_else(|| find("patient")).map(Patient::Id))
             .ok_or_else(|| {
                 let text = "expected a column \"patient_id\" or \"patient_key\", found neither: \
                             privacy is per patient, so records without patients are refused";
@@ -87,7 +88,10 @@ impl Columns {
             })?;
         Ok(Self {
             count: headers.len(),
-            path: need("path")?,
+            path: find("path")
+                .or_else(|| find("file"))
+                .or_else(|| find("filename"))
+                .map_or_else(|| need("path"), Ok)?,
             patient,
             issuer: find("issuer"),
             split: find("split"),
@@ -182,6 +186,13 @@ mod tests {
             let error = rows(text).expect_err("refused").to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn the_words_of_public_collections_are_understood() {
+        let rows = rows("file,site,patient,label\na/b.png,s,7,1\n").expect("a manifest");
+        let row = rows[0].as_ref().expect("a good row");
+        assert_eq!((row.name.as_str(), row.label.as_str()), ("a/b.png", "1"));
     }
 
     #[test]
