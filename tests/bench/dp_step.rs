@@ -107,7 +107,7 @@ struct Cost {
 /// Steps and measures.
 pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
     let &DpStepArgs { model: architecture, size, batch, views, repeats, ref device } = arguments;
-    let input = InputShape { channels: 1, height: size, width: size };
+    let input = InputShape { channels: 1, depth: 1, height: size, width: size };
     if let Some(fault) = architecture.input_faults(&input).first() {
         return Err(Trouble::new(fault.to_string()));
     }

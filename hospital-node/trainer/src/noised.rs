@@ -119,20 +119,20 @@ impl NoisedStep<'_> {
     ) -> Result<Vec<f32>, BackendFault> {
         let views = self.study.privacy.rules().map_or(1, |rules| usize::from(rules.views));
         let mut images = Vec::new();
-        let mut classes = Vec::with_capacity(patients.len());
+        let mut classes = Vec::with_capacity(views * patients.len());
         for Picked { record, place } in patients {
             let image = self.examples.image(*record);
             let place = (*place as u64).to_le_bytes();
             let mut random =
                 Random::new("consilium/views/1", &[augmentation.expose().as_slice(), &place]);
             for _ in 0..views {
+                classes.push(self.examples.classes[*record]);
                 if self.study.training.local.augment {
                     images.extend(augmented(image, self.study, &mut random));
                 } else {
                     images.extend_from_slice(image);
                 }
             }
-            classes.push(self.examples.classes[*record]);
         }
         let clip = self.plan.wanted().clip;
         Ok(model.clipped_sum(images, &classes, views, clip)?.sum)

@@ -216,7 +216,7 @@ mod tests {
 
     fn preparation(window: Window, channels: u16, height: u16, width: u16) -> Preparation {
         Preparation {
-            input: InputShape { channels, height, width },
+            input: InputShape { channels, depth: 1, height, width },
             preprocess: Preprocess { window, mean: 0.5, sd: 0.5 },
         }
     }
