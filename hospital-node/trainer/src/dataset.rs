@@ -20,7 +20,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::path::{Path, PathBuf};
 
-pub use fault::{DatasetError, Fault};
+pub use fault::DatasetError;
+pub use hospital_images::{Fault, nifti};
 pub use patient::{PatientKey, SiteSecret};
 
 use crate::preprocess::Preparation;

@@ -6,7 +6,6 @@
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use dicom_core::Tag;
 use dicom_core::value::Value;
@@ -16,13 +15,10 @@ use dicom_object::file::{OpenFileOptions, ReadPreamble};
 use dicom_pixeldata::PixelDecoder as _;
 use dicom_transfer_syntax_registry::{TransferSyntaxIndex as _, TransferSyntaxRegistry};
 
-use super::{Fault, read_at_most, walk};
-use crate::preprocess::Picture;
+use hospital_images::MAX_PIXEL_BYTES;
 
-/// Bytes of decoded pixels that one file may have.
-pub const MAX_PIXEL_BYTES: u64 = 1 << 30;
-/// Bytes of one file.
-const MAX_FILE_BYTES: u64 = 2 << 30;
+use super::{Fault, walk};
+use crate::preprocess::Picture;
 
 /// Pixels as the file stores them, after decompression: no rescale, no window, no palette.
 #[derive(Clone, Debug)]
@@ -93,20 +89,7 @@ impl Photometric {
     }
 }
 
-/// Reads a file's bytes.
-///
-/// # Errors
-/// [`Fault::Missing`], or [`Fault::Unreadable`] with the kind of failure.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the system may add kinds; all have one answer")]
-pub fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
-    read_at_most(path, MAX_FILE_BYTES).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Fault::Missing,
-        std::io::ErrorKind::PermissionDenied => Fault::Unreadable("permission denied"),
-        std::io::ErrorKind::FileTooLarge => Fault::TooLarge,
-        std::io::ErrorKind::InvalidInput => Fault::Unreadable("not a regular file"),
-        _ => Fault::Unreadable("the disk reports an error"),
-    })
-}
+pub use hospital_images::bytes;
 
 impl Stored {
     /// Decodes a whole file.
