@@ -52,6 +52,8 @@ pub(crate) struct Trainer {
     pub program: PathBuf,
     /// How many threads it may use.
     pub threads: u32,
+    /// What it computes on: `auto`, `cpu`, `wgpu` or `cuda:N`. Whether it can is the trainer's to say.
+    pub device: String,
 }
 
 /// One folder or file of records.
@@ -70,6 +72,8 @@ pub(crate) struct DataSet {
 pub(crate) enum DataKind {
     /// A folder of DICOM files and a manifest.
     Dicom,
+    /// A folder of `NIfTI` files and a manifest.
+    Nifti,
     /// One NPZ file in the manner of `MedMNIST`.
     Npz,
 }
@@ -80,6 +84,7 @@ impl DataKind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Dicom => "dicom",
+            Self::Nifti => "nifti",
             Self::Npz => "npz",
         }
     }
@@ -345,13 +350,14 @@ fn read_trainer(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>)
         .path("program", base, "\"/usr/bin/hospital-trainer\"", faults)
         .unwrap_or_else(beside_us);
     let threads = section.number("threads", 1..=1024, "1 to 1024", "4", faults).unwrap_or(1);
-    const ALLOWED: &str = "\"cpu\"";
-    if let Some(device) = section.text("device", ALLOWED, "\"cpu\"", faults)
-        && device != "cpu"
-    {
-        faults.push(fault("trainer.device", &format!("{device:?}"), ALLOWED, "\"cpu\""));
+    const ALLOWED: &str = "\"auto\", \"cpu\", \"wgpu\" or \"cuda:N\"";
+    let device = section.text("device", ALLOWED, "\"auto\"", faults);
+    let device = device.unwrap_or("auto").to_owned();
+    let number = device.strip_prefix("cuda:").map(str::parse::<u8>);
+    if !["auto", "cpu", "wgpu"].contains(&device.as_str()) && !matches!(number, Some(Ok(_))) {
+        faults.push(fault("trainer.device", &format!("{device:?}"), ALLOWED, "\"auto\""));
     }
-    Trainer { program, threads }
+    Trainer { program, threads, device }
 }
 
 /// The trainer that was installed with this program.
@@ -396,10 +402,11 @@ fn named_well(name: &str) -> bool {
 }
 
 fn read_set(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>) -> Option<DataSet> {
-    const KINDS: &str = "\"dicom\" (a folder with a manifest) or \"npz\" (one file)";
+    const KINDS: &str = "\"dicom\" or \"nifti\" (a folder with a manifest) or \"npz\" (one file)";
     let before = faults.len();
     let kind = match section.text("kind", KINDS, "\"dicom\"", faults) {
         Some("dicom") => Some(DataKind::Dicom),
+        Some("nifti") => Some(DataKind::Nifti),
         Some("npz") => Some(DataKind::Npz),
         other => {
             if faults.len() == before {
@@ -418,11 +425,12 @@ fn read_set(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>) -> 
     let before = faults.len();
     let manifest = section.path("manifest", base, "\"/srv/images/manifest.csv\"", faults);
     if faults.len() == before {
-        const ALLOWED: &str = "the CSV manifest for kind \"dicom\"; left out for \"npz\"";
+        const ALLOWED: &str =
+            "the CSV manifest for kind \"dicom\" or \"nifti\"; left out for \"npz\"";
         let found = match (kind, &manifest) {
-            (Some(DataKind::Dicom), None) => Some("nothing"),
+            (Some(DataKind::Dicom | DataKind::Nifti), None) => Some("nothing"),
             (Some(DataKind::Npz), Some(_)) => Some("a manifest for kind \"npz\""),
-            (Some(DataKind::Dicom), Some(_))
+            (Some(DataKind::Dicom | DataKind::Nifti), Some(_))
             | (Some(DataKind::Npz) | None, None)
             | (None, Some(_)) => None,
         };

@@ -6,6 +6,7 @@
 //! refused unless nothing was bad, so what a model is trained on is exactly what the Merkle root
 //! covers. Patient identifiers become pseudonyms as they are read and are kept nowhere.
 
+pub mod answers;
 pub mod dicom;
 mod fault;
 mod folder;
@@ -14,6 +15,7 @@ pub mod merkle;
 pub mod npz;
 mod patient;
 pub mod scan;
+mod volume;
 mod walk;
 
 use std::collections::BTreeMap;
@@ -24,7 +26,10 @@ pub use fault::DatasetError;
 pub use hospital_images::{Fault, nifti};
 pub use patient::{PatientKey, SiteSecret};
 
+use aggregation::study::TaskKind;
+
 use crate::preprocess::Preparation;
+use answers::Answer;
 
 /// What a record is for. Validation and test records are never trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -67,7 +72,7 @@ impl Part {
 /// Where records come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A folder of DICOM files and the CSV that lists them.
+    /// A folder of DICOM or NIfTI files and the CSV that lists them.
     Dicom {
         /// The folder.
         folder: PathBuf,
@@ -85,10 +90,10 @@ impl Source {
     /// A source from the words of a configuration; an empty manifest is none.
     ///
     /// # Errors
-    /// A kind other than `dicom` and `npz`.
+    /// A kind other than `dicom`, `nifti` and `npz`.
     pub fn new(kind: &str, path: &str, manifest: &str) -> Result<Self, DatasetError> {
         match kind {
-            "dicom" => Ok(Self::Dicom {
+            "dicom" | "nifti" => Ok(Self::Dicom {
                 folder: path.into(),
                 manifest: (!manifest.is_empty()).then(|| manifest.into()),
             }),
@@ -111,6 +116,13 @@ pub struct Look<'a> {
     pub memory: u64,
 }
 
+impl Look<'_> {
+    /// What an answer is; without a study any label will do.
+    fn kind(&self) -> TaskKind {
+        self.preparation.map_or(TaskKind::Classification, Preparation::kind)
+    }
+}
+
 /// One usable record.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -120,8 +132,8 @@ pub struct Record {
     pub part: Part,
     /// The label as written.
     pub label: String,
-    /// The label's place among the classes; 0 without classes.
-    pub class: usize,
+    /// What the label or the mask says.
+    pub answer: Answer,
     /// SHA-256 of the file (of the image's bytes in an NPZ).
     pub file: [u8; 32],
     /// The prepared image; empty when none was asked for.
@@ -176,21 +188,26 @@ pub fn look(
 pub struct Examples {
     /// Channel, row, column of each image, one image after the other.
     pub images: Vec<f32>,
-    /// The class of each.
-    pub classes: Vec<usize>,
+    /// What each should be answered with.
+    pub answers: Vec<Answer>,
 }
 
 impl Examples {
+    /// Images with a class each.
+    #[must_use]
+    pub fn classified(images: Vec<f32>, classes: &[usize]) -> Self {
+        Self { images, answers: classes.iter().map(|class| Answer::Class(*class)).collect() }
+    }
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.classes.len()
+        self.answers.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.classes.is_empty()
+        self.answers.is_empty()
     }
 
     /// The values of one image.
@@ -238,7 +255,7 @@ impl Dataset {
             }
             let examples = parts.entry(record.part).or_default();
             examples.images.extend_from_slice(&record.image);
-            examples.classes.push(record.class);
+            examples.answers.push(record.answer);
         }
         let mut take = |part| parts.remove(&part).unwrap_or_default();
         let train = take(Part::Train);
@@ -269,7 +286,8 @@ fn class_of(label: &str, classes: Option<&[String]>) -> Result<usize, Fault> {
 /// Refuses a preparation that would not fit before anything is read for it.
 fn check_memory(records: usize, how: Look<'_>) -> Result<(), DatasetError> {
     let Some(preparation) = how.preparation else { return Ok(()) };
-    let each = 4 * preparation.values() as u64;
+    let mask = if preparation.kind() == TaskKind::Segmentation { 1 } else { 0 };
+    let each = (4 + mask) * preparation.values() as u64;
     let needed = each.saturating_mul(records as u64);
     if needed > how.memory {
         return Err(DatasetError::TooLarge { needed: needed >> 20, allowed: how.memory >> 20 });

@@ -1,9 +1,11 @@
 //! From a stored image to what the model is shown, as the study declares it: window, inversion of
 //! MONOCHROME1, channels, size, `(x - mean) / sd`. Channel first, then rows, then columns.
 
+mod volume;
+
 use std::borrow::Cow;
 
-use aggregation::study::{InputShape, Preprocess, Task, Window};
+use aggregation::study::{InputShape, Preprocess, Task, TaskKind, Window};
 
 use crate::dataset::Fault;
 
@@ -32,6 +34,7 @@ const WITHOUT_WINDOW: (f64, f64) = (1.0, 99.0);
 /// How a study wants its images.
 #[derive(Clone, Debug)]
 pub struct Preparation {
+    kind: TaskKind,
     input: InputShape,
     preprocess: Preprocess,
 }
@@ -40,13 +43,20 @@ impl Preparation {
     /// Takes the study's word for it.
     #[must_use]
     pub fn new(task: &Task) -> Self {
-        Self { input: task.input, preprocess: task.preprocess }
+        Self { kind: task.kind, input: task.input, preprocess: task.preprocess }
+    }
+
+    /// What an answer is.
+    #[must_use]
+    pub const fn kind(&self) -> TaskKind {
+        self.kind
     }
 
     /// Values in one prepared image.
     #[must_use]
     pub fn values(&self) -> usize {
         usize::from(self.input.channels)
+            * usize::from(self.input.depth)
             * usize::from(self.input.height)
             * usize::from(self.input.width)
     }
@@ -54,8 +64,12 @@ impl Preparation {
     /// Prepares one image.
     ///
     /// # Errors
-    /// [`Fault::WrongShape`] when channels cannot be made to match, or a value is not finite.
+    /// [`Fault::WrongShape`] when channels cannot be made to match, or a value is not finite; or when
+    /// the study is of volumes.
     pub fn apply(&self, picture: &Picture) -> Result<Vec<f32>, Fault> {
+        if self.input.depth != 1 {
+            return Err(Fault::WrongShape("a flat image in a study of volumes"));
+        }
         let (low, high) = self.bounds(picture);
         let scale = if high > low { 1.0 / (high - low) } else { 0.0 };
         let (height, width) = (usize::from(self.input.height), usize::from(self.input.width));
@@ -216,6 +230,7 @@ mod tests {
 
     fn preparation(window: Window, channels: u16, height: u16, width: u16) -> Preparation {
         Preparation {
+            kind: TaskKind::Classification,
             input: InputShape { channels, depth: 1, height, width },
             preprocess: Preprocess { window, mean: 0.5, sd: 0.5 },
         }

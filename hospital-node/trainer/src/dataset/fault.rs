@@ -19,7 +19,7 @@ pub enum DatasetError {
         found: usize,
     },
     /// The source's kind is not known.
-    #[error("kind of data source: expected \"dicom\" or \"npz\", found {found:?}")]
+    #[error("kind of data source: expected \"dicom\", \"nifti\" or \"npz\", found {found:?}")]
     Kind {
         /// What was written.
         found: String,

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
+use super::answers::Answer;
 use super::dicom::{self, Stored};
 use super::manifest::{self, Row};
 use super::{
-    Bad, Contents, DatasetError, Fault, Look, Parts, Record, check_memory, class_of, sha256,
+    Bad, Contents, DatasetError, Fault, Look, Parts, Record, check_memory, nifti, sha256, volume,
 };
 
 /// Files in one folder that are looked at.
@@ -58,8 +59,8 @@ pub(super) fn look(
                 Err(Bad { name: row.name, fault: Fault::PatientInTwoSplits })
             } else {
                 let Row { patient, part, label, .. } = row;
-                let Seen { class, file, image, .. } = seen;
-                Ok(Record { patient, part, label, class, file, image })
+                let Seen { answer, file, image, .. } = seen;
+                Ok(Record { patient, part, label, answer, file, image })
             }
         });
         match judged {
@@ -107,23 +108,29 @@ pub(super) fn look_without_manifest(
 }
 
 /// What is kept of one file.
-struct Seen {
-    class: usize,
-    file: [u8; 32],
-    pixels: [u8; 32],
-    image: Vec<f32>,
+pub(super) struct Seen {
+    pub(super) answer: Answer,
+    pub(super) file: [u8; 32],
+    pub(super) pixels: [u8; 32],
+    pub(super) image: Vec<f32>,
 }
 
 fn one(row: &Row, how: Look<'_>) -> Result<Seen, Fault> {
+    if nifti::is_named_so(&row.path) {
+        return volume::look(row, how);
+    }
+    if row.mask.is_some() {
+        return Err(Fault::Unsupported("a mask for an image that is no NIfTI volume"));
+    }
     let bytes = dicom::bytes(&row.path)?;
     let stored = Stored::decode(&bytes)?;
     let picture = stored.picture()?;
-    let class = class_of(&row.label, how.classes)?;
+    let answer = Answer::read(&row.label, how.kind(), how.classes)?;
     let image = match how.preparation {
         Some(preparation) => preparation.apply(&picture)?,
         None => Vec::new(),
     };
-    Ok(Seen { class, file: sha256(&bytes), pixels: digest_of(&stored), image })
+    Ok(Seen { answer, file: sha256(&bytes), pixels: digest_of(&stored), image })
 }
 
 /// The pixels and their shape: the same image under another header is the same image.
