@@ -15,6 +15,7 @@ mod networks;
 mod normalisation;
 mod patches;
 mod private;
+mod room;
 mod tokens;
 mod unet;
 mod vit;
@@ -28,10 +29,15 @@ use loss::Loss;
 pub use loss::Targets;
 use networks::Size;
 pub use private::{ClippedSum, Loaded};
+use room::Room;
+
+use crate::backend;
 
 /// The most images in one pass: what passes through a layer then stays near the processor, and a
 /// batch of any size takes the memory of so many.
 const PASS: usize = 32;
+/// The most values of images in one pass, unless one image has more.
+const VALUES: usize = 1 << 19;
 
 /// A model of the zoo for one study.
 #[derive(Debug)]
@@ -43,6 +49,9 @@ pub struct Network {
     size: Size,
     loss: Loss,
     device: Device,
+    /// For mean gradients, in images, and for clipped sums, in patients.
+    passes: Room,
+    micro_batches: Room,
 }
 
 /// What one batch says about the parameters.
@@ -66,6 +75,8 @@ impl Network {
         cpu::keep_freed_memory();
         let InputShape { channels, depth, height, width } = task.input;
         let input = [channels, depth, height, width].map(usize::from);
+        let values = input.iter().product::<usize>().max(1);
+        let adapts = !backend::is_cpu(&device);
         Self {
             architecture,
             layout: architecture.layout(&task.input, task.classes.len()),
@@ -73,6 +84,8 @@ impl Network {
             size: Size::of(&task.input),
             loss: Loss::new(task, input[1..].iter().product()),
             device,
+            passes: Room::new((VALUES / values).clamp(1, PASS), adapts),
+            micro_batches: Room::new(usize::MAX, adapts),
         }
     }
 
@@ -112,24 +125,24 @@ impl Network {
         }
         let parameters = Parameters::tracked(model, &self.layout, &self.device);
         let mut sum: Option<Gradient> = None;
-        for (pass, images) in images.chunks(PASS * of_image).enumerate() {
-            let from = pass * PASS;
-            let of_pass = self.loss.part(targets, from, (from + PASS).min(all));
+        self.passes.passes(all, |pass| {
+            let of_pass = self.loss.part(targets, pass.start, pass.end);
             let wanted = self.loss.wanted(of_pass, &self.device)?;
-            let scores = self.forward(&mut parameters.walk(), self.batch(images.to_vec()));
+            let images = images[pass.start * of_image..pass.end * of_image].to_vec();
+            let scores = self.forward(&mut parameters.walk(), self.batch(images));
             let loss = self.loss.of(scores, wanted).div_scalar(count(all));
             let mut gradients = loss.backward();
             let mean = parameters.gradients(&mut gradients).ok_or(BackendFault("a gradient"))?;
             let loss = loss.try_into_scalar::<f32>().map_err(|_| BackendFault("a loss"))?;
-            sum = Some(match sum {
-                None => Gradient { mean, loss },
-                Some(mut sum) => {
+            match &mut sum {
+                None => sum = Some(Gradient { mean, loss }),
+                Some(sum) => {
                     sum.mean.iter_mut().zip(&mean).for_each(|(sum, part)| *sum += part);
                     sum.loss += loss;
-                    sum
                 }
-            });
-        }
+            }
+            Ok(())
+        })?;
         let nothing = || Gradient { mean: vec![0.0; self.layout.parameters()], loss: 0.0 };
         Ok(sum.unwrap_or_else(nothing))
     }
@@ -279,7 +292,7 @@ mod tests {
             let answers = Answers::of(&network, 4);
             let at = network.gradient(&model, images.clone(), answers.targets()).expect("computed");
             let size = at.mean.iter().map(|g| g * g).sum::<f32>().sqrt();
-            let step = 0.02;
+            let step = 0.005;
             let loss_along = |by: f32| {
                 let moved: Vec<f32> =
                     model.iter().zip(&at.mean).map(|(w, g)| w + by * g / size).collect();

@@ -67,13 +67,13 @@ impl Loaded<'_> {
         views: usize,
         clip: ClipNorm,
     ) -> Result<ClippedSum, BackendFault> {
-        self.clipped(images, targets.into(), views, clip).map(|(sum, _)| sum)
+        self.clipped(&images, targets.into(), views, clip).map(|(sum, _)| sum)
     }
 
     /// The sum, and the norm of each patient whom it rests on.
     fn clipped(
         &self,
-        images: Vec<f32>,
+        images: &[f32],
         targets: Targets<'_>,
         views: usize,
         clip: ClipNorm,
@@ -83,20 +83,49 @@ impl Loaded<'_> {
         if views == 0 || !count.is_multiple_of(views) || images.len() != count * network.values() {
             return Err(BackendFault("a batch of the declared size"));
         }
+        let of_patient = views * network.values();
+        let mut whole: Option<Vec<f32>> = None;
+        let mut norms = Vec::new();
+        network.micro_batches.passes(count / views, |patients| {
+            let of_part = patients.start * of_patient..patients.end * of_patient;
+            // A copy: a part that does not fit is tried again.
+            let images = images[of_part].to_vec();
+            let targets = network.loss.part(targets, patients.start * views, patients.end * views);
+            let (sum, of_part) = self.finite(images, targets, views, clip)?;
+            norms.extend(of_part);
+            match &mut whole {
+                None => whole = Some(sum),
+                Some(whole) => whole.iter_mut().zip(&sum).for_each(|(sum, part)| *sum += part),
+            }
+            Ok(())
+        })?;
+        let sum = whole.unwrap_or_else(|| vec![0.0; network.layout.parameters()]);
+        Ok((ClippedSum { sum }, norms))
+    }
+
+    /// The sum over those patients whose gradient is finite, and their norms.
+    fn finite(
+        &self,
+        images: Vec<f32>,
+        targets: Targets<'_>,
+        views: usize,
+        clip: ClipNorm,
+    ) -> Result<(Vec<f32>, Vec<f32>), BackendFault> {
+        let network = self.network;
         let mut batch = (network.batch(images), network.loss.wanted(targets, &network.device)?);
         // A value that is not finite would reach the others through the sum, even times zero. So
         // whoever has one is left out and the rest is done again; as a rule once is all.
         while batch.1.images() > 0 {
             let (sum, norms) = self.attempt(&batch, views, clip)?;
             if let Some(sum) = sum {
-                return Ok((ClippedSum { sum }, norms));
+                return Ok((sum, norms));
             }
             let finite: Vec<usize> =
                 (0..norms.len()).filter(|patient| norms[*patient].is_finite()).collect();
             let rows = self.rows(&finite, views);
             batch = (batch.0.select(0, rows.clone()), batch.1.only(rows));
         }
-        Ok((ClippedSum { sum: vec![0.0; network.layout.parameters()] }, Vec::new()))
+        Ok((vec![0.0; network.layout.parameters()], Vec::new()))
     }
 
     /// The places of some patients' images.
@@ -239,7 +268,7 @@ mod tests {
                         one_by_one(&network, &model, &images, answers.targets(), views, norm);
                     let (found, norms) = network
                         .load(&model)
-                        .clipped(images.clone(), answers.targets(), views, clip(norm))
+                        .clipped(&images, answers.targets(), views, clip(norm))
                         .expect("the CPU computes");
                     let what = format!("{architecture} {side} px, {patients} x {views}, {norm}");
                     let apart = distance(&found.sum, &expected);
