@@ -37,15 +37,49 @@ pub struct Study {
     pub evaluation: EvaluationRules,
 }
 
-/// What is learnt: a class for each image.
+/// What is learnt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
-    /// Names of the classes; a label is an index into them.
+    /// What an answer is.
+    pub kind: TaskKind,
+    /// Names of the classes; a label is an index into them. In a segmentation the first is what
+    /// lies around everything else.
     pub classes: Vec<String>,
+    /// How much the loss of each class counts; empty: all of them once. Of labels that go together
+    /// it is the loss of those who have the label.
+    pub class_weights: Vec<f64>,
     /// What the model is shown.
     pub input: InputShape,
     /// How a stored image becomes that.
     pub preprocess: Preprocess,
+}
+
+/// What an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskKind {
+    /// One class for each image. The loss is the softmax cross-entropy.
+    Classification,
+    /// Any number of classes for each image. The loss is the mean over the classes of each one's
+    /// logistic cross-entropy.
+    MultiLabel,
+    /// One class for each pixel or voxel. The loss is the mean softmax cross-entropy, and one less
+    /// the mean Dice coefficient of all classes but the first.
+    Segmentation,
+}
+
+impl TaskKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Classification, Self::MultiLabel, Self::Segmentation];
+
+    /// The name that a manifest gives.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Classification => "classification",
+            Self::MultiLabel => "multi-label",
+            Self::Segmentation => "segmentation",
+        }
+    }
 }
 
 /// The size of what a model is shown.
@@ -53,6 +87,8 @@ pub struct Task {
 pub struct InputShape {
     /// Channels: 1 for radiographs.
     pub channels: u16,
+    /// Slices of a volume; 1 for an image.
+    pub depth: u16,
     /// Rows of pixels.
     pub height: u16,
     /// Columns of pixels.
@@ -406,8 +442,10 @@ pub(crate) mod tests {
         Study {
             name: "chest-pneumonia".to_owned(),
             task: Task {
+                kind: TaskKind::Classification,
                 classes: vec!["normal".to_owned(), "pneumonia".to_owned()],
-                input: InputShape { channels: 1, height: 2, width: 3 },
+                class_weights: Vec::new(),
+                input: InputShape { channels: 1, depth: 1, height: 2, width: 3 },
                 preprocess: Preprocess {
                     window: Window::Full,
                     fit: Fit::Stretch,

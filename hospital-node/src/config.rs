@@ -52,6 +52,8 @@ pub(crate) struct Trainer {
     pub program: PathBuf,
     /// How many threads it may use.
     pub threads: u32,
+    /// What it computes on: `auto`, `cpu`, `wgpu` or `cuda:N`. Whether it can is the trainer's to say.
+    pub device: String,
     /// Where it keeps prepared images, and how many MiB of them; none to decode them every time.
     pub cache: Option<(PathBuf, u32)>,
 }
@@ -350,16 +352,17 @@ fn read_trainer(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>)
         .path("program", base, "\"/usr/bin/hospital-trainer\"", faults)
         .unwrap_or_else(beside_us);
     let threads = section.number("threads", 1..=1024, "1 to 1024", "4", faults).unwrap_or(1);
-    const ALLOWED: &str = "\"cpu\"";
-    if let Some(device) = section.text("device", ALLOWED, "\"cpu\"", faults)
-        && device != "cpu"
-    {
-        faults.push(fault("trainer.device", &format!("{device:?}"), ALLOWED, "\"cpu\""));
+    const ALLOWED: &str = "\"auto\", \"cpu\", \"wgpu\" or \"cuda:N\"";
+    let device = section.text("device", ALLOWED, "\"auto\"", faults);
+    let device = device.unwrap_or("auto").to_owned();
+    let number = device.strip_prefix("cuda:").map(str::parse::<u8>);
+    if !["auto", "cpu", "wgpu"].contains(&device.as_str()) && !matches!(number, Some(Ok(_))) {
+        faults.push(fault("trainer.device", &format!("{device:?}"), ALLOWED, "\"auto\""));
     }
     let mib = section.number("cache_mib", 0..=1 << 24, "0 to 16777216", "8192", faults);
     // Where the folder is follows from the state's, which is read later.
     let cache = Some((PathBuf::from("cache"), mib.unwrap_or(8192))).filter(|(_, mib)| *mib > 0);
-    Trainer { program, threads, cache }
+    Trainer { program, threads, device, cache }
 }
 
 /// The trainer that was installed with this program.

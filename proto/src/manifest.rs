@@ -15,7 +15,7 @@ use aggregation::privacy::charge::Mode;
 use aggregation::study::{
     CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer, Normalise,
     Preprocess, Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, StudyFault, Task,
-    Training, Unit, Window,
+    TaskKind, Training, Unit, Window,
 };
 
 use self::table::{Section, fault};
@@ -77,7 +77,8 @@ fn study(table: &toml::Table, faults: &mut Faults) -> Option<Study> {
     let privacy = privacy(&mut root, faults);
     let cohort = cohort(&mut root, faults);
     let private = privacy.is_some_and(|privacy| privacy.rules().is_some());
-    let evaluation = evaluation(&mut root, private, faults);
+    let kind = task.as_ref().map(|task| task.kind);
+    let evaluation = evaluation(&mut root, private, kind, faults);
     root.finish(faults);
     Some(Study {
         name: name?,
@@ -92,10 +93,13 @@ fn study(table: &toml::Table, faults: &mut Faults) -> Option<Study> {
 
 fn task(root: &mut Section<'_>, faults: &mut Faults) -> Option<Task> {
     let mut task = root.table("task", "task", faults);
-    let kind = task.word("kind", None, &[("classification", ())], faults);
+    let kinds = TaskKind::ALL.map(|kind| (kind.name(), kind));
+    let kind = task.word("kind", None, &kinds, faults);
     let classes = task.texts("classes", None, faults);
+    let class_weights = task.numbers("class_weights", Some(Vec::new()), faults);
     let mut input = task.table("input", "task.input", faults);
     let channels = input.whole("channels", None, faults);
+    let depth = input.whole("depth", Some(1), faults);
     let height = input.whole("height", None, faults);
     let width = input.whole("width", None, faults);
     input.finish(faults);
@@ -144,10 +148,11 @@ fn task(root: &mut Section<'_>, faults: &mut Faults) -> Option<Task> {
     };
     prepare.finish(faults);
     task.finish(faults);
-    kind?;
     Some(Task {
+        kind: kind?,
         classes: classes?,
-        input: InputShape { channels: channels?, height: height?, width: width? },
+        class_weights: class_weights?,
+        input: InputShape { channels: channels?, depth: depth?, height: height?, width: width? },
         preprocess: Preprocess {
             window: match window? {
                 Shape::FromFile => Window::FromFile,
@@ -389,6 +394,7 @@ fn cohort(root: &mut Section<'_>, faults: &mut Faults) -> Option<CohortRules> {
 fn evaluation(
     root: &mut Section<'_>,
     private: bool,
+    kind: Option<TaskKind>,
     faults: &mut Faults,
 ) -> Option<EvaluationRules> {
     let mut evaluate = root.table("evaluate", "evaluate", faults);
@@ -404,10 +410,14 @@ fn evaluation(
         faults,
     );
     if let Some(metrics) = evaluate.texts("metrics", Some(Vec::new()), faults) {
-        for metric in metrics.iter().filter(|name| !["auroc", "accuracy"].contains(&name.as_str()))
-        {
+        let known: &[&str] = match kind {
+            Some(TaskKind::Segmentation) => &["dice", "hausdorff", "hausdorff95"],
+            Some(TaskKind::Classification | TaskKind::MultiLabel) | None => &["auroc", "accuracy"],
+        };
+        for metric in metrics.iter().filter(|name| !known.contains(&name.as_str())) {
             let key = evaluate.name("metrics");
-            faults.push(fault(&key, &format!("{metric:?}"), "\"auroc\" or \"accuracy\""));
+            let allowed = format!("\"{}\"", known.join("\" or \""));
+            faults.push(fault(&key, &format!("{metric:?}"), &allowed));
         }
     }
     let exact = evaluate.flag("danger_exact_metrics", Some(false), faults);
@@ -489,6 +499,27 @@ metrics = ["auroc", "accuracy"]
         );
         let small = EXAMPLE.replace("height = 64", "height = 4");
         assert!(keys(&small).contains(&"task.input.height".into()));
+    }
+
+    #[test]
+    fn each_kind_of_task_has_its_models_its_inputs_and_its_metrics() {
+        let several = EXAMPLE.replace("\"classification\"", "\"multi-label\"");
+        let several = several.replace("[model]", "class_weights = [1, 2.5]\n[model]");
+        let study = parse(&several).expect("valid");
+        assert_eq!(study.task.kind, TaskKind::MultiLabel);
+        assert_eq!(study.task.class_weights, [1.0, 2.5]);
+        let masks = EXAMPLE
+            .replace("\"classification\"", "\"segmentation\"")
+            .replace("cnn-small", "unet3d")
+            .replace("[\"auroc\", \"accuracy\"]", "[\"dice\", \"hausdorff95\"]");
+        assert_eq!(keys(&masks), ["task.input.depth"], "images have no depth");
+        let deep = masks.replace("height = 64", "depth = 32, height = 64");
+        assert_eq!(parse(&deep).expect("valid").task.input.depth, 32);
+        assert_eq!(
+            keys(&deep.replace("unet3d", "resnet18-gn")),
+            ["model.arch", "task.input.depth"]
+        );
+        assert_eq!(keys(&deep.replace("\"dice\"", "\"auroc\"")), ["evaluate.metrics"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Task, Window};
+use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Task, TaskKind, Window};
 use clap::Args;
 use harness::{Outcome, Trouble};
 use hospital_images::Image;
@@ -82,8 +82,10 @@ pub(crate) fn measure(arguments: &DecodeArgs) -> Outcome<Measured> {
     };
     let side = arguments.input;
     let preparation = Preparation::new(&Task {
+        kind: TaskKind::Classification,
+        class_weights: Vec::new(),
         classes: vec!["without".to_owned(), "with".to_owned()],
-        input: InputShape { channels: 1, height: side, width: side },
+        input: InputShape { channels: 1, depth: 1, height: side, width: side },
         preprocess: Preprocess {
             window: Window::FromFile,
             fit: Fit::Stretch,

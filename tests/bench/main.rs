@@ -10,6 +10,7 @@ mod sampler;
 mod secagg;
 mod simulate;
 mod utility;
+mod zoo;
 
 use std::fmt::Display;
 use std::fs::File;
@@ -53,6 +54,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// How good models are at which epsilon: pooled and federated, private and not
     Utility(utility::UtilityArgs),
+    /// What every model of the zoo costs, with and without clipping for each patient
+    Zoo(zoo::ZooArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
     #[command(hide = true)]
     Serve,
@@ -100,6 +103,7 @@ fn run(command: Command, format: Format) -> Result<(), Failure> {
         Command::Mask(arguments) => tell(mask::measure(&arguments), format),
         Command::Secagg(arguments) => tell(secagg::measure(&arguments), format),
         Command::Utility(arguments) => tell(utility::measure(&arguments), format),
+        Command::Zoo(arguments) => tell(zoo::measure(&arguments), format),
         Command::Simulate(arguments) => simulate::run(&arguments, format),
         Command::Serve => {
             answer().map_err(|trouble| Failure::failed("conversation", trouble.to_string()))

@@ -7,6 +7,7 @@
 //! covers. Patient identifiers become pseudonyms as they are read and are kept nowhere.
 
 pub mod about;
+pub mod answers;
 pub mod cache;
 mod fault;
 mod folder;
@@ -15,6 +16,7 @@ pub mod merkle;
 pub mod npz;
 mod patient;
 pub mod scan;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
@@ -24,7 +26,10 @@ pub use fault::DatasetError;
 pub use hospital_images::{Fault, Image, dicom, nifti};
 pub use patient::{PatientKey, SiteSecret};
 
+use aggregation::study::TaskKind;
+
 use crate::preprocess::Preparation;
+use answers::Answer;
 
 /// What a record is for. Validation and test records are never trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -113,6 +118,13 @@ pub struct Look<'a> {
     pub memory: u64,
 }
 
+impl Look<'_> {
+    /// What an answer is; without a study any label will do.
+    fn kind(&self) -> TaskKind {
+        self.preparation.map_or(TaskKind::Classification, Preparation::kind)
+    }
+}
+
 /// One usable record.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -122,8 +134,8 @@ pub struct Record {
     pub part: Part,
     /// The label as written.
     pub label: String,
-    /// The label's place among the classes; 0 without classes.
-    pub class: usize,
+    /// What the label or the mask says.
+    pub answer: Answer,
     /// SHA-256 of the file (of the image's bytes in an NPZ).
     pub file: [u8; 32],
     /// The prepared image; empty when none was asked for.
@@ -180,21 +192,26 @@ pub fn look(
 pub struct Examples {
     /// Channel, row, column of each image, one image after the other.
     pub images: Vec<f32>,
-    /// The class of each.
-    pub classes: Vec<usize>,
+    /// What each should be answered with.
+    pub answers: Vec<Answer>,
 }
 
 impl Examples {
+    /// Images with a class each.
+    #[must_use]
+    pub fn classified(images: Vec<f32>, classes: &[usize]) -> Self {
+        Self { images, answers: classes.iter().map(|class| Answer::Class(*class)).collect() }
+    }
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.classes.len()
+        self.answers.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.classes.is_empty()
+        self.answers.is_empty()
     }
 
     /// The values of one image.
@@ -242,7 +259,7 @@ impl Dataset {
             }
             let examples = parts.entry(record.part).or_default();
             examples.images.extend_from_slice(&record.image);
-            examples.classes.push(record.class);
+            examples.answers.push(record.answer);
         }
         let mut take = |part| parts.remove(&part).unwrap_or_default();
         let train = take(Part::Train);
@@ -273,7 +290,8 @@ fn class_of(label: &str, classes: Option<&[String]>) -> Result<usize, Fault> {
 /// Refuses a preparation that would not fit before anything is read for it.
 fn check_memory(records: usize, how: Look<'_>) -> Result<(), DatasetError> {
     let Some(preparation) = how.preparation else { return Ok(()) };
-    let each = 4 * preparation.values() as u64;
+    let mask = if preparation.kind() == TaskKind::Segmentation { 1 } else { 0 };
+    let each = (4 + mask) * preparation.values() as u64;
     let needed = each.saturating_mul(records as u64);
     if needed > how.memory {
         return Err(DatasetError::TooLarge { needed: needed >> 20, allowed: how.memory >> 20 });

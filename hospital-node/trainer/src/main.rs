@@ -51,7 +51,7 @@ enum Command {
 
 #[derive(Args)]
 struct Serve {
-    /// What computes: auto or cpu
+    /// What computes: auto, cpu, wgpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
     /// MiB of prepared images that may be held in memory

@@ -1,10 +1,12 @@
 //! From a stored image to what the model is shown, as the study declares it: window, inversion of
 //! MONOCHROME1, channels, proportions, size, normalisation. Channel first, then rows, then columns.
 
+mod volume;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Task, Window};
+use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Task, TaskKind, Window};
 
 use crate::dataset::Fault;
 use crate::dataset::cache::{Cache, Kept};
@@ -17,6 +19,7 @@ const WITHOUT_WINDOW: (f64, f64) = (1.0, 99.0);
 /// How a study wants its images.
 #[derive(Clone, Debug)]
 pub struct Preparation {
+    kind: TaskKind,
     input: InputShape,
     preprocess: Preprocess,
     cache: Option<Arc<Cache>>,
@@ -26,7 +29,13 @@ impl Preparation {
     /// Takes the study's word for it.
     #[must_use]
     pub fn new(task: &Task) -> Self {
-        Self { input: task.input, preprocess: task.preprocess, cache: None }
+        Self { kind: task.kind, input: task.input, preprocess: task.preprocess, cache: None }
+    }
+
+    /// What an answer is.
+    #[must_use]
+    pub const fn kind(&self) -> TaskKind {
+        self.kind
     }
 
     /// Looks for prepared images in a folder first, and leaves them there.
@@ -58,6 +67,7 @@ impl Preparation {
     #[must_use]
     pub fn values(&self) -> usize {
         usize::from(self.input.channels)
+            * usize::from(self.input.depth)
             * usize::from(self.input.height)
             * usize::from(self.input.width)
     }
@@ -65,8 +75,12 @@ impl Preparation {
     /// Prepares one image.
     ///
     /// # Errors
-    /// [`Fault::WrongShape`] when channels cannot be made to match, or a value is not finite.
+    /// [`Fault::WrongShape`] when channels cannot be made to match, or a value is not finite; or when
+    /// the study is of volumes.
     pub fn apply(&self, picture: &Picture) -> Result<Vec<f32>, Fault> {
+        if self.input.depth != 1 {
+            return Err(Fault::WrongShape("a flat image in a study of volumes"));
+        }
         let shown = self.shown(picture);
         let (height, width) = (usize::from(self.input.height), usize::from(self.input.width));
         let mut prepared = Vec::with_capacity(self.values());
@@ -297,7 +311,8 @@ mod tests {
 
     fn preparation(window: Window, channels: u16, height: u16, width: u16) -> Preparation {
         Preparation {
-            input: InputShape { channels, height, width },
+            kind: TaskKind::Classification,
+            input: InputShape { channels, depth: 1, height, width },
             preprocess: Preprocess {
                 window,
                 fit: Fit::Stretch,

@@ -307,10 +307,9 @@ impl Session {
         model: &[f32],
         progress: &mut dyn FnMut(u32),
     ) -> Result<Vec<u8>, Refused> {
-        let classes = self.study.task.classes.len();
         let metrics = work
             .evaluates()
-            .then(|| evaluate(&self.network, model, self.held_out(), classes))
+            .then(|| evaluate(&self.study, &self.network, model, self.held_out()))
             .transpose()
             .map_err(|error| Refused::because(&error))?;
         if let Some(private) = &self.private {

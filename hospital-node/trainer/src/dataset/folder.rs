@@ -8,10 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::about::About;
+use super::answers::Answer;
 use super::cache::Kept;
 use super::manifest::{self, Row};
 use super::{
-    Bad, Contents, DatasetError, Fault, Image, Look, Parts, Record, check_memory, class_of, sha256,
+    Bad, Contents, DatasetError, Fault, Image, Look, Parts, Record, check_memory, nifti, sha256,
+    volume,
 };
 
 /// Files in one folder that are looked at.
@@ -62,8 +64,8 @@ pub(super) fn look(
                 Err(Bad { name: row.name, fault: Fault::PatientInTwoSplits })
             } else {
                 let Row { patient, part, label, .. } = row;
-                let Seen { class, file, image, .. } = seen;
-                Ok(Record { patient, part, label, class, file, image })
+                let Seen { answer, file, image, .. } = seen;
+                Ok(Record { patient, part, label, answer, file, image })
             }
         });
         match judged {
@@ -115,23 +117,27 @@ pub(super) fn look_without_manifest(
 }
 
 /// What is kept of one file.
-struct Seen {
-    class: usize,
-    file: [u8; 32],
-    pixels: [u8; 32],
-    image: Vec<f32>,
+pub(super) struct Seen {
+    pub(super) answer: Answer,
+    pub(super) file: [u8; 32],
+    pub(super) pixels: [u8; 32],
+    pub(super) image: Vec<f32>,
 }
 
 fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
+    if row.mask.is_some() || nifti::is_named_so(&row.path) {
+        return volume::look(row, how, |image| note(about, image));
+    }
     let bytes = hospital_images::bytes(&row.path)?;
     let file = sha256(&bytes);
     let kept = how.preparation.and_then(|preparation| preparation.kept(&file));
     if let Some(Kept { pixels, image }) = kept {
-        return Ok(Seen { class: class_of(&row.label, how.classes)?, file, pixels, image });
+        let answer = Answer::read(&row.label, how.kind(), how.classes)?;
+        return Ok(Seen { answer, file, pixels, image });
     }
     let image = Image::decode(&bytes)?;
     let (pixels, picture) = (image.digest(), image.picture()?);
-    let class = class_of(&row.label, how.classes)?;
+    let answer = Answer::read(&row.label, how.kind(), how.classes)?;
     note(about, &image);
     let image = match how.preparation {
         Some(preparation) => {
@@ -141,7 +147,7 @@ fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
         }
         None => Vec::new(),
     };
-    Ok(Seen { class, file, pixels, image })
+    Ok(Seen { answer, file, pixels, image })
 }
 
 fn note(about: &Mutex<About>, image: &Image) {

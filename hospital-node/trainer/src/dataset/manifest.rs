@@ -1,6 +1,9 @@
-//! The CSV that lists the records of a DICOM folder: `path`, `patient_id` or `patient_key`,
-//! `label`, and if the site likes `split` and `issuer`. Other columns are left alone. Public
-//! collections write `file` or `filename` for the first and `patient` for the second.
+//! The CSV that lists the records of a folder: `path`, `patient_id` or `patient_key`, `label` or
+//! `mask`, and if the site likes `split` and `issuer`. Other columns are left alone.
+//! Public collections write `file` or `filename` for the first and `patient` for the second.
+//!
+//! A label is a class by name or number; of several, those that apply with `|` between them. A mask
+//! is a file of the folder whose voxels are numbers of classes.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -20,8 +23,10 @@ pub struct Row {
     pub patient: PatientKey,
     /// What it is for.
     pub part: Part,
-    /// The label as written.
+    /// The label as written; empty where the list has none.
     pub label: String,
+    /// The file with the class of each voxel, below the data folder.
+    pub mask: Option<PathBuf>,
 }
 
 /// Reads a manifest: each row, or why it cannot be used, in order.
@@ -62,7 +67,8 @@ struct Columns {
     patient: Patient,
     issuer: Option<usize>,
     split: Option<usize>,
-    label: usize,
+    label: Option<usize>,
+    mask: Option<usize>,
 }
 
 enum Patient {
@@ -86,6 +92,7 @@ impl Columns {
                             privacy is per patient, so records without patients are refused";
                 DatasetError::Manifest(text.to_owned())
             })?;
+        let mask = find("mask");
         Ok(Self {
             count: headers.len(),
             path: find("path")
@@ -95,7 +102,8 @@ impl Columns {
             patient,
             issuer: find("issuer"),
             split: find("split"),
-            label: need("label")?,
+            label: if mask.is_some() { find("label") } else { Some(need("label")?) },
+            mask,
         })
     }
 
@@ -112,10 +120,15 @@ impl Columns {
             let line = record.position().map_or(0, csv::Position::line);
             return Err(Bad { name: format!("row {line}"), fault: Fault::BrokenRow });
         }
-        let relative = Path::new(&name);
-        if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
-            return Err(bad(Fault::Outside));
-        }
+        let within = |name: &str| {
+            let relative = Path::new(name);
+            let inside = |c| matches!(c, Component::Normal(_) | Component::CurDir);
+            let inside = relative.components().all(inside);
+            if inside { Ok(folder.join(relative)) } else { Err(bad(Fault::Outside)) }
+        };
+        let path = within(&name)?;
+        let mask = self.mask.map(field).filter(|name| !name.is_empty());
+        let mask = mask.map(within).transpose()?;
         let issuer = self.issuer.map(field).unwrap_or_default();
         let patient = match self.patient {
             Patient::Key(column) | Patient::Id(column) if field(column).is_empty() => {
@@ -130,8 +143,8 @@ impl Columns {
             None => patient.part(),
             Some(word) => Part::parse(word).ok_or_else(|| bad(Fault::WrongSplit))?,
         };
-        let label = field(self.label).to_owned();
-        Ok(Row { path: folder.join(relative), name, patient, part, label })
+        let label = self.label.map(field).unwrap_or_default().to_owned();
+        Ok(Row { path, name: name.clone(), patient, part, label, mask })
     }
 }
 

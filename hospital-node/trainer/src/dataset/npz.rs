@@ -11,8 +11,10 @@ use hospital_images::npz;
 use ndarray::ArrayD;
 use rayon::prelude::*;
 
+use aggregation::study::TaskKind;
+
 use super::{
-    Bad, Contents, DatasetError, Fault, Look, Part, Record, check_memory, class_of, sha256,
+    Bad, Contents, DatasetError, Fault, Look, Part, Record, answers::Answer, check_memory, sha256,
 };
 use crate::preprocess::Picture;
 
@@ -85,9 +87,16 @@ pub(super) fn look(
             .enumerate()
             .map(|(index, (image, label))| {
                 let label = label.to_string();
-                let class = match how.classes {
-                    Some(classes) => label.parse().ok().filter(|c| *c < classes.len()),
-                    None => class_of(&label, None).ok(),
+                let answer = match how.classes {
+                    // Numbers, whatever the classes are called.
+                    Some(classes) => label
+                        .parse()
+                        .ok()
+                        .filter(|class| *class < classes.len())
+                        .filter(|_| how.kind() == TaskKind::Classification)
+                        .map(Answer::Class)
+                        .ok_or(Fault::WrongLabel),
+                    None => Answer::read(&label, TaskKind::Classification, None),
                 };
                 let patient = format!("{}/{index}", arrays.part.name());
                 let image_of = |preparation: &crate::preprocess::Preparation| {
@@ -97,7 +106,7 @@ pub(super) fn look(
                     patient: how.secret.pseudonym(&patient, "\u{0}npz"),
                     part: arrays.part,
                     label,
-                    class: class.ok_or(Fault::WrongLabel)?,
+                    answer: answer?,
                     file: sha256(image),
                     image: how.preparation.map(image_of).transpose()?.unwrap_or_default(),
                 })
@@ -179,7 +188,7 @@ mod tests {
             let file = written(compressed, |npz| fill_train(npz, 6, 6));
             let contents = look_at(file.path(), &classes).expect("a good file");
             assert_eq!((contents.records.len(), contents.bad.len()), (6, 0));
-            assert_eq!(contents.records[3].class, 1);
+            assert_eq!(contents.records[3].answer, Answer::Class(1));
             roots.push(super::super::merkle::root(&contents.records));
         }
         assert_eq!(roots[0], roots[1]);
