@@ -8,6 +8,7 @@
 
 pub mod about;
 pub mod answers;
+mod bids;
 pub mod cache;
 mod fault;
 mod folder;

@@ -1,8 +1,15 @@
 //! One DICOM file: the pixels as stored, and the picture they make.
 //!
-//! Only attributes that decide pixels are looked at ([`elements`]); no text of the header leaves this
-//! room. What the header claims is compared with our limit, and with the bytes that are there, before
-//! memory is set aside for it. What cannot be decoded: see [`frames`].
+//! Only attributes that decide pixels are looked at; no text of the header leaves this room. What the
+//! header claims is compared with our limit, and with the bytes that are there, before memory is set
+//! aside for it.
+//!
+//! Every transfer syntax that decodes without a native library is decoded: native in both byte orders,
+//! deflated (the data set, or each frame), RLE, JPEG (baseline, extended, progressive, lossless),
+//! JPEG-LS, JPEG 2000, high-throughput JPEG 2000, and encapsulated uncompressed. Not decoded, with
+//! [`Fault::UnsupportedTransferSyntax`]: JPEG XL, MPEG and HEVC video, SMPTE ST 2110, JPIP. JPEG with
+//! arithmetic codes or hierarchies, and JPEG-LS with colour transforms, mapping tables or restart
+//! markers, are refused by their decoders with [`Fault::Unsupported`]; so are segmented palettes.
 
 mod elements;
 mod frames;

@@ -20,6 +20,9 @@ use crate::Fault;
 /// with chroma at a quarter of the resolution.
 const MAX_VALUES_PER_BYTE: usize = 2048;
 
+/// Scans of one codestream: each goes over all blocks, however few bytes it has. Writers make ten.
+const MAX_SCANS: u32 = 100;
+
 /// A decoded image.
 #[derive(Debug)]
 pub(crate) struct Decoded {
@@ -96,7 +99,7 @@ struct Decoder<'a> {
     ac: [Option<Table>; 4],
     restart: usize,
     lossless: Vec<u16>,
-    scanned: bool,
+    scans: u32,
     adobe: Option<u8>,
     jfif: bool,
 }
@@ -113,7 +116,7 @@ impl<'a> Decoder<'a> {
             ac: [const { None }; 4],
             restart: 0,
             lossless: Vec::new(),
-            scanned: false,
+            scans: 0,
             adobe: None,
             jfif: false,
         }
@@ -127,7 +130,7 @@ impl<'a> Decoder<'a> {
         loop {
             let Some(marker) = self.marker() else {
                 // The end may be missing when the picture is whole.
-                return if self.scanned { Ok(()) } else { Err(Fault::Truncated) };
+                return if self.scans > 0 { Ok(()) } else { Err(Fault::Truncated) };
             };
             match marker {
                 0xd9 => return Ok(()),
@@ -289,7 +292,7 @@ impl<'a> Decoder<'a> {
         let count = usize::from(count);
         let (said, end) = rest.split_at_checked(2 * count).ok_or(BROKEN)?;
         let &[first, last, approximation] = end.first_chunk::<3>().ok_or(BROKEN)?;
-        if !(1..=4).contains(&count) {
+        if !(1..=4).contains(&count) || self.scans == MAX_SCANS {
             return Err(BROKEN);
         }
         let mut components = Vec::new();
@@ -318,12 +321,12 @@ impl<'a> Decoder<'a> {
             }
         }
         self.at = bits.end();
-        self.scanned = true;
+        self.scans += 1;
         Ok(())
     }
 
     fn finish(self) -> Result<Decoded, Fault> {
-        let frame = self.frame.filter(|_| self.scanned).ok_or(Fault::Truncated)?;
+        let frame = self.frame.filter(|_| self.scans > 0).ok_or(Fault::Truncated)?;
         let values = match frame.kind {
             Kind::Lossless => self.lossless,
             Kind::Sequential | Kind::Progressive => dct::image(&frame, &self.quantisation)?,

@@ -7,7 +7,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::{Bad, DatasetError, Fault, Part, PatientKey, SiteSecret, read_at_most};
+use super::{Bad, DatasetError, Fault, Part, PatientKey, SiteSecret, bids, read_at_most};
 
 /// Bytes of a manifest that are taken in.
 const MAX_BYTES: u64 = 256 << 20;
@@ -29,7 +29,8 @@ pub struct Row {
     pub mask: Option<PathBuf>,
 }
 
-/// Reads a manifest: each row, or why it cannot be used, in order.
+/// Reads a manifest: each row, or why it cannot be used, in order. A `participants.tsv` is one of a
+/// BIDS folder, whose images are found by its layout.
 ///
 /// # Errors
 /// When the file cannot be read, or lacks a column that every row needs.
@@ -42,6 +43,9 @@ pub fn read(
         .map_err(|source| DatasetError::Io { what: "the manifest", source })?;
     // Spreadsheets like to put a byte order mark in front.
     let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    if path.file_name().is_some_and(|name| name == bids::LIST) {
+        return bids::rows(text, folder, secret);
+    }
     let mut reader =
         csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(text);
     let headers = reader.headers().cloned().map_err(|_| not_csv())?;

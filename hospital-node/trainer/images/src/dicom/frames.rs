@@ -1,11 +1,4 @@
-//! From what a file holds to stored values, for each transfer syntax that decodes without a native
-//! library: native in both byte orders, deflated (the data set, or each frame), RLE, JPEG (baseline,
-//! extended, progressive, lossless), JPEG-LS, JPEG 2000, high-throughput JPEG 2000, and encapsulated
-//! uncompressed.
-//!
-//! Not decoded, with [`Fault::UnsupportedTransferSyntax`]: JPEG XL, MPEG and HEVC video, SMPTE ST
-//! 2110, JPIP; JPEG with arithmetic codes or hierarchies, and JPEG-LS with colour transforms or
-//! restart markers, are refused by their decoders.
+//! From what a file holds to stored values, codec by codec.
 
 use std::io::Read as _;
 
