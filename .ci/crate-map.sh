@@ -26,6 +26,7 @@ transparency     tokio tonic prost hyper burn tracing sqlx
 proto            burn sqlx coordinator hospital-node
 coordinator      burn hospital-node hospital-trainer dicom-object
 hospital-node    burn coordinator hospital-trainer dicom-object ndarray
+hospital-images  aggregation proto tokio tonic burn tracing serde
 hospital-trainer tonic rustls hyper h2 coordinator hospital-node
 MAP
 [ "$failed" = 0 ] && echo "crate map: every room keeps to itself"

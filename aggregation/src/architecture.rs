@@ -4,7 +4,11 @@
 //! being able to run one. The trainer's networks are built to match; a test there compares.
 //! Conventions are PyTorch's: a linear weight is `[out, in]`, a convolution's `[out, in, kh, kw]`.
 
+mod convolutional;
+mod densenet;
 pub mod scattering;
+mod unet;
+mod vit;
 
 use std::fmt;
 
@@ -26,6 +30,15 @@ pub enum Architecture {
     /// `ResNet-18` (\[He+16\] table 1) with group normalisation in place of batch normalisation, its
     /// tensors named as torchvision names them. Small inputs meet a 3x3 stem and no max-pooling.
     Resnet18Gn,
+    /// `DenseNet-121` (\[HLMW17\] table 1) in the same way.
+    DenseNet121Gn,
+    /// A vision transformer of twelve blocks 192 wide (\[DBK+21\]; the size is timm's `vit_tiny`),
+    /// its tensors named as timm names them.
+    VitTiny,
+    /// A U-shaped network for images (\[RFB15\]), with group normalisation: a class for each pixel.
+    Unet2d,
+    /// The same for volumes (\[CAL+16\]), with half as many channels: a class for each voxel.
+    Unet3d,
     /// One linear layer on the pixels: what any better model must beat.
     Linear,
     /// One linear layer on the image's scattering transform ([`scattering`]), which has no parameters
@@ -36,130 +49,6 @@ pub enum Architecture {
 
 /// Longest side, in pixels, at which a network's stem keeps every pixel.
 pub const FULL_RESOLUTION: u16 = 40;
-
-/// One square convolution, followed by a group normalisation. Strides and groups are the
-/// network's own affair; a parameter vector does not show them.
-struct Block {
-    conv: &'static str,
-    scale: &'static str,
-    shift: &'static str,
-    from: Inputs,
-    /// Channels out.
-    to: usize,
-    /// Pixels to a side of the window.
-    side: Side,
-}
-
-/// Channels that a convolution takes.
-#[derive(Clone, Copy)]
-enum Inputs {
-    /// As many as the image has.
-    Image,
-    Channels(usize),
-}
-
-/// The window of a convolution.
-#[derive(Clone, Copy)]
-enum Side {
-    Pixels(usize),
-    /// 3 pixels up to [`FULL_RESOLUTION`], 7 above.
-    Stem,
-}
-
-/// A block by the names of its convolution and its normalisation.
-macro_rules! block {
-    ($conv:literal, $norm:literal, $from:expr, $to:literal, $side:expr) => {
-        Block {
-            conv: concat!($conv, ".weight"),
-            scale: concat!($norm, ".weight"),
-            shift: concat!($norm, ".bias"),
-            from: $from,
-            to: $to,
-            side: $side,
-        }
-    };
-}
-
-const THREE: Side = Side::Pixels(3);
-const ONE: Side = Side::Pixels(1);
-
-/// The layers of [`Architecture::CnnTiny`] in the order of the flat vector.
-const CNN_TINY: &[Block] = &[
-    block!("stem.conv", "stem.norm", Inputs::Image, 16, THREE),
-    block!("block1.conv", "block1.norm", Inputs::Channels(16), 32, THREE),
-    block!("block2.conv", "block2.norm", Inputs::Channels(32), 32, THREE),
-];
-
-/// The layers of [`Architecture::CnnSmall`] in the order of the flat vector.
-const CNN_SMALL: &[Block] = &[
-    block!("stem.conv", "stem.norm", Inputs::Image, 16, THREE),
-    block!("block1.conv", "block1.norm", Inputs::Channels(16), 32, THREE),
-    block!("block2.conv", "block2.norm", Inputs::Channels(32), 32, THREE),
-    block!("block3.conv", "block3.norm", Inputs::Channels(32), 64, THREE),
-    block!("block4.conv", "block4.norm", Inputs::Channels(64), 64, THREE),
-];
-
-/// The layers of [`Architecture::Resnet18Gn`] in the order of the flat vector, which is
-/// torchvision's.
-const RESNET18: &[Block] = &[
-    block!("conv1", "bn1", Inputs::Image, 64, Side::Stem),
-    block!("layer1.0.conv1", "layer1.0.bn1", Inputs::Channels(64), 64, THREE),
-    block!("layer1.0.conv2", "layer1.0.bn2", Inputs::Channels(64), 64, THREE),
-    block!("layer1.1.conv1", "layer1.1.bn1", Inputs::Channels(64), 64, THREE),
-    block!("layer1.1.conv2", "layer1.1.bn2", Inputs::Channels(64), 64, THREE),
-    block!("layer2.0.conv1", "layer2.0.bn1", Inputs::Channels(64), 128, THREE),
-    block!("layer2.0.conv2", "layer2.0.bn2", Inputs::Channels(128), 128, THREE),
-    block!("layer2.0.downsample.0", "layer2.0.downsample.1", Inputs::Channels(64), 128, ONE),
-    block!("layer2.1.conv1", "layer2.1.bn1", Inputs::Channels(128), 128, THREE),
-    block!("layer2.1.conv2", "layer2.1.bn2", Inputs::Channels(128), 128, THREE),
-    block!("layer3.0.conv1", "layer3.0.bn1", Inputs::Channels(128), 256, THREE),
-    block!("layer3.0.conv2", "layer3.0.bn2", Inputs::Channels(256), 256, THREE),
-    block!("layer3.0.downsample.0", "layer3.0.downsample.1", Inputs::Channels(128), 256, ONE),
-    block!("layer3.1.conv1", "layer3.1.bn1", Inputs::Channels(256), 256, THREE),
-    block!("layer3.1.conv2", "layer3.1.bn2", Inputs::Channels(256), 256, THREE),
-    block!("layer4.0.conv1", "layer4.0.bn1", Inputs::Channels(256), 512, THREE),
-    block!("layer4.0.conv2", "layer4.0.bn2", Inputs::Channels(512), 512, THREE),
-    block!("layer4.0.downsample.0", "layer4.0.downsample.1", Inputs::Channels(256), 512, ONE),
-    block!("layer4.1.conv1", "layer4.1.bn1", Inputs::Channels(512), 512, THREE),
-    block!("layer4.1.conv2", "layer4.1.bn2", Inputs::Channels(512), 512, THREE),
-];
-
-/// Convolutions and a linear head, as tensors.
-fn convolutional(
-    blocks: &[Block],
-    head: (&'static str, &'static str),
-    features: usize,
-    input: &InputShape,
-    classes: usize,
-) -> Vec<TensorSpec> {
-    let small = input.height.max(input.width) <= FULL_RESOLUTION;
-    let of_block = |block: &Block| {
-        let from = match block.from {
-            Inputs::Image => usize::from(input.channels),
-            Inputs::Channels(channels) => channels,
-        };
-        let side = match block.side {
-            Side::Pixels(side) => side,
-            Side::Stem if small => 3,
-            Side::Stem => 7,
-        };
-        let init = Init::KaimingNormal { fan_in: from * side * side };
-        [
-            TensorSpec::new(block.conv, &[block.to, from, side, side], init),
-            TensorSpec::new(block.scale, &[block.to], Init::Ones),
-            TensorSpec::new(block.shift, &[block.to], Init::Zeros),
-        ]
-    };
-    // A sixteenth of the usual variance: the first scores are close to even, whatever the features
-    // are.
-    let init = Init::KaimingNormal { fan_in: 16 * features };
-    let (weight, bias) = head;
-    let head = [
-        TensorSpec::new(weight, &[classes, features], init),
-        TensorSpec::new(bias, &[classes], Init::Zeros),
-    ];
-    blocks.iter().flat_map(of_block).chain(head).collect()
-}
 
 /// A linear layer that starts at even scores.
 fn linear(features: usize, classes: usize) -> Vec<TensorSpec> {
@@ -174,14 +63,30 @@ impl Architecture {
     #[must_use]
     pub const fn can_augment(self) -> bool {
         match self {
-            Self::CnnTiny | Self::CnnSmall | Self::Resnet18Gn | Self::Linear => true,
             Self::ScatterLinear => false,
+            Self::CnnTiny
+            | Self::CnnSmall
+            | Self::Resnet18Gn
+            | Self::DenseNet121Gn
+            | Self::VitTiny
+            | Self::Unet2d
+            | Self::Unet3d
+            | Self::Linear => true,
         }
     }
 
     /// Every model of the zoo.
-    pub const ALL: [Self; 5] =
-        [Self::CnnTiny, Self::CnnSmall, Self::Resnet18Gn, Self::Linear, Self::ScatterLinear];
+    pub const ALL: [Self; 9] = [
+        Self::CnnTiny,
+        Self::CnnSmall,
+        Self::Resnet18Gn,
+        Self::DenseNet121Gn,
+        Self::VitTiny,
+        Self::Unet2d,
+        Self::Unet3d,
+        Self::Linear,
+        Self::ScatterLinear,
+    ];
 
     /// The name that a manifest gives.
     #[must_use]
@@ -190,6 +95,10 @@ impl Architecture {
             Self::CnnTiny => "cnn-tiny",
             Self::CnnSmall => "cnn-small",
             Self::Resnet18Gn => "resnet18-gn",
+            Self::DenseNet121Gn => "densenet121-gn",
+            Self::VitTiny => "vit-tiny",
+            Self::Unet2d => "unet2d",
+            Self::Unet3d => "unet3d",
             Self::Linear => "linear",
             Self::ScatterLinear => "scatter-linear",
         }
@@ -201,30 +110,68 @@ impl Architecture {
         Self::ALL.into_iter().find(|arch| arch.name() == name)
     }
 
-    /// Channels and pixels to a side, fewest and most, that the model takes.
-    const fn limits(self) -> ((u16, u16), (u16, u16)) {
+    /// Whether it gives scores to each pixel or voxel, rather than to a whole image.
+    #[must_use]
+    pub const fn segments(self) -> bool {
         match self {
-            Self::CnnTiny | Self::CnnSmall | Self::Resnet18Gn => ((1, 4), (16, 512)),
-            Self::Linear => ((1, 64), (1, 4096)),
-            Self::ScatterLinear => ((1, 4), (16, scattering::LONGEST)),
+            Self::Unet2d | Self::Unet3d => true,
+            Self::CnnTiny
+            | Self::CnnSmall
+            | Self::Resnet18Gn
+            | Self::DenseNet121Gn
+            | Self::VitTiny
+            | Self::Linear
+            | Self::ScatterLinear => false,
+        }
+    }
+
+    /// What the model takes: channels, slices, and pixels to a side, each from fewest to most; and
+    /// of what number every side is a multiple.
+    fn limits(self, input: &InputShape) -> Limits {
+        let flat =
+            |sides: (u16, u16), step: u16| Limits { channels: (1, 4), depth: (1, 1), sides, step };
+        match self {
+            Self::CnnTiny | Self::CnnSmall | Self::Resnet18Gn | Self::DenseNet121Gn => {
+                flat((16, 512), 1)
+            }
+            Self::VitTiny => flat((16, 512), vit_patch(input)),
+            Self::Unet2d => flat((16, 1024), unet::STEP),
+            Self::Unet3d => {
+                let sides = (16, 256);
+                Limits { channels: (1, 4), depth: sides, sides, step: unet::STEP }
+            }
+            Self::Linear => {
+                Limits { channels: (1, 64), depth: (1, 512), sides: (1, 4096), step: 1 }
+            }
+            Self::ScatterLinear => flat((16, scattering::LONGEST), 1),
         }
     }
 
     /// In which ways the input does not fit this model.
     #[must_use]
     pub fn input_faults(self, input: &InputShape) -> Vec<StudyFault> {
-        let ((fewest, most), (shortest, longest)) = self.limits();
+        let Limits { channels, depth, sides, step } = self.limits(input);
         [
-            ("task.input.channels", input.channels, fewest, most),
-            ("task.input.height", input.height, shortest, longest),
-            ("task.input.width", input.width, shortest, longest),
+            ("task.input.channels", input.channels, channels, 1),
+            ("task.input.depth", input.depth, depth, if depth.1 > 1 { step } else { 1 }),
+            ("task.input.height", input.height, sides, step),
+            ("task.input.width", input.width, sides, step),
         ]
         .into_iter()
-        .filter(|(_, found, low, high)| !(low..=high).contains(&found))
-        .map(|(key, found, low, high)| StudyFault {
+        .filter(|(_, found, (low, high), step)| {
+            !(low..=high).contains(&found) || !found.is_multiple_of(*step)
+        })
+        .map(|(key, found, (low, high), step)| StudyFault {
             key: key.to_owned(),
-            found: found.to_string(),
-            allowed: format!("{low} to {high} for {self}"),
+            found: match (key, found) {
+                ("task.input.depth", 1) => "1, an image without depth".to_owned(),
+                _ => found.to_string(),
+            },
+            allowed: match (low == high, step) {
+                (true, _) => format!("{low} for {self}"),
+                (false, 1) => format!("{low} to {high} for {self}"),
+                (false, _) => format!("a multiple of {step} from {low} to {high} for {self}"),
+            },
         })
         .collect()
     }
@@ -232,25 +179,78 @@ impl Architecture {
     /// The tensors of this model for such an input and so many classes.
     #[must_use]
     pub fn layout(self, input: &InputShape, classes: usize) -> ModelLayout {
-        let channels = usize::from(input.channels);
         let tensors = match self {
-            // The head sees the mean and the greatest value of each channel over the image.
-            Self::CnnTiny => {
-                convolutional(CNN_TINY, ("head.weight", "head.bias"), 64, input, classes)
-            }
-            Self::CnnSmall => {
-                convolutional(CNN_SMALL, ("head.weight", "head.bias"), 128, input, classes)
-            }
-            // And here the mean alone.
-            Self::Resnet18Gn => {
-                convolutional(RESNET18, ("fc.weight", "fc.bias"), 512, input, classes)
-            }
+            Self::CnnTiny => convolutional::tiny(input, classes),
+            Self::CnnSmall => convolutional::small(input, classes),
+            Self::Resnet18Gn => convolutional::resnet18(input, classes),
+            Self::DenseNet121Gn => densenet::tensors(input, classes),
+            Self::VitTiny => vit::tensors(input, classes),
+            Self::Unet2d => unet::tensors(unet::FLAT, 2, input, classes),
+            Self::Unet3d => unet::tensors(unet::SOLID, 3, input, classes),
             Self::Linear => {
-                linear(channels * usize::from(input.height) * usize::from(input.width), classes)
+                let InputShape { channels, depth, height, width } = *input;
+                linear([channels, depth, height, width].map(usize::from).iter().product(), classes)
             }
             Self::ScatterLinear => linear(scattering::features(input), classes),
         };
         ModelLayout { tensors }
+    }
+}
+
+/// What a model takes, each from fewest to most.
+struct Limits {
+    channels: (u16, u16),
+    depth: (u16, u16),
+    sides: (u16, u16),
+    /// Sides are multiples of it.
+    step: u16,
+}
+
+/// The linear layer that gives scores. A sixteenth of the usual variance: the first scores are close
+/// to even, whatever the features are.
+fn head((weight, bias): (&str, &str), features: usize, classes: usize) -> [TensorSpec; 2] {
+    let init = Init::KaimingNormal { fan_in: 16 * features };
+    [
+        TensorSpec::new(weight, &[classes, features], init),
+        TensorSpec::new(bias, &[classes], Init::Zeros),
+    ]
+}
+
+/// The scale and the shift of a normalisation.
+fn affine(name: &str, channels: usize) -> [TensorSpec; 2] {
+    [
+        TensorSpec::new(format!("{name}.weight"), &[channels], Init::Ones),
+        TensorSpec::new(format!("{name}.bias"), &[channels], Init::Zeros),
+    ]
+}
+
+/// The weight of a convolution with so many pixels along each of its window's sides.
+fn convolution(name: &str, from: usize, to: usize, window: &[usize]) -> TensorSpec {
+    let shape: Vec<usize> = [to, from].iter().chain(window).copied().collect();
+    let fan_in = from * window.iter().product::<usize>();
+    TensorSpec::new(format!("{name}.weight"), &shape, Init::KaimingNormal { fan_in })
+}
+
+/// Channels of a U-shaped network at each of its resolutions, the finest first.
+#[must_use]
+pub const fn unet_channels(solid: bool) -> [usize; 4] {
+    if solid { unet::SOLID } else { unet::FLAT }
+}
+
+/// The layers of `DenseNet-121`'s four dense blocks.
+pub const DENSE_BLOCKS: [usize; 4] = densenet::BLOCKS;
+
+/// Pixels to a side of what is one token to the transformer: 4 up to [`FULL_RESOLUTION`], 8 up to
+/// 128, 16 above.
+#[must_use]
+pub const fn vit_patch(input: &InputShape) -> u16 {
+    let side = if input.height > input.width { input.height } else { input.width };
+    if side <= FULL_RESOLUTION {
+        4
+    } else if side <= 128 {
+        8
+    } else {
+        16
     }
 }
 
@@ -278,7 +278,7 @@ pub enum Init {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     /// Its name, as in an exported file.
-    pub name: &'static str,
+    pub name: String,
     /// Its shape, outermost first.
     pub shape: Vec<usize>,
     /// How it starts.
@@ -286,8 +286,8 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    fn new(name: &'static str, shape: &[usize], init: Init) -> Self {
-        Self { name, shape: shape.to_vec(), init }
+    fn new(name: impl Into<String>, shape: &[usize], init: Init) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), init }
     }
 
     /// The number of its values.
@@ -322,7 +322,7 @@ impl ModelLayout {
                 Init::Ones => model.resize(model.len() + tensor.values(), 1.0),
                 Init::KaimingNormal { fan_in } => {
                     let sd = (2.0 / crate::units::real(crate::units::count(fan_in.max(1)))).sqrt();
-                    let mut normal = Normal::new(seed, tensor.name);
+                    let mut normal = Normal::new(seed, &tensor.name);
                     model.extend((0..tensor.values()).map(|_| narrow(normal.draw() * sd)));
                 }
             }
@@ -336,7 +336,7 @@ impl ModelLayout {
         let mut transcript = Transcript::new("consilium/layout/1");
         transcript.list(self.tensors.len());
         for tensor in &self.tensors {
-            transcript.text(tensor.name).list(tensor.shape.len());
+            transcript.text(&tensor.name).list(tensor.shape.len());
             for &extent in &tensor.shape {
                 transcript.u64(crate::units::count(extent));
             }
@@ -438,12 +438,16 @@ pub fn model_digest(model: &[f32]) -> Digest {
 // [He+16]: He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, arXiv 1512.03385.
 // [TB21]: Tramèr, Boneh: Differentially Private Learning Needs Better Features (or Much More Data),
 //   ICLR 2021, arXiv 2011.11660.
+// [HLMW17]: Huang, Liu, van der Maaten, Weinberger: Densely Connected Convolutional Networks, CVPR 2017, arXiv 1608.06993.
+// [DBK+21]: Dosovitskiy et al.: An Image is Worth 16x16 Words, ICLR 2021, arXiv 2010.11929.
+// [RFB15]: Ronneberger, Fischer, Brox: U-Net, MICCAI 2015, arXiv 1505.04597.
+// [CAL+16]: Çiçek et al.: 3D U-Net, MICCAI 2016, arXiv 1606.06650.
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const RADIOGRAPH: InputShape = InputShape { channels: 1, height: 64, width: 64 };
+    const RADIOGRAPH: InputShape = InputShape { channels: 1, depth: 1, height: 64, width: 64 };
 
     #[test]
     fn layouts_have_the_parameters_that_their_tables_say() {
@@ -460,10 +464,10 @@ mod tests {
     #[test]
     fn the_residual_network_is_torchvisions_but_for_the_stem() {
         // torchvision counts 11,689,512 parameters for 3 channels and 1,000 classes.
-        let colour = InputShape { channels: 3, height: 224, width: 224 };
+        let colour = InputShape { channels: 3, depth: 1, height: 224, width: 224 };
         let layout = Architecture::Resnet18Gn.layout(&colour, 1_000);
         assert_eq!((layout.tensors.len(), layout.parameters()), (62, 11_689_512));
-        let small = InputShape { channels: 3, height: 40, width: 28 };
+        let small = InputShape { channels: 3, depth: 1, height: 40, width: 28 };
         let small = Architecture::Resnet18Gn.layout(&small, 1_000);
         assert_eq!(small.parameters(), 11_689_512 - 64 * 3 * (49 - 9));
         let shape = |name: &str| {
@@ -476,12 +480,23 @@ mod tests {
         assert_eq!(shape("fc.weight"), Some(vec![1_000, 512]));
     }
 
+    /// torchvision counts 7,978,856 parameters of its `densenet121`, timm 5,717,416 of its
+    /// `vit_tiny_patch16_224`, both for 3 channels and 1,000 classes.
+    #[test]
+    fn networks_that_others_know_have_as_many_parameters_there() {
+        let colour = InputShape { channels: 3, depth: 1, height: 224, width: 224 };
+        let dense = Architecture::DenseNet121Gn.layout(&colour, 1_000);
+        assert_eq!((dense.tensors.len(), dense.parameters()), (364, 7_978_856));
+        let vit = Architecture::VitTiny.layout(&colour, 1_000);
+        assert_eq!((vit.tensors.len(), vit.parameters()), (152, 5_717_416));
+    }
+
     #[test]
     fn names_of_tensors_are_distinct() {
         for arch in Architecture::ALL {
             let layout = arch.layout(&RADIOGRAPH, 2);
             let names: std::collections::BTreeSet<_> =
-                layout.tensors.iter().map(|t| t.name).collect();
+                layout.tensors.iter().map(|t| t.name.as_str()).collect();
             assert_eq!(names.len(), layout.tensors.len());
             assert_eq!(Architecture::from_name(arch.name()), Some(arch));
         }
@@ -540,7 +555,21 @@ mod tests {
 
     #[test]
     fn an_input_that_does_not_fit_is_named() {
-        let tiny = InputShape { channels: 0, height: 15, width: 513 };
+        let tiny = InputShape { channels: 0, depth: 1, height: 15, width: 513 };
+        let flat = InputShape { channels: 1, depth: 1, height: 32, width: 30 };
+        let faults = Architecture::Unet3d.input_faults(&flat);
+        assert_eq!(
+            faults.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "task.input.depth: found 1, an image without depth, allowed is a multiple of 8 from \
+                 16 to 256 for unet3d",
+                "task.input.width: found 30, allowed is a multiple of 8 from 16 to 256 for unet3d",
+            ]
+        );
+        let deep = InputShape { depth: 16, ..flat };
+        let faults = Architecture::VitTiny.input_faults(&deep);
+        assert_eq!(faults[0].to_string(), "task.input.depth: found 16, allowed is 1 for vit-tiny");
+        assert_eq!(faults.len(), 2);
         let faults = Architecture::CnnSmall.input_faults(&tiny);
         assert_eq!(faults.len(), 3);
         assert_eq!(
@@ -549,12 +578,12 @@ mod tests {
         );
         assert!(
             Architecture::Linear
-                .input_faults(&InputShape { channels: 1, height: 1, width: 1 })
+                .input_faults(&InputShape { channels: 1, depth: 1, height: 1, width: 1 })
                 .is_empty()
         );
         assert_eq!(
             Architecture::Linear
-                .input_faults(&InputShape { channels: 1, height: 0, width: 1 })
+                .input_faults(&InputShape { channels: 1, depth: 1, height: 0, width: 1 })
                 .len(),
             1
         );

@@ -3,6 +3,11 @@
 //! No figure of one site ever exists outside of it (PROTOCOL R-16). Loss, accuracy and the score
 //! histograms are counters; AUROC is read off the summed histograms.
 
+mod regions;
+
+pub use self::regions::{MAX_DISTANCE, Overlap, Region};
+
+use crate::study::{Task, TaskKind};
 use crate::units::{count, real};
 
 /// Bins of a score histogram.
@@ -17,14 +22,27 @@ const MICRO: f64 = 1e6;
 /// What a tally counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MetricShape {
+    kind: TaskKind,
     classes: usize,
 }
 
 impl MetricShape {
-    /// Metrics over so many classes.
+    /// Metrics of a classification into so many classes.
     #[must_use]
     pub const fn new(classes: usize) -> Self {
-        Self { classes }
+        Self { kind: TaskKind::Classification, classes }
+    }
+
+    /// What a study counts.
+    #[must_use]
+    pub const fn of(task: &Task) -> Self {
+        Self { kind: task.kind, classes: task.classes.len() }
+    }
+
+    /// What is judged.
+    #[must_use]
+    pub const fn kind(self) -> TaskKind {
+        self.kind
     }
 
     /// The number of classes.
@@ -33,24 +51,46 @@ impl MetricShape {
         self.classes
     }
 
-    /// The number of counters: examples, loss, correct, then two histograms for each class.
+    /// The number of counters: examples, loss, correct; then two histograms for each class, or a
+    /// [`Region`] for each class of a segmentation but the first.
     #[must_use]
     pub const fn counters(self) -> usize {
-        3 + self.classes * 2 * BINS
+        3 + self.scored() * 2 * BINS + self.regions() * Region::COUNTERS
+    }
+
+    /// Classes that have a histogram.
+    const fn scored(self) -> usize {
+        match self.kind {
+            TaskKind::Classification | TaskKind::MultiLabel => self.classes,
+            TaskKind::Segmentation => 0,
+        }
+    }
+
+    /// Classes that have a region.
+    const fn regions(self) -> usize {
+        match self.kind {
+            TaskKind::Classification | TaskKind::MultiLabel => 0,
+            TaskKind::Segmentation => self.classes.saturating_sub(1),
+        }
     }
 }
 
 /// Metrics of some examples, at one site or summed over many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricTally {
+    kind: TaskKind,
     /// Examples scored.
     pub examples: u64,
     /// Sum of their losses, in millionths, each at most [`MAX_LOSS`].
     pub loss_micro: u64,
-    /// Examples whose greatest logit was the label's.
+    /// Examples whose greatest logit was the label's; of several labels, examples all of whose
+    /// logits were on the right side of 0; of a segmentation none.
     pub correct: u64,
-    /// For each class: scores of the examples outside of it, and of those in it.
+    /// For each class: scores of the examples outside of it, and of those in it. None for a
+    /// segmentation.
     pub histograms: Vec<[Vec<u64>; 2]>,
+    /// Of a segmentation, each class but the first.
+    pub regions: Vec<Region>,
 }
 
 /// An example that cannot be counted.
@@ -72,6 +112,14 @@ pub enum BadExample {
         /// The label.
         found: usize,
     },
+    /// An answer of another kind than the tally's.
+    #[error("expected an answer of {expected}; found one of {found}")]
+    Kind {
+        /// The tally's.
+        expected: &'static str,
+        /// The answer's.
+        found: &'static str,
+    },
 }
 
 impl MetricTally {
@@ -79,17 +127,28 @@ impl MetricTally {
     #[must_use]
     pub fn new(shape: MetricShape) -> Self {
         Self {
+            kind: shape.kind,
             examples: 0,
             loss_micro: 0,
             correct: 0,
-            histograms: vec![[vec![0; BINS], vec![0; BINS]]; shape.classes],
+            histograms: vec![[vec![0; BINS], vec![0; BINS]]; shape.scored()],
+            regions: vec![Region::default(); shape.regions()],
         }
     }
 
     /// What is counted.
     #[must_use]
     pub const fn shape(&self) -> MetricShape {
-        MetricShape::new(self.histograms.len())
+        let classes = match self.kind {
+            TaskKind::Classification | TaskKind::MultiLabel => self.histograms.len(),
+            TaskKind::Segmentation => self.regions.len() + 1,
+        };
+        MetricShape { kind: self.kind, classes }
+    }
+
+    fn expect(&self, kind: TaskKind) -> Result<(), BadExample> {
+        let (expected, found) = (self.kind.name(), kind.name());
+        if self.kind == kind { Ok(()) } else { Err(BadExample::Kind { expected, found }) }
     }
 
     /// Counts one example by the model's logits and its label. A model that has diverged is
@@ -97,8 +156,10 @@ impl MetricTally {
     /// high nor low, and such logits as wrong.
     ///
     /// # Errors
-    /// When there is not one logit for each class, or the label is no class; nothing was counted.
+    /// When there is not one logit for each class, or the label is no class, or labels are not what
+    /// is judged; nothing was counted.
     pub fn record(&mut self, logits: &[f32], label: usize) -> Result<(), BadExample> {
+        self.expect(TaskKind::Classification)?;
         let classes = self.histograms.len();
         if logits.len() != classes {
             return Err(BadExample::Logits { expected: classes, found: logits.len() });
@@ -124,11 +185,68 @@ impl MetricTally {
         Ok(())
     }
 
+    /// Counts one example by the model's logits and by whether it has each label; as
+    /// [`Self::record`], but that a score is a logit by itself.
+    ///
+    /// # Errors
+    /// When there is not one logit and one label for each class, or several labels are not what is
+    /// judged; nothing was counted.
+    pub fn record_labels(&mut self, logits: &[f32], labels: &[bool]) -> Result<(), BadExample> {
+        self.expect(TaskKind::MultiLabel)?;
+        let expected = self.histograms.len();
+        for found in [logits.len(), labels.len()] {
+            if found != expected {
+                return Err(BadExample::Logits { expected, found });
+            }
+        }
+        let each = logits.iter().zip(labels);
+        let losses = each.clone().map(|(logit, label)| {
+            let wrong = if *label { -f64::from(*logit) } else { f64::from(*logit) };
+            // log(1 + exp(wrong)), safe from overflow.
+            wrong.max(0.0) + (-wrong.abs()).exp().ln_1p()
+        });
+        self.examples += 1;
+        self.loss_micro += micro(losses.sum::<f64>() / real(count(expected.max(1))));
+        let right = |(logit, label): (&f32, &bool)| logit.is_finite() && (*logit > 0.0) == *label;
+        self.correct += u64::from(each.clone().all(right));
+        for ((logit, label), histograms) in each.zip(&mut self.histograms) {
+            let histogram = &mut histograms[usize::from(*label)];
+            if let Some(slot) = histogram.get_mut(bin(f64::from(*logit))) {
+                *slot += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts one segmented example by its loss and by how each class but the first fits.
+    ///
+    /// # Errors
+    /// When there is not one overlap for each of these classes, or no segmentation is judged;
+    /// nothing was counted.
+    pub fn record_regions(&mut self, loss: f64, overlaps: &[Overlap]) -> Result<(), BadExample> {
+        self.expect(TaskKind::Segmentation)?;
+        let (expected, found) = (self.regions.len(), overlaps.len());
+        if expected != found {
+            return Err(BadExample::Logits { expected, found });
+        }
+        self.examples += 1;
+        self.loss_micro += micro(loss);
+        for (region, overlap) in self.regions.iter_mut().zip(overlaps) {
+            region.record(overlap);
+        }
+        Ok(())
+    }
+
     /// Adds what another tally of the same shape has counted.
     ///
     /// # Errors
     /// When the shapes differ; nothing was added.
     pub fn merge(&mut self, other: &Self) -> Result<(), BadExample> {
+        self.expect(other.kind)?;
+        let (expected, found) = (self.regions.len(), other.regions.len());
+        if expected != found {
+            return Err(BadExample::Logits { expected, found });
+        }
         let (expected, found) = (self.histograms.len(), other.histograms.len());
         if expected != found {
             return Err(BadExample::Logits { expected, found });
@@ -143,6 +261,9 @@ impl MetricTally {
                 *sum = sum.saturating_add(*addend);
             }
         }
+        for (mine, theirs) in self.regions.iter_mut().zip(&other.regions) {
+            mine.merge(theirs);
+        }
         Ok(())
     }
 
@@ -152,19 +273,43 @@ impl MetricTally {
         (self.examples > 0).then(|| real(self.loss_micro) / MICRO / real(self.examples))
     }
 
-    /// Share of examples that were right, if any was counted.
+    /// Share of examples that were right, if any was counted. A segmentation has none.
     #[must_use]
     pub fn accuracy(&self) -> Option<f64> {
-        (self.examples > 0).then(|| real(self.correct) / real(self.examples))
+        (self.examples > 0 && self.kind != TaskKind::Segmentation)
+            .then(|| real(self.correct) / real(self.examples))
     }
 
-    /// Area under the ROC curve: of two classes, the second's; of more, the mean over the classes
-    /// that have examples on both sides, each against the rest. Ties count half, as in
+    /// The mean over the classes but the first of [`Region::dice`].
+    #[must_use]
+    pub fn dice(&self) -> Option<f64> {
+        self.mean_of(Region::dice)
+    }
+
+    /// The same of [`Region::hausdorff`].
+    #[must_use]
+    pub fn hausdorff(&self) -> Option<f64> {
+        self.mean_of(Region::hausdorff)
+    }
+
+    /// The same of [`Region::hausdorff_95`].
+    #[must_use]
+    pub fn hausdorff_95(&self) -> Option<f64> {
+        self.mean_of(Region::hausdorff_95)
+    }
+
+    fn mean_of(&self, figure: fn(&Region) -> Option<f64>) -> Option<f64> {
+        let figures: Vec<f64> = self.regions.iter().filter_map(figure).collect();
+        (!figures.is_empty()).then(|| figures.iter().sum::<f64>() / real(count(figures.len())))
+    }
+
+    /// Area under the ROC curve: of two classes that exclude each other, the second's; else the mean
+    /// over the classes that have examples on both sides, each against the rest. Ties count half, as in
     /// \[Faw06\] section 7; two scores in one bin are a tie.
     #[must_use]
     pub fn auroc(&self) -> Option<f64> {
         let judged = match self.histograms.as_slice() {
-            [_, second] => std::slice::from_ref(second),
+            [_, second] if self.kind == TaskKind::Classification => std::slice::from_ref(second),
             all => all,
         };
         let areas: Vec<f64> = judged.iter().filter_map(area).collect();
@@ -176,6 +321,7 @@ impl MetricTally {
         [self.examples, self.loss_micro, self.correct]
             .into_iter()
             .chain(self.histograms.iter().flatten().flatten().copied())
+            .chain(self.regions.iter().flat_map(Region::counters))
     }
 
     /// The tally with these counters; what is missing is 0.
@@ -191,6 +337,9 @@ impl MetricTally {
         for slot in tally.histograms.iter_mut().flatten().flatten() {
             *slot = next();
         }
+        for region in &mut tally.regions {
+            *region = Region::from_counters([(); Region::COUNTERS].map(|()| next()));
+        }
         tally
     }
 
@@ -199,11 +348,14 @@ impl MetricTally {
         let whole = u128::from(self.examples);
         let most_loss = whole * 100_000_000;
         let sum = |histogram: &[u64]| histogram.iter().map(|bin| u128::from(*bin)).sum::<u128>();
-        // Every example is in one bin of each class, and positive for exactly one class.
+        // Every example is in one bin of each class; where classes exclude each other it is positive
+        // for exactly one.
         let positives: u128 = self.histograms.iter().map(|[_, positives]| sum(positives)).sum();
         u128::from(self.correct) <= whole
             && u128::from(self.loss_micro) <= most_loss
-            && positives == whole
+            && (self.kind != TaskKind::Classification || positives == whole)
+            && (self.kind != TaskKind::Segmentation || self.correct == 0)
+            && self.regions.iter().all(|region| region.consistent(self.examples))
             && self
                 .histograms
                 .iter()
@@ -294,6 +446,58 @@ const fn ratio(part: u128, whole: u128) -> f64 {
 mod tests {
     use super::*;
     use crate::rehearsal::Seeded;
+
+    /// Breaks R-16: what sites add up must say of all of them what one would say alone.
+    #[test]
+    fn regions_of_several_sites_add_up_to_means_over_their_patients() {
+        let shape = MetricShape { kind: TaskKind::Segmentation, classes: 3 };
+        let overlap =
+            |common, found, wanted, distances| Overlap { common, found, wanted, distances };
+        let mut one = MetricTally::new(shape);
+        let first = [overlap(30, 40, 60, Some((3.0, 2.0))), overlap(0, 0, 0, None)];
+        one.record_regions(0.5, &first).expect("two classes");
+        let mut two = MetricTally::new(shape);
+        let second = [overlap(50, 50, 50, Some((0.0, 0.0))), overlap(0, 0, 9, None)];
+        two.record_regions(0.25, &second).expect("two classes");
+        assert!(one.record_regions(0.5, &second[..1]).is_err());
+        assert!(one.record(&[0.0; 3], 1).is_err());
+        one.merge(&two).expect("the same shape");
+        // (0.6 + 1) / 2 of the first class; the second is missed where it is, and is in one only.
+        assert_eq!(one.regions[0].dice(), Some(0.8));
+        assert_eq!(one.regions[1].dice(), Some(0.0));
+        assert_eq!(
+            (one.dice(), one.hausdorff(), one.hausdorff_95()),
+            (Some(0.4), Some(1.5), Some(1.0))
+        );
+        assert_eq!((one.loss(), one.accuracy(), one.auroc()), (Some(0.375), None, None));
+        let again = MetricTally::from_counters(shape, one.counters());
+        assert_eq!(again, one);
+        assert_eq!(one.counters().count(), shape.counters());
+        assert!(one.consistent());
+        one.regions[0].common = 111;
+        assert!(!one.consistent(), "more in common than either has");
+    }
+
+    #[test]
+    fn each_of_several_labels_is_counted_by_itself() {
+        let shape = MetricShape { kind: TaskKind::MultiLabel, classes: 2 };
+        let mut tally = MetricTally::new(shape);
+        for (logits, labels) in [
+            ([2.0, 1.0], [true, true]),
+            ([-1.0, 3.0], [false, true]),
+            ([-2.0, -3.0], [false, false]),
+            ([1.0, f32::NAN], [false, false]),
+        ] {
+            tally.record_labels(&logits, &labels).expect("two of each");
+        }
+        assert_eq!((tally.examples, tally.correct), (4, 3));
+        assert!(tally.consistent());
+        // The first class is in order; the second has a score in the middle that is no number.
+        assert_eq!(tally.auroc(), Some(1.0));
+        assert!(tally.loss().is_some_and(|loss| loss > 25.0), "one loss is no number");
+        assert!(tally.record_labels(&[0.0], &[true, false]).is_err());
+        assert_eq!(MetricTally::from_counters(shape, tally.counters()), tally);
+    }
 
     const BINARY: MetricShape = MetricShape::new(2);
 

@@ -37,15 +37,49 @@ pub struct Study {
     pub evaluation: EvaluationRules,
 }
 
-/// What is learnt: a class for each image.
+/// What is learnt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
-    /// Names of the classes; a label is an index into them.
+    /// What an answer is.
+    pub kind: TaskKind,
+    /// Names of the classes; a label is an index into them. In a segmentation the first is what
+    /// lies around everything else.
     pub classes: Vec<String>,
+    /// How much the loss of each class counts; empty: all of them once. Of labels that go together
+    /// it is the loss of those who have the label.
+    pub class_weights: Vec<f64>,
     /// What the model is shown.
     pub input: InputShape,
     /// How a stored image becomes that.
     pub preprocess: Preprocess,
+}
+
+/// What an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskKind {
+    /// One class for each image. The loss is the softmax cross-entropy.
+    Classification,
+    /// Any number of classes for each image. The loss is the mean over the classes of each one's
+    /// logistic cross-entropy.
+    MultiLabel,
+    /// One class for each pixel or voxel. The loss is the mean softmax cross-entropy, and one less
+    /// the mean Dice coefficient of all classes but the first.
+    Segmentation,
+}
+
+impl TaskKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Classification, Self::MultiLabel, Self::Segmentation];
+
+    /// The name that a manifest gives.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Classification => "classification",
+            Self::MultiLabel => "multi-label",
+            Self::Segmentation => "segmentation",
+        }
+    }
 }
 
 /// The size of what a model is shown.
@@ -53,21 +87,49 @@ pub struct Task {
 pub struct InputShape {
     /// Channels: 1 for radiographs.
     pub channels: u16,
+    /// Slices of a volume; 1 for an image.
+    pub depth: u16,
     /// Rows of pixels.
     pub height: u16,
     /// Columns of pixels.
     pub width: u16,
 }
 
-/// How a stored image becomes the model's input: window, resize, then `(x - mean) / sd`.
+/// How a stored image becomes the model's input: window, fit, then normalisation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preprocess {
     /// Which stored values become 0 and 1.
     pub window: Window,
-    /// Subtracted after the window.
+    /// How an image of other proportions is fitted to the input.
+    pub fit: Fit,
+    /// What makes images comparable.
+    pub normalise: Normalise,
+    /// Subtracted after the window, where normalisation is fixed; else 0.
     pub mean: f32,
-    /// Divided by after that.
+    /// Divided by after that, where normalisation is fixed; else 1.
     pub sd: f32,
+}
+
+/// How an image of other proportions is fitted to the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fit {
+    /// Each side by itself; proportions change.
+    #[default]
+    Stretch,
+    /// The largest part in the middle that has the input's proportions.
+    Crop,
+    /// All of it, with darkness around.
+    Pad,
+}
+
+/// What makes images comparable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Normalise {
+    /// The study's mean and standard deviation for all images.
+    #[default]
+    Fixed,
+    /// Each image's own: it comes out with mean 0 and standard deviation 1.
+    Image,
 }
 
 /// Which stored values become 0 and 1.
@@ -77,6 +139,13 @@ pub enum Window {
     Full,
     /// The window that the file declares; without one, percentiles 1 and 99.
     FromFile,
+    /// These values, after the file's rescale: Hounsfield units in CT.
+    Values {
+        /// Becomes 0.
+        low: f64,
+        /// Becomes 1.
+        high: f64,
+    },
     /// Percentiles of the image's own values.
     Percentile {
         /// Becomes 0; in percent.
@@ -373,9 +442,17 @@ pub(crate) mod tests {
         Study {
             name: "chest-pneumonia".to_owned(),
             task: Task {
+                kind: TaskKind::Classification,
                 classes: vec!["normal".to_owned(), "pneumonia".to_owned()],
-                input: InputShape { channels: 1, height: 2, width: 3 },
-                preprocess: Preprocess { window: Window::Full, mean: 0.5, sd: 0.25 },
+                class_weights: Vec::new(),
+                input: InputShape { channels: 1, depth: 1, height: 2, width: 3 },
+                preprocess: Preprocess {
+                    window: Window::Full,
+                    fit: Fit::Stretch,
+                    normalise: Normalise::Fixed,
+                    mean: 0.5,
+                    sd: 0.25,
+                },
             },
             model: Architecture::Linear,
             training: Training {

@@ -103,7 +103,7 @@ impl VectorFormat {
             coding,
             model: if work.trains() { study.layout().parameters() } else { 0 },
             limb_bits: limb_bits(coding.modulus(), held),
-            metrics: work.evaluates().then(|| MetricShape::new(study.task.classes.len())),
+            metrics: work.evaluates().then(|| MetricShape::of(&study.task)),
             sites: held,
         })
     }

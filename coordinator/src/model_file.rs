@@ -74,11 +74,11 @@ pub(crate) fn read(
     let mut flat = Vec::with_capacity(layout.parameters() * size_of::<f32>());
     for spec in &layout.tensors {
         let wrong = |found: String| ModelFileError::Tensor {
-            name: spec.name.to_owned(),
+            name: spec.name.clone(),
             shape: spec.shape.clone(),
             found,
         };
-        let tensor = file.tensor(spec.name).map_err(|_| wrong("none".to_owned()))?;
+        let tensor = file.tensor(&spec.name).map_err(|_| wrong("none".to_owned()))?;
         if tensor.dtype() != Dtype::F32 || tensor.shape() != spec.shape {
             return Err(wrong(format!("{:?} and shape {:?}", tensor.dtype(), tensor.shape())));
         }
@@ -107,7 +107,7 @@ pub(crate) fn write(
     for spec in &layout.tensors {
         let to = from + spec.values() * size_of::<f32>();
         let tensor = json!({ "dtype": "F32", "shape": spec.shape, "data_offsets": [from, to] });
-        header.insert(spec.name.to_owned(), tensor);
+        header.insert(spec.name.clone(), tensor);
         from = to;
     }
     let mut header = Value::from(header).to_string().into_bytes();
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn layout() -> ModelLayout {
-        Architecture::Linear.layout(&InputShape { channels: 1, height: 8, width: 8 }, 2)
+        Architecture::Linear.layout(&InputShape { channels: 1, depth: 1, height: 8, width: 8 }, 2)
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub(crate) struct Trainer {
     pub program: PathBuf,
     /// How many threads it may use.
     pub threads: u32,
+    /// What it computes on: `auto`, `cpu`, `wgpu` or `cuda:N`. Whether it can is the trainer's to say.
+    pub device: String,
+    /// Where it keeps prepared images, and how many MiB of them; none to decode them every time.
+    pub cache: Option<(PathBuf, u32)>,
 }
 
 /// One folder or file of records.
@@ -68,8 +72,8 @@ pub(crate) struct DataSet {
 /// What a data set is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DataKind {
-    /// A folder of DICOM files and a manifest.
-    Dicom,
+    /// A folder of images (DICOM, NIfTI, PNG, JPEG) and a manifest.
+    Images,
     /// One NPZ file in the manner of `MedMNIST`.
     Npz,
 }
@@ -79,7 +83,7 @@ impl DataKind {
     #[must_use]
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Dicom => "dicom",
+            Self::Images => "images",
             Self::Npz => "npz",
         }
     }
@@ -210,10 +214,13 @@ impl Config {
         match state {
             Some(state) if faults.is_empty() => Ok(Self {
                 file: path.to_owned(),
+                trainer: Trainer {
+                    cache: trainer_settings.cache.map(|(name, mib)| (state.join(name), mib)),
+                    ..trainer_settings
+                },
                 state,
                 proxy,
                 policy: policy_settings,
-                trainer: trainer_settings,
                 data,
             }),
             _ => Err(ConfigError::Faults { path: path.to_owned(), faults }),
@@ -345,13 +352,17 @@ fn read_trainer(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>)
         .path("program", base, "\"/usr/bin/hospital-trainer\"", faults)
         .unwrap_or_else(beside_us);
     let threads = section.number("threads", 1..=1024, "1 to 1024", "4", faults).unwrap_or(1);
-    const ALLOWED: &str = "\"cpu\"";
-    if let Some(device) = section.text("device", ALLOWED, "\"cpu\"", faults)
-        && device != "cpu"
-    {
-        faults.push(fault("trainer.device", &format!("{device:?}"), ALLOWED, "\"cpu\""));
+    const ALLOWED: &str = "\"auto\", \"cpu\", \"wgpu\" or \"cuda:N\"";
+    let device = section.text("device", ALLOWED, "\"auto\"", faults);
+    let device = device.unwrap_or("auto").to_owned();
+    let number = device.strip_prefix("cuda:").map(str::parse::<u8>);
+    if !["auto", "cpu", "wgpu"].contains(&device.as_str()) && !matches!(number, Some(Ok(_))) {
+        faults.push(fault("trainer.device", &format!("{device:?}"), ALLOWED, "\"auto\""));
     }
-    Trainer { program, threads }
+    let mib = section.number("cache_mib", 0..=1 << 24, "0 to 16777216", "8192", faults);
+    // Where the folder is follows from the state's, which is read later.
+    let cache = Some((PathBuf::from("cache"), mib.unwrap_or(8192))).filter(|(_, mib)| *mib > 0);
+    Trainer { program, threads, device, cache }
 }
 
 /// The trainer that was installed with this program.
@@ -396,15 +407,16 @@ fn named_well(name: &str) -> bool {
 }
 
 fn read_set(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>) -> Option<DataSet> {
-    const KINDS: &str = "\"dicom\" (a folder with a manifest) or \"npz\" (one file)";
+    const KINDS: &str = "\"images\" (a folder with a manifest) or \"npz\" (one file)";
     let before = faults.len();
-    let kind = match section.text("kind", KINDS, "\"dicom\"", faults) {
-        Some("dicom") => Some(DataKind::Dicom),
+    let kind = match section.text("kind", KINDS, "\"images\"", faults) {
+        // Files tell by themselves what they are.
+        Some("images" | "dicom" | "nifti") => Some(DataKind::Images),
         Some("npz") => Some(DataKind::Npz),
         other => {
             if faults.len() == before {
                 let found = other.map_or_else(|| "nothing".to_owned(), |text| format!("{text:?}"));
-                faults.push(fault(&section.key("kind"), &found, KINDS, "\"dicom\""));
+                faults.push(fault(&section.key("kind"), &found, KINDS, "\"images\""));
             }
             None
         }
@@ -418,11 +430,11 @@ fn read_set(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>) -> 
     let before = faults.len();
     let manifest = section.path("manifest", base, "\"/srv/images/manifest.csv\"", faults);
     if faults.len() == before {
-        const ALLOWED: &str = "the CSV manifest for kind \"dicom\"; left out for \"npz\"";
+        const ALLOWED: &str = "the CSV manifest for kind \"images\"; left out for \"npz\"";
         let found = match (kind, &manifest) {
-            (Some(DataKind::Dicom), None) => Some("nothing"),
+            (Some(DataKind::Images), None) => Some("nothing"),
             (Some(DataKind::Npz), Some(_)) => Some("a manifest for kind \"npz\""),
-            (Some(DataKind::Dicom), Some(_))
+            (Some(DataKind::Images), Some(_))
             | (Some(DataKind::Npz) | None, None)
             | (None, Some(_)) => None,
         };

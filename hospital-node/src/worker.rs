@@ -98,14 +98,24 @@ pub(crate) struct Worker {
     from: Arc<File>,
 }
 
+/// Nothing for `auto`, which is what the program does by itself.
+fn device_arguments(device: &str) -> impl Iterator<Item = &str> {
+    ["--device", device].into_iter().filter(move |_| device != "auto")
+}
+
 impl Worker {
     /// Starts the program and opens the data set.
     ///
     /// # Errors
     /// When it does not start, or does not open the data.
     pub(crate) async fn start(settings: &Trainer, open: Open) -> Result<Self, WorkerError> {
-        let mut child = Command::new(&settings.program)
-            .arg("serve")
+        let mut command = Command::new(&settings.program);
+        command.arg("serve");
+        if let Some((folder, mib)) = &settings.cache {
+            command.arg("--cache").arg(folder).arg("--cache-mib").arg(mib.to_string());
+        }
+        let mut child = command
+            .args(device_arguments(&settings.device))
             .env_clear()
             .env("RAYON_NUM_THREADS", settings.threads.to_string())
             .stdin(Stdio::piped())
@@ -363,7 +373,7 @@ pub(crate) mod tests {
             .expect("a shell");
         writer.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
         assert!(writer.wait().expect("ended").success());
-        Trainer { program, threads: 1 }
+        Trainer { program, threads: 1, device: "cpu".to_owned(), cache: None }
     }
 
     pub(crate) fn frame(message: from_trainer::Message) -> Vec<u8> {
@@ -494,7 +504,8 @@ pub(crate) mod tests {
         let trainer = script(folder.path(), "unwilling", &say(&[failed("no manifest")]));
         let error = Worker::start(&trainer, Open::default()).await.expect_err("unwilling");
         assert!(matches!(error, WorkerError::Said(words) if words == "no manifest"));
-        let missing = Trainer { program: folder.path().join("none"), threads: 1 };
+        let program = folder.path().join("none");
+        let missing = Trainer { program, threads: 1, device: "cpu".to_owned(), cache: None };
         assert!(matches!(
             Worker::start(&missing, Open::default()).await,
             Err(WorkerError::Start { .. })

@@ -13,9 +13,9 @@ use aggregation::ids::HospitalId;
 use aggregation::privacy::accountant::Accountant;
 use aggregation::privacy::charge::Mode;
 use aggregation::study::{
-    CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
-    Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, StudyFault, Task, Training,
-    Unit, Window,
+    CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer, Normalise,
+    Preprocess, Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, StudyFault, Task,
+    TaskKind, Training, Unit, Window,
 };
 
 use self::table::{Section, fault};
@@ -77,7 +77,8 @@ fn study(table: &toml::Table, faults: &mut Faults) -> Option<Study> {
     let privacy = privacy(&mut root, faults);
     let cohort = cohort(&mut root, faults);
     let private = privacy.is_some_and(|privacy| privacy.rules().is_some());
-    let evaluation = evaluation(&mut root, private, faults);
+    let kind = task.as_ref().map(|task| task.kind);
+    let evaluation = evaluation(&mut root, private, kind, faults);
     root.finish(faults);
     Some(Study {
         name: name?,
@@ -92,10 +93,13 @@ fn study(table: &toml::Table, faults: &mut Faults) -> Option<Study> {
 
 fn task(root: &mut Section<'_>, faults: &mut Faults) -> Option<Task> {
     let mut task = root.table("task", "task", faults);
-    let kind = task.word("kind", None, &[("classification", ())], faults);
+    let kinds = TaskKind::ALL.map(|kind| (kind.name(), kind));
+    let kind = task.word("kind", None, &kinds, faults);
     let classes = task.texts("classes", None, faults);
+    let class_weights = task.numbers("class_weights", Some(Vec::new()), faults);
     let mut input = task.table("input", "task.input", faults);
     let channels = input.whole("channels", None, faults);
+    let depth = input.whole("depth", Some(1), faults);
     let height = input.whole("height", None, faults);
     let width = input.whole("width", None, faults);
     input.finish(faults);
@@ -103,29 +107,61 @@ fn task(root: &mut Section<'_>, faults: &mut Faults) -> Option<Task> {
     let window = prepare.word(
         "window",
         Some(Shape::FromFile),
-        &[("from-file", Shape::FromFile), ("full", Shape::Full), ("percentile", Shape::Percentile)],
+        &[
+            ("from-file", Shape::FromFile),
+            ("full", Shape::Full),
+            ("percentile", Shape::Percentile),
+            ("values", Shape::Values),
+            // In Hounsfield units, as reading rooms set them.
+            ("ct-lung", Shape::Preset(-1350.0, 150.0)),
+            ("ct-soft-tissue", Shape::Preset(-160.0, 240.0)),
+            ("ct-mediastinum", Shape::Preset(-125.0, 225.0)),
+            ("ct-bone", Shape::Preset(-450.0, 1050.0)),
+            ("ct-brain", Shape::Preset(0.0, 80.0)),
+        ],
         faults,
     );
     let (low, high) = match window {
         Some(Shape::Percentile) => {
             (prepare.number("low", Some(1.0), faults), prepare.number("high", Some(99.0), faults))
         }
+        Some(Shape::Values) => {
+            (prepare.number("low", None, faults), prepare.number("high", None, faults))
+        }
+        Some(Shape::Preset(low, high)) => (Some(low), Some(high)),
         Some(Shape::FromFile | Shape::Full) | None => (Some(0.0), Some(0.0)),
     };
-    let mean = prepare.number("mean", Some(0.5), faults);
-    let sd = prepare.number("sd", Some(0.25), faults);
+    let fits = [("stretch", Fit::Stretch), ("crop", Fit::Crop), ("pad", Fit::Pad)];
+    let fit = prepare.word("fit", Some(Fit::Stretch), &fits, faults);
+    let normalise = prepare.word(
+        "normalise",
+        Some(Normalise::Fixed),
+        &[("fixed", Normalise::Fixed), ("image", Normalise::Image)],
+        faults,
+    );
+    // An image's own mean leaves nothing for the study's to do.
+    let (mean, sd) = match normalise {
+        Some(Normalise::Image) => (Some(0.0), Some(1.0)),
+        Some(Normalise::Fixed) | None => {
+            (prepare.number("mean", Some(0.5), faults), prepare.number("sd", Some(0.25), faults))
+        }
+    };
     prepare.finish(faults);
     task.finish(faults);
-    kind?;
     Some(Task {
+        kind: kind?,
         classes: classes?,
-        input: InputShape { channels: channels?, height: height?, width: width? },
+        class_weights: class_weights?,
+        input: InputShape { channels: channels?, depth: depth?, height: height?, width: width? },
         preprocess: Preprocess {
             window: match window? {
                 Shape::FromFile => Window::FromFile,
                 Shape::Full => Window::Full,
                 Shape::Percentile => Window::Percentile { low: low?, high: high? },
+                Shape::Values | Shape::Preset(..) => Window::Values { low: low?, high: high? },
             },
+            fit: fit?,
+            normalise: normalise?,
             mean: single(mean?),
             sd: single(sd?),
         },
@@ -137,6 +173,8 @@ enum Shape {
     FromFile,
     Full,
     Percentile,
+    Values,
+    Preset(f64, f64),
 }
 
 #[expect(
@@ -356,6 +394,7 @@ fn cohort(root: &mut Section<'_>, faults: &mut Faults) -> Option<CohortRules> {
 fn evaluation(
     root: &mut Section<'_>,
     private: bool,
+    kind: Option<TaskKind>,
     faults: &mut Faults,
 ) -> Option<EvaluationRules> {
     let mut evaluate = root.table("evaluate", "evaluate", faults);
@@ -371,10 +410,14 @@ fn evaluation(
         faults,
     );
     if let Some(metrics) = evaluate.texts("metrics", Some(Vec::new()), faults) {
-        for metric in metrics.iter().filter(|name| !["auroc", "accuracy"].contains(&name.as_str()))
-        {
+        let known: &[&str] = match kind {
+            Some(TaskKind::Segmentation) => &["dice", "hausdorff", "hausdorff95"],
+            Some(TaskKind::Classification | TaskKind::MultiLabel) | None => &["auroc", "accuracy"],
+        };
+        for metric in metrics.iter().filter(|name| !known.contains(&name.as_str())) {
             let key = evaluate.name("metrics");
-            faults.push(fault(&key, &format!("{metric:?}"), "\"auroc\" or \"accuracy\""));
+            let allowed = format!("\"{}\"", known.join("\" or \""));
+            faults.push(fault(&key, &format!("{metric:?}"), &allowed));
         }
     }
     let exact = evaluate.flag("danger_exact_metrics", Some(false), faults);
@@ -456,6 +499,27 @@ metrics = ["auroc", "accuracy"]
         );
         let small = EXAMPLE.replace("height = 64", "height = 4");
         assert!(keys(&small).contains(&"task.input.height".into()));
+    }
+
+    #[test]
+    fn each_kind_of_task_has_its_models_its_inputs_and_its_metrics() {
+        let several = EXAMPLE.replace("\"classification\"", "\"multi-label\"");
+        let several = several.replace("[model]", "class_weights = [1, 2.5]\n[model]");
+        let study = parse(&several).expect("valid");
+        assert_eq!(study.task.kind, TaskKind::MultiLabel);
+        assert_eq!(study.task.class_weights, [1.0, 2.5]);
+        let masks = EXAMPLE
+            .replace("\"classification\"", "\"segmentation\"")
+            .replace("cnn-small", "unet3d")
+            .replace("[\"auroc\", \"accuracy\"]", "[\"dice\", \"hausdorff95\"]");
+        assert_eq!(keys(&masks), ["task.input.depth"], "images have no depth");
+        let deep = masks.replace("height = 64", "depth = 32, height = 64");
+        assert_eq!(parse(&deep).expect("valid").task.input.depth, 32);
+        assert_eq!(
+            keys(&deep.replace("unet3d", "resnet18-gn")),
+            ["model.arch", "task.input.depth"]
+        );
+        assert_eq!(keys(&deep.replace("\"dice\"", "\"auroc\"")), ["evaluate.metrics"]);
     }
 
     #[test]

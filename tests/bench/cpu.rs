@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 /// CPU time, user and system, that the thread that asks has had so far.
-fn of_this_thread() -> Duration {
+pub(crate) fn of_this_thread() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     // The clock begins at zero with the thread and is normalised: neither conversion can fail.
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use aggregation::architecture::Architecture;
 use aggregation::privacy::grid::FineGrid;
-use aggregation::study::{InputShape, Preprocess, Task, Window};
+use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Task, TaskKind, Window};
 use aggregation::units::ClipNorm;
 use clap::Args;
 use harness::{Outcome, Trouble};
 use hospital_trainer::backend;
+use hospital_trainer::dataset::answers::{Answer, Batch};
 use hospital_trainer::zoo::Network;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -47,7 +48,7 @@ pub(crate) struct DpStepArgs {
     device: String,
 }
 
-fn architecture(name: &str) -> Result<Architecture, String> {
+pub(crate) fn architecture(name: &str) -> Result<Architecture, String> {
     Architecture::from_name(name).ok_or_else(|| {
         let known: Vec<_> = Architecture::ALL.iter().map(|known| known.name()).collect();
         format!("expected one of {}", known.join(", "))
@@ -107,14 +108,25 @@ struct Cost {
 /// Steps and measures.
 pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
     let &DpStepArgs { model: architecture, size, batch, views, repeats, ref device } = arguments;
-    let input = InputShape { channels: 1, height: size, width: size };
+    let depth = if architecture == Architecture::Unet3d { size } else { 1 };
+    let input = InputShape { channels: 1, depth, height: size, width: size };
     if let Some(fault) = architecture.input_faults(&input).first() {
         return Err(Trouble::new(fault.to_string()));
     }
+    let kind =
+        if architecture.segments() { TaskKind::Segmentation } else { TaskKind::Classification };
     let task = Task {
+        kind,
         classes: vec!["without".to_owned(), "with".to_owned()],
+        class_weights: Vec::new(),
         input,
-        preprocess: Preprocess { window: Window::Full, mean: 0.0, sd: 1.0 },
+        preprocess: Preprocess {
+            window: Window::Full,
+            fit: Fit::Stretch,
+            normalise: Normalise::Fixed,
+            mean: 0.0,
+            sd: 1.0,
+        },
     };
     let device = backend::device(device).map_err(|error| Trouble::new(error.to_string()))?;
     let network = Network::new(architecture, &task, device);
@@ -124,14 +136,25 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
         .ok_or_else(|| Trouble::new("a grid for noise of 1 was expected".to_owned()))?;
 
     let views = usize::from(views);
-    let of_patient = views * usize::from(size) * usize::from(size);
+    let of_image = [depth, size, size].map(usize::from).iter().product::<usize>();
+    let of_patient = views * of_image;
     let images: Vec<f32> = (0_u32..).take(of_patient * usize::from(batch)).map(pixel).collect();
-    let classes: Vec<usize> = (0..usize::from(batch)).map(|patient| patient % 2).collect();
-    let of_images: Vec<usize> =
-        classes.iter().flat_map(|class| std::iter::repeat_n(*class, views)).collect();
+    // Equal answers for all views of a patient; of a mask, stripes.
+    let answers = |from: usize, count: usize| {
+        let mut answers = Batch::new(kind);
+        for image in from..from + count {
+            let class = image / views % 2;
+            answers.push(&match kind {
+                TaskKind::Segmentation => Answer::Mask(stripes(of_image, class)),
+                TaskKind::Classification | TaskKind::MultiLabel => Answer::Class(class),
+            });
+        }
+        answers
+    };
+    let all = answers(0, usize::from(batch) * views);
 
     let mut plain = || -> Outcome<()> {
-        let gradient = network.gradient(&model, images.clone(), &of_images);
+        let gradient = network.gradient(&model, images.clone(), all.targets());
         black_box(gradient.map_err(|error| Trouble::new(error.to_string()))?);
         Ok(())
     };
@@ -141,9 +164,9 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
         sums.fill(0);
         let mut integers = 0.0;
         let loaded = network.load(&model);
-        let batches = images.chunks(MICRO_BATCH * of_patient).zip(classes.chunks(MICRO_BATCH));
-        for (images, classes) in batches {
-            let clipped = loaded.clipped_sum(images.to_vec(), classes, views, clip);
+        for (micro_batch, images) in images.chunks(MICRO_BATCH * of_patient).enumerate() {
+            let answers = answers(micro_batch * MICRO_BATCH * views, images.len() / of_image);
+            let clipped = loaded.clipped_sum(images.to_vec(), answers.targets(), views, clip);
             let clipped = clipped.map_err(|error| Trouble::new(error.to_string()))?;
             let begun = of_this_process();
             grid.add(&clipped.sum, &mut sums).map_err(|error| Trouble::new(error.to_string()))?;
@@ -213,6 +236,11 @@ fn peak_mib() -> Outcome<f64> {
     let kib = kib.and_then(|kib| kib.trim().parse::<u32>().ok());
     kib.map(|kib| f64::from(kib) / 1024.0)
         .ok_or_else(|| Trouble::new("the kernel does not say how much memory is held".to_owned()))
+}
+
+/// A mask whose class changes every few voxels.
+fn stripes(voxels: usize, first: usize) -> Vec<u8> {
+    (0..voxels).map(|voxel| u8::from((voxel / 5 + first) % 2 == 1)).collect()
 }
 
 /// An image that is nothing special: from -1 to 1 in steps that repeat late.

@@ -1,6 +1,7 @@
 //! `consilium-bench`: every figure that we claim, measured again.
 
 mod cpu;
+mod decode;
 mod dp_step;
 mod log;
 mod mask;
@@ -9,6 +10,7 @@ mod sampler;
 mod secagg;
 mod simulate;
 mod utility;
+mod zoo;
 
 use std::fmt::Display;
 use std::fs::File;
@@ -42,6 +44,8 @@ enum Command {
     Sampler(sampler::SamplerArgs),
     /// A step that clips each patient's gradient, against one that clips none
     DpStep(dp_step::DpStepArgs),
+    /// Image files from the disk to what a model is shown
+    Decode(decode::DecodeArgs),
     /// The log: leaves appended, all of them verified, some of them proven, on one core
     Log(log::LogArgs),
     /// Secure aggregation by itself: whole rounds in this process, charged to whom they fall
@@ -50,6 +54,8 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// How good models are at which epsilon: pooled and federated, private and not
     Utility(utility::UtilityArgs),
+    /// What every model of the zoo costs, with and without clipping for each patient
+    Zoo(zoo::ZooArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
     #[command(hide = true)]
     Serve,
@@ -92,10 +98,12 @@ fn run(command: Command, format: Format) -> Result<(), Failure> {
         Command::Round(arguments) => tell(round::measure(&arguments), format),
         Command::Sampler(arguments) => tell(sampler::measure(&arguments), format),
         Command::DpStep(arguments) => tell(dp_step::measure(&arguments), format),
+        Command::Decode(arguments) => tell(decode::measure(&arguments), format),
         Command::Log(arguments) => tell(log::measure(&arguments), format),
         Command::Mask(arguments) => tell(mask::measure(&arguments), format),
         Command::Secagg(arguments) => tell(secagg::measure(&arguments), format),
         Command::Utility(arguments) => tell(utility::measure(&arguments), format),
+        Command::Zoo(arguments) => tell(zoo::measure(&arguments), format),
         Command::Simulate(arguments) => simulate::run(&arguments, format),
         Command::Serve => {
             answer().map_err(|trouble| Failure::failed("conversation", trouble.to_string()))

@@ -1,11 +1,12 @@
-//! What is fuzzed: every decoder of what others have written, and the state machines fed with
-//! anything at all.
+//! What is fuzzed: every decoder of what others have written, image files among it, and the state
+//! machines fed with anything at all.
 //!
 //! A body takes bytes and must not panic; what it accepts must come back as it went in. The folder
 //! is a workspace of its own for `cargo fuzz`, which looks for bytes that nobody thought of
 //! (`cargo +nightly fuzz run wire --fuzz-dir tests/fuzz`, from the root). The same bodies are a
 //! module of the harness, so that an ordinary test runs each of them over some thousands of inputs.
 
+mod images;
 mod input;
 mod log;
 mod machines;
@@ -27,7 +28,7 @@ pub struct Body {
 }
 
 /// Everything that is fuzzed.
-pub const BODIES: [Body; 9] = [
+pub const BODIES: [Body; 13] = [
     Body { name: "wire", run: wire::run, examples: wire::examples },
     Body { name: "frames", run: wire::run_frames, examples: wire::frame_examples },
     Body { name: "manifest", run: manifest::run, examples: manifest::examples },
@@ -40,6 +41,10 @@ pub const BODIES: [Body; 9] = [
         run: machines::participant::run,
         examples: machines::participant::examples,
     },
+    Body { name: "dicom", run: images::run_dicom, examples: images::dicom_examples },
+    Body { name: "nifti", run: images::run_nifti, examples: images::nifti_examples },
+    Body { name: "npz", run: images::run_npz, examples: images::npz_examples },
+    Body { name: "raster", run: images::run_raster, examples: images::raster_examples },
     Body { name: "setup", run: machines::setup::run, examples: machines::setup::examples },
 ];
 

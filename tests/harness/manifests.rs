@@ -17,6 +17,8 @@ pub struct Manifest {
     pub seed: u64,
     /// Passes over the data in one round.
     pub epochs: u32,
+    /// Images to a step of local training.
+    pub batch_size: u32,
     /// The step of local training.
     pub learning_rate: f64,
     /// Fewest sites in a released sum.
@@ -35,6 +37,8 @@ pub struct Manifest {
     pub sites: Vec<String>,
     /// The epsilon of a private study, in which hospitals share the noise; none without privacy.
     pub epsilon: Option<f64>,
+    /// The body of `[task]` when the story is about another task than two classes of images.
+    pub task: Option<String>,
     /// Lines after the last section.
     pub more: String,
 }
@@ -51,6 +55,7 @@ impl Manifest {
             rounds: 3,
             seed: 1,
             epochs: 1,
+            batch_size: 16,
             learning_rate: 0.01,
             quorum: 2,
             masked: false,
@@ -60,6 +65,7 @@ impl Manifest {
             every: 1,
             sites: Vec::new(),
             epsilon: None,
+            task: None,
             more: String::new(),
         }
     }
@@ -73,14 +79,15 @@ impl Manifest {
     /// The text.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { name, arch, rounds, seed, epochs, learning_rate, quorum, every, .. } = self;
+        let Self { name, arch, rounds, seed, epochs, batch_size, .. } = self;
+        let Self { learning_rate, quorum, every, .. } = self;
         let Self { round_deadline, upload_deadline, grace, more, .. } = self;
         let unmasked = !self.masked;
         let (train, privacy, exact) = match self.epsilon {
             None => (
                 format!(
                     "strategy = \"fedavg\"\nseed = {seed}\n\n[train.local]\nepochs = {epochs}\n\
-                     batch_size = 16\noptimizer = \"adam\"\nlearning_rate = {learning_rate}\n"
+                     batch_size = {batch_size}\noptimizer = \"adam\"\nlearning_rate = {learning_rate}\n"
                 ),
                 "mode = \"danger_no_privacy\"\n".to_owned(),
                 "",
@@ -97,6 +104,12 @@ impl Manifest {
             ),
         };
         let (channels, height, width) = self.input;
+        let classes = format!(
+            "kind = \"classification\"\nclasses = [\"normal\", \"lesion\"]\n\
+             input = {{ channels = {channels}, height = {height}, width = {width} }}\n\
+             preprocess = {{ window = \"full\", mean = 0.5, sd = 0.25 }}\n"
+        );
+        let task = self.task.as_ref().unwrap_or(&classes);
         let mut sites = String::new();
         if !self.sites.is_empty() {
             // Writing to a string cannot fail.
@@ -106,11 +119,7 @@ impl Manifest {
             r#"name = "{name}"
 
 [task]
-kind = "classification"
-classes = ["normal", "lesion"]
-input = {{ channels = {channels}, height = {height}, width = {width} }}
-preprocess = {{ window = "full", mean = 0.5, sd = 0.25 }}
-
+{task}
 [model]
 arch = "{arch}"
 
@@ -129,7 +138,6 @@ grace = "{grace}"
 [evaluate]
 every = {every}
 split = "test"
-metrics = ["auroc", "accuracy"]
 {exact}{more}"#
         )
     }

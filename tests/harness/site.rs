@@ -18,6 +18,8 @@ pub enum Work {
     StandIn,
     /// The real trainer on a folder of DICOM files with its `manifest.csv`.
     Dicom(PathBuf),
+    /// The real trainer on a folder of `NIfTI` files with its `manifest.csv`.
+    Nifti(PathBuf),
     /// The real trainer on an NPZ file.
     Npz(PathBuf),
 }
@@ -29,12 +31,15 @@ impl Work {
                 "[trainer]\nprogram = {:?}\n\n[data.set]\nkind = \"npz\"\npath = \"unused.npz\"\n",
                 programs.stand_in()
             ),
-            Self::Dicom(folder) => format!(
-                "[data.set]\nkind = \"dicom\"\npath = {folder:?}\nmanifest = {:?}\n",
-                folder.join("manifest.csv")
-            ),
+            Self::Dicom(folder) => Self::folder("dicom", folder),
+            Self::Nifti(folder) => Self::folder("nifti", folder),
             Self::Npz(file) => format!("[data.set]\nkind = \"npz\"\npath = {file:?}\n"),
         }
+    }
+
+    fn folder(kind: &str, folder: &Path) -> String {
+        let manifest = folder.join("manifest.csv");
+        format!("[data.set]\nkind = {kind:?}\npath = {folder:?}\nmanifest = {manifest:?}\n")
     }
 }
 

@@ -51,6 +51,8 @@ pub struct RoundView {
     pub auroc: Option<f64>,
     /// Likewise.
     pub accuracy: Option<f64>,
+    /// Of a segmentation.
+    pub dice: Option<f64>,
     /// Spent so far in a private study, as planned.
     pub epsilon: Option<f64>,
     /// From the announcement to the close.

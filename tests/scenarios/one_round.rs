@@ -42,7 +42,7 @@ fn three_hospitals_train_one_model_on_dicom_files_and_others_can_open_it() -> Ou
     let study = proto::manifest::parse(&manifest.text())?;
     let mut flat = Vec::new();
     for spec in &study.layout().tensors {
-        let tensor = tensors.tensor(spec.name)?;
+        let tensor = tensors.tensor(&spec.name)?;
         assert_eq!((tensor.dtype(), tensor.shape()), (Dtype::F32, &*spec.shape), "{}", spec.name);
         flat.extend(
             tensor

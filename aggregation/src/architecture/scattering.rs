@@ -55,11 +55,11 @@ mod tests {
         // [TB21] section 2: 81 paths for two scales and eight orientations.
         assert_eq!(paths(2), 81);
         assert_eq!(paths(3), 217);
-        let input = InputShape { channels: 1, height: 28, width: 28 };
+        let input = InputShape { channels: 1, depth: 1, height: 28, width: 28 };
         assert_eq!(features(&input), 81 * 16);
-        let input = InputShape { channels: 3, height: 64, width: 41 };
+        let input = InputShape { channels: 3, depth: 1, height: 64, width: 41 };
         assert_eq!(features(&input), 3 * 217 * 16);
-        let input = InputShape { channels: 1, height: 16, width: 128 };
+        let input = InputShape { channels: 1, depth: 1, height: 16, width: 128 };
         assert_eq!(scales(&input), 4);
     }
 }

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use crate::study::{
-    CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
-    Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, Task, Training, Window,
+    CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer, Normalise,
+    Preprocess, Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, Task, Training,
+    Window,
 };
 use crate::transcript::Transcript;
 
@@ -53,19 +54,33 @@ fn privacy(out: &mut Transcript, privacy: &Privacy) {
 }
 
 fn task(out: &mut Transcript, task: &Task) {
-    let Task { classes, input, preprocess } = task;
-    out.list(classes.len());
+    let Task { kind, classes, class_weights, input, preprocess } = task;
+    out.text(kind.name()).list(classes.len());
     for class in classes {
         out.text(class);
     }
-    let InputShape { channels, height, width } = *input;
-    out.u32(channels.into()).u32(height.into()).u32(width.into());
-    let Preprocess { window, mean, sd } = *preprocess;
+    out.list(class_weights.len());
+    for weight in class_weights {
+        out.f64(*weight);
+    }
+    let InputShape { channels, depth, height, width } = *input;
+    out.u32(channels.into()).u32(depth.into()).u32(height.into()).u32(width.into());
+    let Preprocess { window, fit, normalise, mean, sd } = *preprocess;
     match window {
         Window::Full => out.text("full"),
         Window::FromFile => out.text("from-file"),
+        Window::Values { low, high } => out.text("values").f64(low).f64(high),
         Window::Percentile { low, high } => out.text("percentile").f64(low).f64(high),
     };
+    out.text(match fit {
+        Fit::Stretch => "stretch",
+        Fit::Crop => "crop",
+        Fit::Pad => "pad",
+    });
+    out.text(match normalise {
+        Normalise::Fixed => "fixed",
+        Normalise::Image => "image",
+    });
     out.f64(mean.into()).f64(sd.into());
 }
 
@@ -145,9 +160,9 @@ mod tests {
     use crate::ids::{Digest, HospitalId};
     use crate::privacy::accountant::Accountant;
     use crate::privacy::charge::Mode;
-    use crate::study::Unit;
     use crate::study::privacy::tests::rules;
     use crate::study::tests::example;
+    use crate::study::{TaskKind, Unit};
 
     /// One change to a study.
     type Change = fn(&mut Study);
@@ -170,6 +185,11 @@ mod tests {
             ("classes", |s| s.task.classes.push("other".to_owned())),
             ("class name", |s| s.task.classes[0].push('x')),
             ("class order", |s| s.task.classes.reverse()),
+            ("several labels", |s| s.task.kind = TaskKind::MultiLabel),
+            ("segmentation", |s| s.task.kind = TaskKind::Segmentation),
+            ("weights", |s| s.task.class_weights = vec![1.0, 2.0]),
+            ("other weights", |s| s.task.class_weights = vec![2.0, 1.0]),
+            ("depth", |s| s.task.input.depth += 1),
             ("channels", |s| s.task.input.channels += 1),
             ("height", |s| s.task.input.height += 1),
             ("width", |s| s.task.input.width += 1),
@@ -183,6 +203,12 @@ mod tests {
             ("window high", |s| {
                 s.task.preprocess.window = Window::Percentile { low: 1.0, high: 98.0 }
             }),
+            ("window of values", |s| {
+                s.task.preprocess.window = Window::Values { low: 1.0, high: 99.0 }
+            }),
+            ("fit by cropping", |s| s.task.preprocess.fit = Fit::Crop),
+            ("fit by padding", |s| s.task.preprocess.fit = Fit::Pad),
+            ("normalise", |s| s.task.preprocess.normalise = Normalise::Image),
             ("mean", |s| s.task.preprocess.mean += 0.25),
             ("sd", |s| s.task.preprocess.sd += 0.25),
             ("model", |s| s.model = Architecture::CnnSmall),

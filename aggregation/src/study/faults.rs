@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::architecture::MAX_PARAMETERS;
 use crate::study::{
-    CohortRules, Local, LocalOptimizer, ServerOptimizer, Strategy, Study, StudyFault, Task,
-    Training, Window,
+    CohortRules, Fit, Local, LocalOptimizer, ServerOptimizer, Strategy, Study, StudyFault, Task,
+    TaskKind, Training, Window,
 };
 use crate::units::{ClipNorm, Delta, Epsilon, OutOfRange, SamplingRate};
 use crate::vector::MAX_SITES;
@@ -59,6 +59,20 @@ pub(super) fn of(study: &Study) -> Vec<StudyFault> {
         "1 to 63 characters of a-z, 0-9 and '-', with no '-' at either end",
     );
     task(&mut faults, &study.task);
+    let (segments, kind) = (study.model.segments(), study.task.kind);
+    let gives = if segments { "gives each pixel a class" } else { "gives a whole image a class" };
+    let allowed = match kind {
+        TaskKind::Segmentation => "unet2d or unet3d for a segmentation",
+        TaskKind::Classification | TaskKind::MultiLabel => {
+            "any model but unet2d and unet3d for whole images"
+        }
+    };
+    faults.need(
+        segments == (kind == TaskKind::Segmentation),
+        "model.arch",
+        format_args!("{}, which {gives}", study.model),
+        allowed,
+    );
     let unfit = study.model.input_faults(&study.task.input);
     let fits = unfit.is_empty();
     faults.0.extend(unfit);
@@ -164,9 +178,30 @@ fn task(faults: &mut Faults, task: &Task) {
             "each name once",
         );
     }
+    let weights = &task.class_weights;
+    faults.need(
+        weights.is_empty() || weights.len() == classes,
+        "task.class_weights",
+        format_args!("{} weights", weights.len()),
+        &format!("one for each of the {classes} classes, or none"),
+    );
+    for weight in weights {
+        faults.need(
+            (1e-3..=1e3).contains(weight),
+            "task.class_weights",
+            weight,
+            "numbers from 0.001 to 1000",
+        );
+    }
     let preprocess = &task.preprocess;
     match preprocess.window {
         Window::Full | Window::FromFile => {}
+        Window::Values { low, high } => faults.need(
+            low.is_finite() && high.is_finite() && low < high,
+            "task.preprocess.window",
+            format_args!("values {low} to {high}"),
+            "two numbers, the lower first",
+        ),
         Window::Percentile { low, high } => faults.need(
             0.0 <= low && low < high && high <= 100.0,
             "task.preprocess.window",
@@ -174,6 +209,14 @@ fn task(faults: &mut Faults, task: &Task) {
             "two percentiles, the lower first, from 0 to 100",
         ),
     }
+    // Masks and volumes are stretched: what is cut off or added there would need a name of its own.
+    let flat = task.input.depth == 1 && task.kind != TaskKind::Segmentation;
+    faults.need(
+        flat || preprocess.fit == Fit::Stretch,
+        "task.preprocess.fit",
+        "crop or pad",
+        "\"stretch\" for volumes and segmentation",
+    );
     let mean = preprocess.mean;
     faults.need(
         mean.is_finite() && mean.abs() <= 1e6,
@@ -358,6 +401,27 @@ mod tests {
             ("task.classes", |s| s.task.classes[1] = " ".to_owned()),
             ("task.classes", |s| s.task.classes[1] = "a\nb".to_owned()),
             ("task.classes", |s| s.task.classes[1] = "x".repeat(65)),
+            ("task.class_weights", |s| s.task.class_weights = vec![1.0]),
+            ("task.class_weights", |s| s.task.class_weights = vec![1.0, 0.0]),
+            ("task.class_weights", |s| s.task.class_weights = vec![f64::NAN, 1.0]),
+            ("model.arch", |s| s.task.kind = TaskKind::Segmentation),
+            ("model.arch", |s| {
+                s.model = Architecture::Unet2d;
+                s.task.input.height = 16;
+                s.task.input.width = 16;
+            }),
+            ("task.input.depth", |s| {
+                s.model = Architecture::Unet3d;
+                s.task.kind = TaskKind::Segmentation;
+                s.task.input.height = 16;
+                s.task.input.width = 16;
+            }),
+            ("task.input.width", |s| {
+                s.model = Architecture::Unet2d;
+                s.task.kind = TaskKind::Segmentation;
+                s.task.input.height = 16;
+                s.task.input.width = 20;
+            }),
             ("task.input.channels", |s| s.task.input.channels = 0),
             ("task.input.height", |s| s.task.input.height = 4097),
             ("task.input.width", |s| {
@@ -375,6 +439,16 @@ mod tests {
             }),
             ("task.preprocess.window", |s| {
                 s.task.preprocess.window = Window::Percentile { low: f64::NAN, high: 5.0 }
+            }),
+            ("task.preprocess.window", |s| {
+                s.task.preprocess.window = Window::Values { low: 7.0, high: 7.0 }
+            }),
+            ("task.preprocess.window", |s| {
+                s.task.preprocess.window = Window::Values { low: 7.0, high: f64::INFINITY }
+            }),
+            ("task.preprocess.fit", |s| {
+                s.task.kind = TaskKind::Segmentation;
+                s.task.preprocess.fit = Fit::Crop;
             }),
             ("task.preprocess.mean", |s| s.task.preprocess.mean = f32::NAN),
             ("task.preprocess.sd", |s| s.task.preprocess.sd = 0.0),

@@ -26,8 +26,8 @@ use aggregation::setup::SignedAnnounce;
 use aggregation::setup::gathering::{Awaited, Gathering};
 use aggregation::setup::keyring::{Announced, Keyring};
 use aggregation::study::{
-    CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer, Preprocess,
-    Privacy, ServerOptimizer, Split, Strategy, Study, Task, Training, Window,
+    CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer, Normalise,
+    Preprocess, Privacy, ServerOptimizer, Split, Strategy, Study, Task, TaskKind, Training, Window,
 };
 use aggregation::units::Timestamp;
 use aggregation::vector::{Contribution, encode};
@@ -46,9 +46,17 @@ pub(crate) fn study(quorum: u16, colluding: u16) -> Study {
     Study {
         name: "masked".to_owned(),
         task: Task {
+            kind: TaskKind::Classification,
             classes: vec!["normal".to_owned(), "pneumonia".to_owned()],
-            input: InputShape { channels: 1, height: 70, width: 70 },
-            preprocess: Preprocess { window: Window::Full, mean: 0.5, sd: 0.25 },
+            class_weights: Vec::new(),
+            input: InputShape { channels: 1, depth: 1, height: 70, width: 70 },
+            preprocess: Preprocess {
+                window: Window::Full,
+                fit: Fit::Stretch,
+                normalise: Normalise::Fixed,
+                mean: 0.5,
+                sd: 0.25,
+            },
         },
         model: Architecture::Linear,
         training: Training {
@@ -112,7 +120,7 @@ pub(crate) fn federation(n: usize, t: u16, m: u16) -> Federation {
 /// The same for an update of a few hundred lanes: for rounds by the thousand.
 pub(crate) fn small_federation(n: usize, t: u16, m: u16) -> Federation {
     let mut study = study(m, t);
-    study.task.input = InputShape { channels: 1, height: 12, width: 12 };
+    study.task.input = InputShape { channels: 1, depth: 1, height: 12, width: 12 };
     federation_for(study, n)
 }
 

@@ -223,6 +223,11 @@ async fn show(study: String, config: &Path, out: Out) -> Result<(), Failure> {
     if !study.history.is_empty() {
         let rows: Vec<Vec<String>> = study.history.iter().map(RoundData::row).collect();
         text.push_str(&format!("\n{}\n", table(&RoundData::HEAD, &rows)));
+        let fits: Vec<Vec<String>> = study.history.iter().filter_map(RoundData::fit).collect();
+        if !fits.is_empty() {
+            text.push_str(&format!("\n{}\n", table(&RoundData::FIT, &fits)));
+            text.push_str("\nDistances are in voxels of what the model is shown.\n");
+        }
         text.push_str(
             "\nLoss, AUROC and accuracy of a round are those of the model that it offered.\n",
         );

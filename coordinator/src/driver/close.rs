@@ -15,7 +15,7 @@ use super::{Driver, Halt, Open};
 use crate::board::{Happened, Told};
 use crate::clock;
 use crate::store::course::Course;
-use crate::store::rounds::{After, RoundRow, Spent};
+use crate::store::rounds::{After, Fit, RoundRow, Spent};
 use crate::store::{Leaf, StoreError};
 
 /// Abandoned attempts in a row after which a study is paused.
@@ -89,7 +89,7 @@ impl Driver {
         tracing::info!(
             study = %closed.study.short(), round = closed.round.get(), slot = closed.slot.get(),
             released = row.released, contributed = row.contributed.len(), dropped = row.dropped.len(),
-            loss = row.loss, auroc = row.auroc, seconds, "round closed"
+            loss = row.loss, auroc = row.auroc, dice = row.fit.dice, seconds, "round closed"
         );
         self.house.board.tell(&open.terms.invited, Told::Closed(closed.notice()));
         let released = row.released;
@@ -217,7 +217,14 @@ impl Driver {
 
 /// How good the model was that the round offered, over all contributing sites together.
 fn evaluated(study: StudyId, model: Digest, row: &RoundRow) -> Option<Leaf> {
-    let figures = [("loss", row.loss), ("auroc", row.auroc), ("accuracy", row.accuracy)];
+    let figures = [
+        ("loss", row.loss),
+        ("auroc", row.auroc),
+        ("accuracy", row.accuracy),
+        ("dice", row.fit.dice),
+        ("hausdorff", row.fit.hausdorff),
+        ("hausdorff_95", row.fit.hausdorff_95),
+    ];
     let known = figures.into_iter().filter_map(|(name, figure)| Some((name, figure?)));
     // A quorum of one would make this a figure of a single site.
     let together = row.contributed.len() > 1 && figures.iter().any(|(_, one)| one.is_some());
@@ -255,6 +262,11 @@ fn row(open: &Open, closed: &Closed, release: Option<&Release>) -> RoundRow {
         loss: metrics.and_then(aggregation::evaluation::MetricTally::loss),
         auroc: metrics.and_then(aggregation::evaluation::MetricTally::auroc),
         accuracy: metrics.and_then(aggregation::evaluation::MetricTally::accuracy),
+        fit: Fit {
+            dice: metrics.and_then(aggregation::evaluation::MetricTally::dice),
+            hausdorff: metrics.and_then(aggregation::evaluation::MetricTally::hausdorff),
+            hausdorff_95: metrics.and_then(aggregation::evaluation::MetricTally::hausdorff_95),
+        },
         epsilon: None,
         announced: open.opened,
         closed: open.opened,

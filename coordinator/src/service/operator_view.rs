@@ -33,6 +33,9 @@ pub(super) fn round(row: &RoundRow) -> wire::RoundView {
         courses: courses(&row.courses, &row.dropped),
         epsilon: row.epsilon.map(|spent| spent.planned),
         epsilon_solo: row.epsilon.map(|spent| spent.solo),
+        dice: row.fit.dice,
+        hausdorff: row.fit.hausdorff,
+        hausdorff_95: row.fit.hausdorff_95,
     }
 }
 
@@ -183,8 +186,14 @@ pub(super) fn card(
         card.insert("epsilon_solo".to_owned(), format!("{:.6}", spent.solo));
     }
     if let Some(measured) = measured(row, entry.study.last_round(), history) {
-        let metrics =
-            [("loss", measured.loss), ("auroc", measured.auroc), ("accuracy", measured.accuracy)];
+        let metrics = [
+            ("loss", measured.loss),
+            ("auroc", measured.auroc),
+            ("accuracy", measured.accuracy),
+            ("dice", measured.fit.dice),
+            ("hausdorff", measured.fit.hausdorff),
+            ("hausdorff_95", measured.fit.hausdorff_95),
+        ];
         for (name, value) in metrics {
             card.extend(value.map(|value| (name.to_owned(), format!("{value:.6}"))));
         }

@@ -58,6 +58,17 @@ pub(crate) struct Spent {
     pub(crate) solo: f64,
 }
 
+/// How well the regions of a segmentation fit; nothing in another study.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Fit {
+    /// The mean Dice coefficient.
+    pub(crate) dice: Option<f64>,
+    /// The mean Hausdorff distance, in voxels.
+    pub(crate) hausdorff: Option<f64>,
+    /// The mean 95th percentile of distances, in voxels.
+    pub(crate) hausdorff_95: Option<f64>,
+}
+
 /// A round that has closed.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RoundRow {
@@ -81,6 +92,8 @@ pub(crate) struct RoundRow {
     pub(crate) auroc: Option<f64>,
     /// Its accuracy.
     pub(crate) accuracy: Option<f64>,
+    /// Of a segmentation, how well its regions fit.
+    pub(crate) fit: Fit,
     /// What the patients of a private study have spent after it, at the study's delta.
     pub(crate) epsilon: Option<Spent>,
     /// When the round was announced.
@@ -282,6 +295,7 @@ impl Store {
     pub(crate) async fn history(&self, study: StudyId) -> Result<Vec<RoundRow>, StoreError> {
         let rows = sqlx::query(
             "SELECT slot, round, released, reason, contributed, dropped, courses, loss, auroc, accuracy,
+                dice, hausdorff, hausdorff_95,
                 epsilon_planned, epsilon_solo, announced_ms, closed_ms, model
              FROM rounds WHERE study = $1 ORDER BY slot",
         )
@@ -318,8 +332,9 @@ async fn insert_round(
     sqlx::query(
         "INSERT INTO rounds (study, slot, round, released, reason, contributed, dropped,
             loss, auroc, accuracy, announced_ms, closed_ms, model, courses,
-            epsilon_planned, epsilon_solo)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            epsilon_planned, epsilon_solo, dice, hausdorff, hausdorff_95)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
+            $19)",
     )
     .bind(study.to_string())
     .bind(slot_column(row.slot))
@@ -337,6 +352,9 @@ async fn insert_round(
     .bind(course::text(&row.courses)?)
     .bind(row.epsilon.map(|spent| spent.planned))
     .bind(row.epsilon.map(|spent| spent.solo))
+    .bind(row.fit.dice)
+    .bind(row.fit.hausdorff)
+    .bind(row.fit.hausdorff_95)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -366,6 +384,11 @@ fn round_row(row: &sqlx::sqlite::SqliteRow) -> Result<RoundRow, StoreError> {
         loss: row.try_get("loss")?,
         auroc: row.try_get("auroc")?,
         accuracy: row.try_get("accuracy")?,
+        fit: Fit {
+            dice: row.try_get("dice")?,
+            hausdorff: row.try_get("hausdorff")?,
+            hausdorff_95: row.try_get("hausdorff_95")?,
+        },
         epsilon: spent(row)?,
         announced: moment(row.try_get("announced_ms")?),
         closed: moment(row.try_get("closed_ms")?),

@@ -8,7 +8,7 @@ use sqlx::{Sqlite, Transaction};
 use super::StoreError;
 
 /// Each entry brings the schema from its index to the next version.
-const MIGRATIONS: [&[&str]; 3] = [FIRST, MASKS, PRIVACY];
+const MIGRATIONS: [&[&str]; 4] = [FIRST, MASKS, PRIVACY, TASKS];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE sites (
@@ -149,9 +149,19 @@ const PRIVACY: &[&str] = &[
     )",
 ];
 
+/// Tasks of several kinds. A study's digest says since then which it has; as for masks.
+const TASKS: &[&str] = &[
+    "UPDATE studies SET earlier = 1",
+    "DELETE FROM open_rounds",
+    "DELETE FROM journal",
+    "ALTER TABLE rounds ADD COLUMN dice DOUBLE PRECISION",
+    "ALTER TABLE rounds ADD COLUMN hausdorff DOUBLE PRECISION",
+    "ALTER TABLE rounds ADD COLUMN hausdorff_95 DOUBLE PRECISION",
+];
+
 /// The version that this program writes.
-const CURRENT: i64 = 3;
-const _: () = assert!(MIGRATIONS.len() == 3, "a migration goes with a version");
+const CURRENT: i64 = 4;
+const _: () = assert!(MIGRATIONS.len() == 4, "a migration goes with a version");
 
 /// Brings the database to [`CURRENT`], in the transaction given.
 ///

@@ -19,6 +19,9 @@ pub(super) enum Data {
     Scan {
         /// The data set, a section [data.NAME] of the configuration [default: the only one]
         name: Option<String>,
+        /// A file for the whole report as JSON: every bad file with its reason
+        #[arg(long)]
+        report: Option<PathBuf>,
     },
     /// Says what is in one file
     Show {
@@ -31,10 +34,10 @@ impl Data {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         let config = context.load()?;
         match self {
-            Self::Scan { name } => {
+            Self::Scan { name, report } => {
                 let name = chosen(&config, name.as_deref())?;
                 let set = config.data.get(&name).ok_or_else(|| no_such(&config, &name))?;
-                scan(context, &config, set).await
+                scan(context, &config, set, report.as_deref()).await
             }
             Self::Show { file } => {
                 pass_through(context, &config, &[OsStr::new("show"), file.as_os_str()]).await
@@ -43,7 +46,12 @@ impl Data {
     }
 }
 
-async fn scan(context: &Context, config: &Config, set: &DataSet) -> Result<Exit, Failure> {
+async fn scan(
+    context: &Context,
+    config: &Config,
+    set: &DataSet,
+    report: Option<&Path>,
+) -> Result<Exit, Failure> {
     let key = identity::pseudonym_key(&State::unopened(&config.state));
     let mut arguments = vec![
         OsStr::new("scan"),
@@ -54,6 +62,9 @@ async fn scan(context: &Context, config: &Config, set: &DataSet) -> Result<Exit,
     ];
     if let Some(manifest) = &set.manifest {
         arguments.extend([OsStr::new("--manifest"), manifest.as_os_str()]);
+    }
+    if let Some(report) = report {
+        arguments.extend([OsStr::new("--report"), report.as_os_str()]);
     }
     // Before enrolment there is no key yet; patients are counted all the same.
     if Path::exists(&key) {

@@ -345,7 +345,7 @@ fn readable(set: &DataSet) -> Result<String, (String, String)> {
     let fix = || "check the path, and that this user may read it".to_owned();
     let told = |path: &Path, error: std::io::Error| (format!("{}: {error}", path.display()), fix());
     match set.kind {
-        DataKind::Dicom => std::fs::read_dir(&set.path).map(|_| ()),
+        DataKind::Images => std::fs::read_dir(&set.path).map(|_| ()),
         DataKind::Npz => std::fs::File::open(&set.path).map(|_| ()),
     }
     .map_err(|error| told(&set.path, error))?;

@@ -55,7 +55,7 @@ fn every_fault_is_told_in_one_run() {
         [data.Chest]
         kind = "jpeg"
         [data.b]
-        kind = "dicom"
+        kind = "images"
         path = ""
         [data.c]
         kind = "npz"

@@ -49,7 +49,6 @@ fn main() -> Result<(), Failure> {
         hospitals.push(Dataset::open(&source, how)?.for_network(&network, how.memory)?);
     }
     let mut out = std::io::stdout().lock();
-    let classes = study.task.classes.len();
     let mut model = study.layout().initial(study.training.seed);
     let mut state = ServerState::new(&study.training, model.len());
     let start = Instant::now();
@@ -67,7 +66,7 @@ fn main() -> Result<(), Failure> {
                 };
                 let metrics = work
                     .evaluates()
-                    .then(|| evaluate(&network, &model, held_out, classes))
+                    .then(|| evaluate(&study, &network, &model, held_out))
                     .transpose()?;
                 let site = format!("hospital-{}", index + 1);
                 let trainer = Trainer {
@@ -96,23 +95,25 @@ fn main() -> Result<(), Failure> {
             apply(&study.training, &mut state, &mut model, &total)?;
         }
         let Some(metrics) = total.metrics else { continue };
-        let mut elsewhere = MetricTally::new(MetricShape::new(classes));
+        let mut elsewhere = MetricTally::new(MetricShape::of(&study.task));
         for data in &hospitals {
             let other = match study.evaluation.split {
                 Split::Validation => &data.test,
                 Split::Test => &data.validation,
             };
-            elsewhere.merge(&evaluate(&network, &offered, other, classes)?)?;
+            elsewhere.merge(&evaluate(&study, &network, &offered, other)?)?;
         }
         let figure = |figure: Option<f64>| figure.unwrap_or(f64::NAN);
         writeln!(
             out,
-            "{number:>3}  loss {:.4}  auroc {:.4}  accuracy {:.4}  other split {:.4}  \
-             saturated {saturated}  {:.1} s",
+            "{number:>3}  loss {:.4}  auroc {:.4}  accuracy {:.4}  dice {:.4}  hausdorff95 {:.2}  \
+             other split {:.4}  saturated {saturated}  {:.1} s",
             figure(metrics.loss()),
             figure(metrics.auroc()),
             figure(metrics.accuracy()),
-            figure(elsewhere.auroc()),
+            figure(metrics.dice()),
+            figure(metrics.hausdorff_95()),
+            figure(elsewhere.auroc().or(elsewhere.dice())),
             start.elapsed().as_secs_f64()
         )?;
     }

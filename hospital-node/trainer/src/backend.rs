@@ -1,23 +1,174 @@
 //! From the name of a device in a configuration to the device that burn computes on.
+//!
+//! The CPU is always there. Others are compiled in by the features `wgpu` (whatever has Vulkan) and
+//! `cuda` (NVIDIA's), and looked for when they are asked for: their libraries are loaded then, so the
+//! same program starts on a machine that has neither.
+
+use std::fmt;
 
 use burn::tensor::Device;
 
+/// Longest part of a name that an error repeats.
+const SHOWN: usize = 32;
+
 /// The device cannot be had.
-#[derive(Debug, thiserror::Error)]
-#[error("device: expected \"auto\" or \"cpu\", which this build has, found {found:?}")]
-pub struct UnknownDevice {
-    found: String,
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoDevice {
+    /// Not a name of a device.
+    #[error("device: expected \"auto\", \"cpu\", \"wgpu\" or \"cuda:N\", found {0:?}")]
+    Unknown(String),
+    /// Another build has it.
+    #[error("device {name}: expected a build with the feature {feature:?}, found one without")]
+    NotBuilt {
+        /// As asked for.
+        name: Wanted,
+        /// What the build lacks.
+        feature: &'static str,
+    },
+    /// The machine does not have it, or its driver does not answer.
+    #[error("device {0}: expected one that this machine has, found none of that name")]
+    Absent(Wanted),
+}
+
+/// A device by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The best that is there: CUDA, a GPU by Vulkan, the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The best device by Vulkan; a software one if there is no other.
+    Wgpu,
+    /// NVIDIA's of that number.
+    Cuda(usize),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("\"auto\""),
+            Self::Cpu => f.write_str("\"cpu\""),
+            Self::Wgpu => f.write_str("\"wgpu\""),
+            Self::Cuda(number) => write!(f, "\"cuda:{number}\""),
+        }
+    }
+}
+
+impl Wanted {
+    /// The device of that name.
+    ///
+    /// # Errors
+    /// [`NoDevice::Unknown`] for any other word.
+    pub fn parse(name: &str) -> Result<Self, NoDevice> {
+        match (name, name.strip_prefix("cuda:").map(str::parse::<u8>)) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("wgpu", _) => Ok(Self::Wgpu),
+            (_, Some(Ok(number))) => Ok(Self::Cuda(number.into())),
+            (_, Some(Err(_)) | None) => Err(NoDevice::Unknown(name.chars().take(SHOWN).collect())),
+        }
+    }
 }
 
 /// The device of that name.
 ///
 /// # Errors
-/// [`UnknownDevice`] for a name that is not known, or not compiled in.
-pub fn device(name: &str) -> Result<Device, UnknownDevice> {
-    match name {
-        "auto" | "cpu" => Ok(Device::flex()),
-        other => Err(UnknownDevice { found: other.chars().take(32).collect() }),
+/// [`NoDevice`] for a name that is not known, or what is not compiled in or not there. `auto` always
+/// finds one.
+pub fn device(name: &str) -> Result<Device, NoDevice> {
+    let wanted = Wanted::parse(name)?;
+    match wanted {
+        Wanted::Cpu => Ok(Device::flex()),
+        Wanted::Cuda(number) => cuda(number).map_err(|why| why.of(wanted, "cuda")),
+        Wanted::Wgpu => wgpu(true).map_err(|why| why.of(wanted, "wgpu")),
+        Wanted::Auto => {
+            let (found, device) = if let Ok(device) = cuda(0) {
+                ("cuda:0", device)
+            } else if let Ok(device) = wgpu(false) {
+                ("wgpu", device)
+            } else {
+                ("cpu", Device::flex())
+            };
+            tracing::info!(device = found, "a device was chosen");
+            Ok(device)
+        }
     }
+}
+
+/// Whether tensors live in the machine's own memory, and are computed with by its processor.
+#[must_use]
+pub fn is_cpu(device: &Device) -> bool {
+    *device == Device::flex()
+}
+
+/// Why a kind of device cannot be had.
+#[derive(Debug, Clone, Copy)]
+enum Lack {
+    #[cfg_attr(
+        all(feature = "wgpu", feature = "cuda"),
+        expect(dead_code, reason = "this build has every kind")
+    )]
+    NotBuilt,
+    #[cfg_attr(
+        not(any(feature = "wgpu", feature = "cuda")),
+        expect(dead_code, reason = "this build looks for none")
+    )]
+    Absent,
+}
+
+impl Lack {
+    const fn of(self, name: Wanted, feature: &'static str) -> NoDevice {
+        match self {
+            Self::NotBuilt => NoDevice::NotBuilt { name, feature },
+            Self::Absent => NoDevice::Absent(name),
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+const fn cuda(_: usize) -> Result<Device, Lack> {
+    Err(Lack::NotBuilt)
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(number: usize) -> Result<Device, Lack> {
+    // The kernel module's device, in a virtual machine of Windows' the hypervisor's: without either
+    // there is no driver, and loading its library would only complain.
+    if !["/dev/nvidiactl", "/dev/dxg"].iter().any(|path| std::path::Path::new(path).exists()) {
+        return Err(Lack::Absent);
+    }
+    there(burn::tensor::DeviceType::Cuda, || Device::cuda(number))
+}
+
+#[cfg(not(feature = "wgpu"))]
+const fn wgpu(_: bool) -> Result<Device, Lack> {
+    Err(Lack::NotBuilt)
+}
+
+/// `software` says that one which is a program on the CPU will do as well.
+#[cfg(feature = "wgpu")]
+fn wgpu(software: bool) -> Result<Device, Lack> {
+    use burn::tensor::{DeviceKind, DeviceType};
+    let mut kinds =
+        vec![DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)];
+    if software {
+        kinds.push(DeviceKind::Cpu);
+    }
+    let mut tried = kinds.into_iter().map(|kind| there(DeviceType::Wgpu, || Device::wgpu(kind)));
+    tried.find_map(Result::ok).ok_or(Lack::Absent)
+}
+
+/// The device, if the machine lists it. Libraries that are there but do not fit the driver may panic.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+fn there(
+    kind: burn::tensor::DeviceType,
+    device: impl FnOnce() -> Device + std::panic::UnwindSafe,
+) -> Result<Device, Lack> {
+    let found = std::panic::catch_unwind(|| {
+        let device = device();
+        Device::enumerate(kind).into_iter().any(|one| one == device).then_some(device)
+    });
+    found.ok().flatten().ok_or(Lack::Absent)
 }
 
 #[cfg(test)]
@@ -25,9 +176,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cpu_is_there_and_what_is_not_gets_one_clear_line() {
-        assert_eq!(device("auto").expect("always there"), device("cpu").expect("always there"));
-        let error = device("cuda:0").expect_err("not compiled in");
-        assert!(error.to_string().contains("\"cuda:0\""));
+    fn the_cpu_is_always_there_and_what_is_not_gets_one_clear_line() {
+        assert!(is_cpu(&device("cpu").expect("always there")));
+        for name in ["abacus", "cuda", "cuda:", "cuda:x", "cuda:-1", "cpu ", ""] {
+            let error = device(name).expect_err("no device");
+            assert_eq!(error, NoDevice::Unknown(name.to_owned()));
+        }
+        // Nobody has so many.
+        let error = device("cuda:255").expect_err("not there").to_string();
+        assert!(error.contains("\"cuda:255\"") && error.lines().count() == 1, "{error}");
+    }
+
+    #[test]
+    fn auto_finds_something() {
+        let found = device("auto").expect("the CPU if nothing else");
+        #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
+        assert!(is_cpu(&found));
+        let one = burn::tensor::Tensor::<1>::ones([3], &found).sum();
+        assert_eq!(one.try_into_vec_as::<f32>().expect("computed"), [3.0]);
     }
 }

@@ -6,7 +6,10 @@
 //! refused unless nothing was bad, so what a model is trained on is exactly what the Merkle root
 //! covers. Patient identifiers become pseudonyms as they are read and are kept nowhere.
 
-pub mod dicom;
+pub mod about;
+pub mod answers;
+mod bids;
+pub mod cache;
 mod fault;
 mod folder;
 pub mod manifest;
@@ -14,17 +17,21 @@ pub mod merkle;
 pub mod npz;
 mod patient;
 pub mod scan;
-mod walk;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::path::{Path, PathBuf};
 
-pub use fault::{DatasetError, Fault};
+pub use fault::DatasetError;
+pub use hospital_images::{Fault, Image, dicom, nifti};
 pub use patient::{PatientKey, SiteSecret};
+
+use aggregation::study::TaskKind;
 
 use crate::preprocess::Preparation;
 use crate::zoo::Network;
+use answers::Answer;
 
 /// What a record is for. Validation and test records are never trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -67,7 +74,8 @@ impl Part {
 /// Where records come from.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A folder of DICOM files and the CSV that lists them.
+    /// A folder of images (DICOM, NIfTI, PNG, JPEG, mixed as they may be) and the CSV that lists
+    /// them.
     Dicom {
         /// The folder.
         folder: PathBuf,
@@ -85,10 +93,11 @@ impl Source {
     /// A source from the words of a configuration; an empty manifest is none.
     ///
     /// # Errors
-    /// A kind other than `dicom` and `npz`.
+    /// A kind other than `images`, `dicom`, `nifti` and `npz`. The first three are one: files tell
+    /// by themselves what they are.
     pub fn new(kind: &str, path: &str, manifest: &str) -> Result<Self, DatasetError> {
         match kind {
-            "dicom" => Ok(Self::Dicom {
+            "images" | "dicom" | "nifti" => Ok(Self::Dicom {
                 folder: path.into(),
                 manifest: (!manifest.is_empty()).then(|| manifest.into()),
             }),
@@ -111,6 +120,13 @@ pub struct Look<'a> {
     pub memory: u64,
 }
 
+impl Look<'_> {
+    /// What an answer is; without a study any label will do.
+    fn kind(&self) -> TaskKind {
+        self.preparation.map_or(TaskKind::Classification, Preparation::kind)
+    }
+}
+
 /// One usable record.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -120,8 +136,8 @@ pub struct Record {
     pub part: Part,
     /// The label as written.
     pub label: String,
-    /// The label's place among the classes; 0 without classes.
-    pub class: usize,
+    /// What the label or the mask says.
+    pub answer: Answer,
     /// SHA-256 of the file (of the image's bytes in an NPZ).
     pub file: [u8; 32],
     /// The prepared image; empty when none was asked for.
@@ -150,6 +166,8 @@ pub struct Contents {
     pub unlisted: usize,
     /// Repeated images that are left in (NPZ collections contain some by nature).
     pub repeats: usize,
+    /// What was noticed about the usable images of a folder.
+    pub about: about::About,
 }
 
 /// Looks at every record of a source; `progress` is told how many of how many are done.
@@ -176,21 +194,26 @@ pub fn look(
 pub struct Examples {
     /// Channel, row, column of each image, one image after the other.
     pub images: Vec<f32>,
-    /// The class of each.
-    pub classes: Vec<usize>,
+    /// What each should be answered with.
+    pub answers: Vec<Answer>,
 }
 
 impl Examples {
+    /// Images with a class each.
+    #[must_use]
+    pub fn classified(images: Vec<f32>, classes: &[usize]) -> Self {
+        Self { images, answers: classes.iter().map(|class| Answer::Class(*class)).collect() }
+    }
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.classes.len()
+        self.answers.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.classes.is_empty()
+        self.answers.is_empty()
     }
 
     /// The values of one image.
@@ -238,7 +261,7 @@ impl Dataset {
             }
             let examples = parts.entry(record.part).or_default();
             examples.images.extend_from_slice(&record.image);
-            examples.classes.push(record.class);
+            examples.answers.push(record.answer);
         }
         let mut take = |part| parts.remove(&part).unwrap_or_default();
         let train = take(Part::Train);
@@ -264,7 +287,7 @@ impl Dataset {
         let Some(front) = network.front() else { return Ok(self) };
         let parts = [&mut self.train, &mut self.validation, &mut self.test];
         let images: usize = parts.iter().map(|part| part.len()).sum();
-        check_size(images, front.features(), memory)?;
+        check_size(images, 4 * front.features() as u64, memory)?;
         for part in parts {
             part.images = front.of_all(&part.images);
         }
@@ -287,12 +310,14 @@ fn class_of(label: &str, classes: Option<&[String]>) -> Result<usize, Fault> {
 /// Refuses a preparation that would not fit before anything is read for it.
 fn check_memory(records: usize, how: Look<'_>) -> Result<(), DatasetError> {
     let Some(preparation) = how.preparation else { return Ok(()) };
-    check_size(records, preparation.values(), how.memory)
+    // A mask has a byte for each value.
+    let mask = if preparation.kind() == TaskKind::Segmentation { 1 } else { 0 };
+    check_size(records, (4 + mask) * preparation.values() as u64, how.memory)
 }
 
-/// Refuses more images, of so many values each, than fit in `memory` bytes.
-fn check_size(images: usize, values: usize, memory: u64) -> Result<(), DatasetError> {
-    let needed = 4_u64.saturating_mul(values as u64).saturating_mul(images as u64);
+/// Refuses more records, of so many bytes each, than fit in `memory`.
+fn check_size(records: usize, each: u64, memory: u64) -> Result<(), DatasetError> {
+    let needed = each.saturating_mul(records as u64);
     if needed > memory {
         return Err(DatasetError::TooLarge { needed: needed >> 20, allowed: memory >> 20 });
     }

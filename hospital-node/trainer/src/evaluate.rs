@@ -1,13 +1,19 @@
 //! How well the offered model does on images that nobody trains on, as sums that can be added to
 //! those of other hospitals.
 
-use aggregation::evaluation::{BadExample, MetricShape, MetricTally};
+use aggregation::evaluation::{BadExample, MetricShape, MetricTally, Overlap};
+use aggregation::study::Study;
+use rayon::prelude::*;
 
 use crate::dataset::Examples;
+use crate::dataset::answers::{Answer, Batch};
+use crate::surface::distances;
 use crate::zoo::{BackendFault, Network};
 
-/// Images in one pass.
+/// The most images in one pass.
 const PASS: usize = 128;
+/// The most values of images in one pass, unless one image has more.
+const VALUES: usize = 1 << 20;
 
 /// Scoring did not work.
 #[derive(Debug, thiserror::Error)]
@@ -26,22 +32,94 @@ pub enum EvaluateError {
 /// When the backend fails, or labels and classes do not go together. A model that has diverged is
 /// no error: it is counted as wrong, at the greatest loss.
 pub fn evaluate(
+    study: &Study,
     network: &Network,
     model: &[f32],
     examples: &Examples,
-    classes: usize,
 ) -> Result<MetricTally, EvaluateError> {
-    let mut tally = MetricTally::new(MetricShape::new(classes));
-    let size = examples.images.len() / examples.len().max(1);
-    for (images, labels) in
-        examples.images.chunks((PASS * size).max(1)).zip(examples.classes.chunks(PASS))
+    let mut tally = MetricTally::new(MetricShape::of(&study.task));
+    if examples.is_empty() {
+        return Ok(tally);
+    }
+    let size = examples.images.len() / examples.len();
+    let pass = (VALUES / size.max(1)).clamp(1, PASS);
+    for (images, answers) in
+        examples.images.chunks((pass * size).max(1)).zip(examples.answers.chunks(pass))
     {
         let logits = network.logits(model, images.to_vec())?;
-        for (row, label) in logits.chunks_exact(classes.max(1)).zip(labels) {
-            tally.record(row, *label)?;
+        let of_image = logits.len() / answers.len();
+        let rows: Vec<&[f32]> = logits.chunks_exact(of_image.max(1)).collect();
+        // What takes long is done side by side; counting is done in order.
+        let overlaps: Vec<Option<Segmented>> = rows
+            .par_iter()
+            .zip(answers)
+            .map(|(row, answer)| match answer {
+                Answer::Class(_) | Answer::Labels(_) => Ok(None),
+                Answer::Mask(mask) => Segmented::judge(study, network, row, mask).map(Some),
+            })
+            .collect::<Result<_, _>>()?;
+        for ((row, answer), segmented) in rows.iter().zip(answers).zip(overlaps) {
+            match (answer, segmented) {
+                (Answer::Class(class), _) => tally.record(row, *class)?,
+                (Answer::Labels(labels), _) => tally.record_labels(row, labels)?,
+                (Answer::Mask(_), Some(Segmented { loss, overlaps })) => {
+                    tally.record_regions(loss, &overlaps)?;
+                }
+                (Answer::Mask(_), None) => {}
+            }
         }
     }
     Ok(tally)
+}
+
+/// How one image was segmented.
+struct Segmented {
+    loss: f64,
+    /// Of each class but the first.
+    overlaps: Vec<Overlap>,
+}
+
+impl Segmented {
+    fn judge(
+        study: &Study,
+        network: &Network,
+        logits: &[f32],
+        mask: &[u8],
+    ) -> Result<Self, BackendFault> {
+        let classes = study.task.classes.len();
+        let mut batch = Batch::new(study.task.kind);
+        batch.push(&Answer::Mask(mask.to_vec()));
+        let loss = network.loss(logits, batch.targets())?.into();
+        let found: Vec<usize> = logits.chunks_exact(classes).map(greatest).collect();
+        let input = study.task.input;
+        let sides = [input.depth, input.height, input.width].map(usize::from);
+        let overlaps = (1..classes).map(|class| {
+            let found: Vec<bool> = found.iter().map(|of| *of == class).collect();
+            let wanted: Vec<bool> = mask.iter().map(|of| usize::from(*of) == class).collect();
+            let count =
+                |shape: &mut dyn Iterator<Item = bool>| shape.filter(|of| *of).count() as u64;
+            Overlap {
+                common: count(
+                    &mut found.iter().zip(&wanted).map(|(found, wanted)| *found && *wanted),
+                ),
+                found: count(&mut found.iter().copied()),
+                wanted: count(&mut wanted.iter().copied()),
+                distances: distances(&found, &wanted, sides),
+            }
+        });
+        Ok(Self { loss, overlaps: overlaps.collect() })
+    }
+}
+
+/// The place of the first of the greatest; 0 where nothing is a number.
+fn greatest(logits: &[f32]) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (class, &logit) in logits.iter().enumerate() {
+        if logit > best.1 {
+            best = (class, logit);
+        }
+    }
+    best.0
 }
 
 #[cfg(test)]
@@ -69,14 +147,15 @@ mod tests {
         let mut examples = Examples::default();
         for index in 0..count {
             let class = index % 2;
-            examples.classes.push(class);
+            examples.answers.push(Answer::Class(class));
             examples.images.extend(std::iter::once(if class == 1 { 1.0 } else { -1.0 }));
             examples.images.extend([0.0; 63]);
         }
-        let tally = evaluate(&network, &model, &examples, 2).expect("scored");
+        let tally = evaluate(&study, &network, &model, &examples).expect("scored");
         assert_eq!(tally.examples, count as u64);
         assert_eq!((tally.accuracy(), tally.auroc()), (Some(1.0), Some(1.0)));
-        let none = evaluate(&network, &model, &Examples::default(), 2).expect("nothing to score");
+        let none =
+            evaluate(&study, &network, &model, &Examples::default()).expect("nothing to score");
         assert_eq!(none.examples, 0);
     }
 
@@ -90,9 +169,35 @@ mod tests {
         .expect("a valid manifest");
         let network = Network::new(study.model, &study.task, Device::flex());
         let model = vec![f32::NAN; network.layout().parameters()];
-        let examples = Examples { images: vec![0.0; 64], classes: vec![0] };
-        let tally = evaluate(&network, &model, &examples, 2).expect("scored");
+        let examples = Examples { images: vec![0.0; 64], answers: vec![Answer::Class(0)] };
+        let tally = evaluate(&study, &network, &model, &examples).expect("scored");
         assert_eq!(tally.accuracy(), Some(0.0));
         assert!(tally.loss().is_some_and(|loss| loss > 10.0));
+    }
+
+    #[test]
+    fn a_segmentation_is_judged_voxel_by_voxel_and_class_by_class() {
+        let manifest = manifest("unet2d", 16, "strategy = \"fedsgd\"\nlearning_rate = 1.0");
+        let manifest = manifest.replace("\"classification\"", "\"segmentation\"");
+        let study = proto::manifest::parse(&manifest).expect("a valid manifest");
+        let network = Network::new(study.model, &study.task, Device::flex());
+        let mut mask = vec![0_u8; 256];
+        mask[..64].fill(1);
+        // The upper half is found where the upper quarter was meant, four rows too far down.
+        let mut logits = [2.0, -2.0].repeat(256);
+        for voxel in 0..128 {
+            (logits[2 * voxel], logits[2 * voxel + 1]) = (-2.0, 2.0);
+        }
+        let judged = Segmented::judge(&study, &network, &logits, &mask).expect("computed");
+        let Overlap { common, found, wanted, distances } = judged.overlaps[0];
+        assert_eq!((common, found, wanted, judged.overlaps.len()), (64, 128, 64, 1));
+        assert_eq!(distances, Some((4.0, 4.0)));
+        assert!(judged.loss > 1.0);
+        // And a model that has diverged.
+        let model = vec![f32::NAN; network.layout().parameters()];
+        let examples = Examples { images: vec![0.0; 256], answers: vec![Answer::Mask(mask)] };
+        let tally = evaluate(&study, &network, &model, &examples).expect("scored");
+        assert_eq!((tally.dice(), tally.hausdorff()), (Some(0.0), None));
+        assert_eq!(tally.loss(), Some(100.0));
     }
 }

@@ -5,8 +5,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use hospital_trainer::dataset::cache::Cache;
 use hospital_trainer::dataset::scan::Report;
 use hospital_trainer::dataset::{self, DatasetError, Look, SiteSecret, Source};
 use hospital_trainer::serve::Settings;
@@ -36,7 +38,7 @@ enum Command {
     Serve(Serve),
     /// Check every record of a data source
     Scan(Scan),
-    /// State the facts of one DICOM file's pixels
+    /// State the facts of one file's pixels
     Show {
         /// The file
         file: PathBuf,
@@ -49,20 +51,26 @@ enum Command {
 
 #[derive(Args)]
 struct Serve {
-    /// What computes: auto or cpu
+    /// What computes: auto, cpu, wgpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
     /// MiB of prepared images that may be held in memory
     #[arg(long, default_value_t = 4096)]
     memory_mib: u64,
+    /// The folder for prepared images; without it every study decodes its own
+    #[arg(long)]
+    cache: Option<PathBuf>,
+    /// MiB that this folder may hold
+    #[arg(long, default_value_t = 8192)]
+    cache_mib: u64,
 }
 
 #[derive(Args)]
 struct Scan {
-    /// A folder of DICOM files, or an .npz file
+    /// A folder of images, or an .npz file
     #[arg(long)]
     data: PathBuf,
-    /// dicom or npz; told from the name when not given
+    /// images or npz; told from the name when not given
     #[arg(long)]
     kind: Option<String>,
     /// The CSV that lists the records of a folder; without it files are checked and nothing more
@@ -74,6 +82,9 @@ struct Scan {
     /// The site's pseudonym key; the data set's root depends on it
     #[arg(long)]
     key_file: Option<PathBuf>,
+    /// A file for the whole report as JSON
+    #[arg(long)]
+    report: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -180,7 +191,14 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
 fn answer(serve: &Serve) -> Result<Exit, Failure> {
     let device = backend::device(&serve.device)
         .map_err(|error| Failure::usage("unknown_device", error.to_string()))?;
-    let settings = Settings { device, memory: serve.memory_mib.saturating_mul(1 << 20) };
+    let memory = serve.memory_mib.saturating_mul(1 << 20);
+    // A disk that is full or gone slows things down; it stops nothing.
+    let cache = serve.cache.as_ref().and_then(|folder| {
+        Cache::open(folder, serve.cache_mib.saturating_mul(1 << 20))
+            .inspect_err(|error| tracing::warn!(%error, "prepared images are not kept"))
+            .ok()
+    });
+    let settings = Settings { device, memory, cache: cache.map(Arc::new) };
     // The pipe itself: a frame is whole, and standard output would look for line ends in it.
     let out = io::stdout().as_fd().try_clone_to_owned();
     let mut out = File::from(out.map_err(|error| Failure::failed("stdout", error.to_string()))?);
@@ -191,7 +209,7 @@ fn answer(serve: &Serve) -> Result<Exit, Failure> {
 
 fn look(scan: &Scan, format: Format) -> Result<Exit, Failure> {
     let npz = scan.data.extension().is_some_and(|extension| extension == "npz");
-    let kind = scan.kind.as_deref().unwrap_or(if npz { "npz" } else { "dicom" });
+    let kind = scan.kind.as_deref().unwrap_or(if npz { "npz" } else { "images" });
     let manifest = scan.manifest.as_deref().map(text).transpose()?.unwrap_or_default();
     let source = Source::new(kind, text(&scan.data)?, manifest)
         .map_err(|error| Failure::usage("data_source", error.to_string()))?;
@@ -210,8 +228,19 @@ fn look(scan: &Scan, format: Format) -> Result<Exit, Failure> {
     bar.finish_and_clear();
     let contents = contents.map_err(|error| unusable(&error))?;
     let report = Report::new(&contents, scan.key_file.is_some());
+    if let Some(file) = &scan.report {
+        write_report(file, &report).map_err(|error| {
+            Failure::failed("report", format!("cannot write the report: {error}"))
+        })?;
+    }
     print(format, &report, &report)?;
     Ok(if report.bad.is_empty() { Exit::Ok } else { Exit::Failed })
+}
+
+fn write_report(file: &Path, report: &Report) -> io::Result<()> {
+    let mut out = File::create(file)?;
+    serde_json::to_writer_pretty(&mut out, report)?;
+    writeln!(out)
 }
 
 fn write_synthetic(generate: &Generate, format: Format) -> Result<Exit, Failure> {

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::dataset::Examples;
 use crate::random::Random;
-use crate::step::augmented;
+use crate::views::Views;
 use crate::zoo::{BackendFault, Loaded, Network};
 
 /// Above this many parameters, micro-batches follow each other rather than run side by side: their
@@ -118,24 +118,18 @@ impl NoisedStep<'_> {
         model: &Loaded<'_>,
     ) -> Result<Vec<f32>, BackendFault> {
         let views = self.study.privacy.rules().map_or(1, |rules| usize::from(rules.views));
-        let mut images = Vec::new();
-        let mut classes = Vec::with_capacity(patients.len());
+        let mut of_patients = Views::of(self.study);
         for Picked { record, place } in patients {
-            let image = self.examples.image(*record);
             let place = (*place as u64).to_le_bytes();
             let mut random =
                 Random::new("consilium/views/1", &[augmentation.expose().as_slice(), &place]);
             for _ in 0..views {
-                if self.study.training.local.augment {
-                    images.extend(augmented(image, self.study, &mut random));
-                } else {
-                    images.extend_from_slice(image);
-                }
+                of_patients.add(self.examples, *record, &mut random);
             }
-            classes.push(self.examples.classes[*record]);
         }
+        let Views { images, answers, .. } = of_patients;
         let clip = self.plan.wanted().clip;
-        Ok(model.clipped_sum(images, &classes, views, clip)?.sum)
+        Ok(model.clipped_sum(images, answers.targets(), views, clip)?.sum)
     }
 }
 
@@ -162,7 +156,7 @@ mod tests {
         let mut random = Random::new("images", &[]);
         #[expect(clippy::cast_possible_truncation, reason = "test values")]
         let images = (0..8 * 64).map(|_| random.normal() as f32).collect();
-        let examples = Examples { images, classes: [0, 1].repeat(4) };
+        let examples = Examples::classified(images, &[0, 1].repeat(4));
         House { study, plan, network, examples }
     }
 
@@ -213,7 +207,7 @@ mod tests {
         let model = house.study.layout().initial(1);
         let clip = house.plan.wanted().clip;
         let images = house.examples.images.clone();
-        let exact = house.network.clipped_sum(&model, images, &house.examples.classes, 1, clip);
+        let exact = house.network.clipped_sum(&model, images, &[0, 1].repeat(4), 1, clip);
         let exact = exact.expect("the CPU computes").sum;
         // Averaged over many steps the noise goes away and the clipped sum is left.
         let (runs, mut mean) = (64_u8, vec![0.0; exact.len()]);
@@ -254,9 +248,9 @@ mod tests {
         let mut classes = Vec::new();
         for _ in 0..1_250 {
             crowd.extend_from_slice(&house.examples.images);
-            classes.extend_from_slice(&house.examples.classes);
+            classes.extend([0, 1].repeat(4));
         }
-        let house = House { examples: Examples { images: crowd, classes }, ..house };
+        let house = House { examples: Examples::classified(crowd, &classes), ..house };
         let owners = vec![7; 10_000];
         let mut mean = vec![0.0; house.study.layout().parameters()];
         for seed in 0..64 {

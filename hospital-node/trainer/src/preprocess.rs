@@ -1,30 +1,17 @@
 //! From a stored image to what the model is shown, as the study declares it: window, inversion of
-//! MONOCHROME1, channels, size, `(x - mean) / sd`. Channel first, then rows, then columns.
+//! MONOCHROME1, channels, proportions, size, normalisation. Channel first, then rows, then columns.
+
+mod volume;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use aggregation::study::{InputShape, Preprocess, Task, Window};
+use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Task, TaskKind, Window};
 
 use crate::dataset::Fault;
+use crate::dataset::cache::{Cache, Kept};
 
-/// A decoded image, before anything that a study asks for.
-#[derive(Clone, Debug)]
-pub struct Picture {
-    /// Rows of pixels.
-    pub rows: usize,
-    /// Columns of pixels.
-    pub columns: usize,
-    /// Values to a pixel: 1, or 3 for red, green, blue.
-    pub samples: usize,
-    /// Rescaled values: row, column, sample.
-    pub values: Vec<f32>,
-    /// What the least and the greatest stored value become by the rescale.
-    pub full: (f32, f32),
-    /// What the file declares to be shown as darkest and brightest.
-    pub window: Option<(f32, f32)>,
-    /// Whether low values are shown bright (MONOCHROME1).
-    pub inverted: bool,
-}
+pub use hospital_images::{Picture, Shown};
 
 /// Percentiles for a file that declares no window.
 const WITHOUT_WINDOW: (f64, f64) = (1.0, 99.0);
@@ -32,21 +19,55 @@ const WITHOUT_WINDOW: (f64, f64) = (1.0, 99.0);
 /// How a study wants its images.
 #[derive(Clone, Debug)]
 pub struct Preparation {
+    kind: TaskKind,
     input: InputShape,
     preprocess: Preprocess,
+    cache: Option<Arc<Cache>>,
 }
 
 impl Preparation {
     /// Takes the study's word for it.
     #[must_use]
     pub fn new(task: &Task) -> Self {
-        Self { input: task.input, preprocess: task.preprocess }
+        Self { kind: task.kind, input: task.input, preprocess: task.preprocess, cache: None }
+    }
+
+    /// What an answer is.
+    #[must_use]
+    pub const fn kind(&self) -> TaskKind {
+        self.kind
+    }
+
+    /// Looks for prepared images in a folder first, and leaves them there.
+    #[must_use]
+    pub fn with_cache(self, cache: Option<Arc<Cache>>) -> Self {
+        Self { cache, ..self }
+    }
+
+    /// What was kept of a file with this digest.
+    pub(crate) fn kept(&self, file: &[u8; 32]) -> Option<Kept> {
+        self.cache.as_ref()?.get(file, &self.digest(), self.values())
+    }
+
+    /// Keeps what a file with this digest became.
+    pub(crate) fn keep(&self, file: &[u8; 32], pixels: &[u8; 32], image: &[f32]) {
+        if let Some(cache) = &self.cache {
+            cache.put(file, &self.digest(), pixels, image);
+        }
+    }
+
+    /// Everything that decides what an image becomes, this program's version among it.
+    fn digest(&self) -> [u8; 32] {
+        let (input, preprocess) = (self.input, self.preprocess);
+        let version = env!("CARGO_PKG_VERSION");
+        hospital_images::sha256(format!("prepared/1 {version} {input:?} {preprocess:?}").as_bytes())
     }
 
     /// Values in one prepared image.
     #[must_use]
     pub fn values(&self) -> usize {
         usize::from(self.input.channels)
+            * usize::from(self.input.depth)
             * usize::from(self.input.height)
             * usize::from(self.input.width)
     }
@@ -54,23 +75,28 @@ impl Preparation {
     /// Prepares one image.
     ///
     /// # Errors
-    /// [`Fault::WrongShape`] when channels cannot be made to match, or a value is not finite.
+    /// [`Fault::WrongShape`] when channels cannot be made to match, or a value is not finite; or when
+    /// the study is of volumes.
     pub fn apply(&self, picture: &Picture) -> Result<Vec<f32>, Fault> {
-        let (low, high) = self.bounds(picture);
-        let scale = if high > low { 1.0 / (high - low) } else { 0.0 };
+        if self.input.depth != 1 {
+            return Err(Fault::WrongShape("a flat image in a study of volumes"));
+        }
+        let shown = self.shown(picture);
         let (height, width) = (usize::from(self.input.height), usize::from(self.input.width));
         let mut prepared = Vec::with_capacity(self.values());
         for plane in self.planes(picture)? {
-            let shown: Vec<f32> = plane
-                .iter()
-                .map(|value| {
-                    let shade = ((value - low) * scale).clamp(0.0, 1.0);
-                    if picture.inverted { 1.0 - shade } else { shade }
-                })
-                .collect();
-            let fitted = resize(&shown, (picture.rows, picture.columns), (height, width));
-            let Preprocess { mean, sd, .. } = self.preprocess;
-            prepared.extend(fitted.iter().map(|shade| (shade - mean) / sd));
+            let shades = shades(&plane, &shown, picture.inverted);
+            let from = (picture.rows, picture.columns);
+            let (shades, from) = proportioned(shades, from, (height, width), self.preprocess.fit);
+            prepared.extend(resize(&shades, from, (height, width)));
+        }
+        let Preprocess { normalise, mean, sd, .. } = self.preprocess;
+        let (mean, sd) = match normalise {
+            Normalise::Fixed => (mean, sd),
+            Normalise::Image => moments(&prepared),
+        };
+        for value in &mut prepared {
+            *value = (*value - mean) / sd;
         }
         if prepared.iter().all(|value| value.is_finite()) {
             Ok(prepared)
@@ -79,13 +105,17 @@ impl Preparation {
         }
     }
 
-    fn bounds(&self, picture: &Picture) -> (f32, f32) {
-        match self.preprocess.window {
-            Window::Full => picture.full,
-            Window::FromFile => {
-                picture.window.unwrap_or_else(|| percentiles(&picture.values, WITHOUT_WINDOW))
+    fn shown<'p>(&self, picture: &'p Picture) -> Cow<'p, Shown> {
+        let line = |(low, high)| Cow::Owned(Shown::Line { low, high });
+        match (self.preprocess.window, &picture.shown) {
+            (Window::Full, _) => line(picture.full),
+            (Window::FromFile, Some(shown)) => Cow::Borrowed(shown),
+            (Window::FromFile, None) => line(percentiles(&picture.values, WITHOUT_WINDOW)),
+            #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
+            (Window::Values { low, high }, _) => line((low as f32, high as f32)),
+            (Window::Percentile { low, high }, _) => {
+                line(percentiles(&picture.values, (low, high)))
             }
-            Window::Percentile { low, high } => percentiles(&picture.values, (low, high)),
         }
     }
 
@@ -106,6 +136,71 @@ impl Preparation {
             _ => Err(Fault::WrongShape("its channels cannot be made into the study's")),
         }
     }
+}
+
+/// Values as shades from 0 to 1; the common straight line without a choice at every pixel.
+fn shades(plane: &[f32], shown: &Shown, inverted: bool) -> Vec<f32> {
+    let mut shades: Vec<f32> = match shown {
+        Shown::Line { low, high } => {
+            let scale = if high > low { 1.0 / (high - low) } else { 0.0 };
+            plane.iter().map(|value| ((value - low) * scale).clamp(0.0, 1.0)).collect()
+        }
+        Shown::Sigmoid { .. } | Shown::Table { .. } => {
+            plane.iter().map(|value| shown.shade(*value)).collect()
+        }
+    };
+    if inverted {
+        for shade in &mut shades {
+            *shade = 1.0 - *shade;
+        }
+    }
+    shades
+}
+
+/// A plane with the input's proportions, and its sides: a part of it, or more around it, or as it is.
+fn proportioned(
+    plane: Vec<f32>,
+    (rows, columns): (usize, usize),
+    (height, width): (usize, usize),
+    fit: Fit,
+) -> (Vec<f32>, (usize, usize)) {
+    // The other side that belongs to each of its sides.
+    let wide = (rows * width).div_ceil(height.max(1)).max(1);
+    let high = (columns * height).div_ceil(width.max(1)).max(1);
+    let is_wide = columns > wide;
+    let sides = match fit {
+        Fit::Stretch => return (plane, (rows, columns)),
+        Fit::Crop if is_wide => (rows, wide),
+        Fit::Crop => (high.min(rows), columns),
+        // No memory for a line of pixels that would become a square of thousands.
+        Fit::Pad if rows.max(columns) > 64 * rows.min(columns) => return (plane, (rows, columns)),
+        Fit::Pad if is_wide => (high, columns),
+        Fit::Pad => (rows, wide.max(columns)),
+    };
+    let mut framed = vec![0.0; sides.0 * sides.1];
+    // Centred, whichever of the two is the larger.
+    let (skip_rows, skip_columns) =
+        (rows.saturating_sub(sides.0) / 2, columns.saturating_sub(sides.1) / 2);
+    let (from_row, from_column) =
+        (sides.0.saturating_sub(rows) / 2, sides.1.saturating_sub(columns) / 2);
+    let (kept_rows, kept_columns) = (rows.min(sides.0), columns.min(sides.1));
+    for row in 0..kept_rows {
+        let to = (from_row + row) * sides.1 + from_column;
+        let from = (skip_rows + row) * columns + skip_columns;
+        framed[to..to + kept_columns].copy_from_slice(&plane[from..from + kept_columns]);
+    }
+    (framed, sides)
+}
+
+/// Mean and standard deviation; 1 for the latter where all values are one.
+fn moments(values: &[f32]) -> (f32, f32) {
+    #[expect(clippy::cast_precision_loss, reason = "values of one image")]
+    let count = values.len().max(1) as f64;
+    let mean = values.iter().map(|value| f64::from(*value)).sum::<f64>() / count;
+    let square = values.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>() / count;
+    #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
+    let moments = (mean as f32, square.sqrt() as f32);
+    (moments.0, if moments.1 > 1e-6 { moments.1 } else { 1.0 })
 }
 
 /// Two percentiles of the values, by rank.
@@ -209,15 +304,23 @@ mod tests {
             samples: 1,
             values: values.to_vec(),
             full: (0.0, 4.0),
-            window: None,
+            shown: None,
             inverted: false,
         }
     }
 
     fn preparation(window: Window, channels: u16, height: u16, width: u16) -> Preparation {
         Preparation {
-            input: InputShape { channels, height, width },
-            preprocess: Preprocess { window, mean: 0.5, sd: 0.5 },
+            kind: TaskKind::Classification,
+            input: InputShape { channels, depth: 1, height, width },
+            preprocess: Preprocess {
+                window,
+                fit: Fit::Stretch,
+                normalise: Normalise::Fixed,
+                mean: 0.5,
+                sd: 0.5,
+            },
+            cache: None,
         }
     }
 
@@ -230,10 +333,45 @@ mod tests {
     #[test]
     fn a_window_clamps_and_monochrome1_is_inverted() {
         let mut source = picture(&[0.0, 2.0, 4.0], 3);
-        source.window = Some((2.0, 3.0));
+        source.shown = Some(Shown::Line { low: 2.0, high: 3.0 });
         source.inverted = true;
         let prepared = preparation(Window::FromFile, 1, 1, 3).apply(&source);
         assert_eq!(prepared, Ok(vec![1.0, 1.0, -1.0]));
+    }
+
+    #[test]
+    fn an_image_that_is_normalised_by_itself_has_mean_0_and_deviation_1() {
+        let mut preparation = preparation(Window::Full, 1, 1, 4);
+        preparation.preprocess.normalise = Normalise::Image;
+        let prepared = preparation.apply(&picture(&[0.0, 1.0, 2.0, 5.0], 4)).expect("finite");
+        let (mean, sd) = moments(&prepared);
+        assert!(mean.abs() < 1e-6 && (sd - 1.0).abs() < 1e-6, "{prepared:?}");
+        let flat = preparation.apply(&picture(&[3.0; 4], 4));
+        assert_eq!(flat, Ok(vec![0.0; 4]));
+    }
+
+    #[test]
+    fn a_window_of_values_is_in_the_files_units() {
+        let window = Window::Values { low: 1.0, high: 3.0 };
+        let prepared = preparation(window, 1, 1, 4).apply(&picture(&[0.0, 1.0, 2.0, 4.0], 4));
+        assert_eq!(prepared, Ok(vec![-1.0, -1.0, 0.0, 1.0]));
+    }
+
+    #[test]
+    fn cropping_and_padding_keep_proportions() {
+        let plane: Vec<f32> = (0..8_u8).map(f32::from).collect();
+        let (cropped, sides) = proportioned(plane.clone(), (2, 4), (3, 3), Fit::Crop);
+        assert_eq!((cropped, sides), (vec![1.0, 2.0, 5.0, 6.0], (2, 2)));
+        let (padded, sides) = proportioned(plane.clone(), (2, 4), (3, 3), Fit::Pad);
+        assert_eq!((&padded[..4], &padded[4..8], sides), (&[0.0; 4][..], &plane[..4], (4, 4)));
+        let (cropped, sides) = proportioned(plane.clone(), (4, 2), (1, 2), Fit::Crop);
+        assert_eq!((cropped, sides), (vec![2.0, 3.0], (1, 2)));
+        let (padded, sides) = proportioned(plane.clone(), (4, 2), (2, 2), Fit::Pad);
+        assert_eq!((padded[..4].to_vec(), sides), (vec![0.0, 0.0, 1.0, 0.0], (4, 4)));
+        assert_eq!(proportioned(plane.clone(), (2, 4), (9, 1), Fit::Stretch), (plane, (2, 4)));
+        // Sides that nobody's image has.
+        assert_eq!(proportioned(vec![0.0; 1000], (1, 1000), (4, 4), Fit::Pad).1, (1, 1000));
+        assert_eq!(proportioned(vec![0.0; 1000], (1, 1000), (1, 4096), Fit::Crop).1, (1, 1000));
     }
 
     #[test]

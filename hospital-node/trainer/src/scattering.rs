@@ -69,7 +69,7 @@ impl Scattering {
     /// Values of an image, before.
     #[must_use]
     pub fn pixels(&self) -> usize {
-        let InputShape { channels, height, width } = self.input;
+        let InputShape { channels, height, width, .. } = self.input;
         usize::from(channels) * usize::from(height) * usize::from(width)
     }
 
@@ -204,7 +204,7 @@ mod tests {
     use crate::random::Random;
 
     fn shape(channels: u16, height: u16, width: u16) -> InputShape {
-        InputShape { channels, height, width }
+        InputShape { channels, depth: 1, height, width }
     }
 
     /// Soft blobs, as anatomy has and noise has not.

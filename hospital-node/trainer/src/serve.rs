@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use aggregation::architecture::model_from_bytes;
 use aggregation::evaluation::MetricTally;
@@ -22,6 +23,7 @@ use proto::trainer::{
     Done, Failed, FromTrainer, Open, Opened, Progress, Task, ToTrainer, from_trainer, to_trainer,
 };
 
+use crate::dataset::cache::Cache;
 use crate::dataset::{Dataset, Examples, Look, SiteSecret, Source};
 use crate::entropy;
 use crate::evaluate::evaluate;
@@ -37,6 +39,8 @@ pub struct Settings {
     pub device: Device,
     /// Bytes of prepared images that may be held.
     pub memory: u64,
+    /// Where prepared images are kept for the next time.
+    pub cache: Option<Arc<Cache>>,
 }
 
 /// The conversation cannot go on.
@@ -232,7 +236,7 @@ impl Session {
             .map_err(|error| Refused::because(&error))?;
         let sites = usize::try_from(open.sites).ok().filter(|sites| *sites > 0);
         let sites = sites.ok_or_else(|| Refused("the study's roster is empty".to_owned()))?;
-        let preparation = Preparation::new(&study.task);
+        let preparation = Preparation::new(&study.task).with_cache(settings.cache.clone());
         let how = Look {
             secret: &secret,
             classes: Some(&study.task.classes),
@@ -305,10 +309,9 @@ impl Session {
         model: &[f32],
         progress: &mut dyn FnMut(u32),
     ) -> Result<Vec<u8>, Refused> {
-        let classes = self.study.task.classes.len();
         let metrics = work
             .evaluates()
-            .then(|| evaluate(&self.network, model, self.held_out(), classes))
+            .then(|| evaluate(&self.study, &self.network, model, self.held_out()))
             .transpose()
             .map_err(|error| Refused::because(&error))?;
         if let Some(private) = &self.private {
@@ -448,7 +451,7 @@ pub(crate) mod tests {
             write_frame(&mut wire, &ToTrainer { message: Some(message) }).expect("memory");
         }
         let mut answers = Vec::new();
-        let settings = Settings { device: Device::flex(), memory: 1 << 20 };
+        let settings = Settings { device: Device::flex(), memory: 1 << 20, cache: None };
         let ended = serve(&mut wire.as_slice(), &mut answers, &settings);
         let mut heard = Vec::new();
         let mut rest = answers.as_slice();

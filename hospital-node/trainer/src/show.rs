@@ -1,80 +1,111 @@
-//! What is in one DICOM file, as facts about its stored pixels: shape, range, sum and digest. No
-//! header text.
+//! What is in one file, as facts about its stored pixels: shape, range, sum and digest. No header
+//! text.
 
 use std::fmt;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use hospital_images::Sum;
 use serde::Serialize;
 
 use crate::dataset::Fault;
-use crate::dataset::dicom::{self, Stored};
 
 /// Facts of stored pixels: after decompression, before rescale, window and palette.
 #[derive(Clone, Debug, Serialize)]
 pub struct Facts {
+    /// dicom, nifti, or png-or-jpeg.
+    pub format: &'static str,
     /// Rows of pixels.
-    pub rows: u16,
+    pub rows: usize,
     /// Columns of pixels.
-    pub cols: u16,
-    /// Frames.
-    pub frames: u32,
+    pub cols: usize,
+    /// Frames, or slices of all volumes.
+    pub frames: usize,
     /// Values to a pixel.
-    pub samples: u16,
+    pub samples: usize,
     /// What the values mean.
     pub photometric: &'static str,
     /// Bits that carry a value.
-    pub bits_stored: u16,
+    pub bits_stored: usize,
+    /// The number type of a value.
+    pub dtype: &'static str,
     /// The least value.
-    pub min: i64,
+    pub min: Number,
     /// The greatest value.
-    pub max: i64,
-    /// The sum of all values.
-    pub sum: i64,
+    pub max: Number,
+    /// The sum of all values; exact for whole numbers.
+    pub sum: Number,
     /// SHA-256 over the values as little-endian bytes: frame, row, column, sample.
     pub sha256_pixels: String,
+    /// The same of a NIfTI file, by the name that the format's tools use: the file's order, first
+    /// axis fastest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256_raw_le_fortran: Option<String>,
 }
 
-/// Reads a file and states the facts.
+/// A value as it is: whole, or with a fraction.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Number {
+    /// Of whole values.
+    Whole(i64),
+    /// Of floating-point values.
+    Float(f64),
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(number) => number.fmt(f),
+            Self::Float(number) => number.fmt(f),
+        }
+    }
+}
+
+/// Reads a file of any format and states the facts.
 ///
 /// # Errors
 /// The [`Fault`] that keeps it from being read.
 pub fn show(path: &Path) -> Result<Facts, Fault> {
-    let stored = Stored::decode(&dicom::bytes(path)?)?;
-    let (mut min, mut max, mut sum) = (i64::MAX, i64::MIN, 0_i64);
-    for value in stored.values() {
-        min = min.min(value);
-        max = max.max(value);
-        sum = sum.saturating_add(value);
-    }
-    let digest = ring::digest::digest(&ring::digest::SHA256, &stored.data);
+    let facts = hospital_images::Facts::of(path)?;
+    let whole = matches!(facts.sum, Sum::Whole(_));
+    #[expect(clippy::cast_possible_truncation, reason = "whole values have at most 64 bits")]
+    let end = |value: f64| if whole { Number::Whole(value as i64) } else { Number::Float(value) };
+    let digest = HEXLOWER.encode(&facts.sha256);
     Ok(Facts {
-        rows: stored.rows,
-        cols: stored.columns,
-        frames: stored.frames,
-        samples: stored.samples,
-        photometric: stored.photometric.name(),
-        bits_stored: stored.bits_stored,
-        min,
-        max,
-        sum,
-        sha256_pixels: HEXLOWER.encode(digest.as_ref()),
+        format: facts.format,
+        rows: facts.rows,
+        cols: facts.cols,
+        frames: facts.frames,
+        samples: facts.samples,
+        photometric: facts.photometric,
+        bits_stored: facts.bits_stored,
+        dtype: facts.dtype,
+        min: end(facts.min),
+        max: end(facts.max),
+        sum: match facts.sum {
+            Sum::Whole(sum) => Number::Whole(i64::try_from(sum).unwrap_or(i64::MAX)),
+            Sum::Float(sum) => Number::Float(sum),
+        },
+        sha256_raw_le_fortran: (facts.format == "nifti").then(|| digest.clone()),
+        sha256_pixels: digest,
     })
 }
 
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rows, cols, frames, samples, photometric, bits_stored, min, max, sum, .. } =
-            self;
+        let Self { rows, cols, frames, samples, photometric, bits_stored, .. } = self;
+        writeln!(f, "format         {}", self.format)?;
         writeln!(f, "rows           {rows}")?;
         writeln!(f, "cols           {cols}")?;
         writeln!(f, "frames         {frames}")?;
         writeln!(f, "samples        {samples}")?;
         writeln!(f, "photometric    {photometric}")?;
         writeln!(f, "bits stored    {bits_stored}")?;
-        writeln!(f, "min            {min}")?;
-        writeln!(f, "max            {max}")?;
-        writeln!(f, "sum            {sum}")?;
+        writeln!(f, "number type    {}", self.dtype)?;
+        writeln!(f, "min            {}", self.min)?;
+        writeln!(f, "max            {}", self.max)?;
+        writeln!(f, "sum            {}", self.sum)?;
         writeln!(f, "sha256 pixels  {}", self.sha256_pixels)
     }
 }

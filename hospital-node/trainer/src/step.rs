@@ -6,14 +6,13 @@ use aggregation::study::{Local, LocalOptimizer, Strategy, Study};
 
 use crate::dataset::Examples;
 use crate::random::Random;
+use crate::views::Views;
 use crate::zoo::{BackendFault, Network};
 
 /// Adam's published constants ([KB15] section 2).
 const ADAM: (f32, f32, f32) = (0.9, 0.999, 1e-8);
 /// The most images that one pass through a network holds; larger batches are summed up.
 const PASS: usize = 256;
-/// The furthest that augmentation shifts an image, as a part of its side.
-const SHIFT: f64 = 0.08;
 
 /// What a hospital computed in one round.
 #[derive(Clone, Debug)]
@@ -123,17 +122,12 @@ impl Trainer<'_> {
     ) -> Result<Vec<f32>, BackendFault> {
         let mut mean = vec![0.0_f32; model.len()];
         for pass in chosen.chunks(PASS) {
-            let mut images = Vec::new();
+            let mut views = Views::of(self.study);
             for index in pass {
-                let image = self.examples.image(*index);
-                if self.study.training.local.augment {
-                    images.extend(augmented(image, self.study, random));
-                } else {
-                    images.extend_from_slice(image);
-                }
+                views.add(self.examples, *index, random);
             }
-            let classes: Vec<usize> = pass.iter().map(|i| self.examples.classes[*i]).collect();
-            let gradient = self.network.gradient(model, images, &classes)?;
+            let Views { images, answers, .. } = views;
+            let gradient = self.network.gradient(model, images, answers.targets())?;
             let share = ratio(pass.len(), chosen.len());
             for (sum, value) in mean.iter_mut().zip(&gradient.mean) {
                 *sum += share * value;
@@ -198,41 +192,6 @@ impl<'a> Optimizer<'a> {
     }
 }
 
-/// The image shifted by up to [`SHIFT`] of its side and flipped left to right half of the time.
-/// What moves in from outside repeats the edge.
-pub(crate) fn augmented(image: &[f32], study: &Study, random: &mut Random) -> Vec<f32> {
-    let input = study.task.input;
-    let (height, width) = (usize::from(input.height), usize::from(input.width));
-    let flip = random.chance(0.5);
-    let (down, right) = (shift(height, random), shift(width, random));
-    let mut moved = Vec::with_capacity(image.len());
-    for plane in image.chunks_exact(height * width) {
-        for y in 0..height {
-            let row = &plane[displaced(y, down, height) * width..][..width];
-            moved.extend((0..width).map(|x| {
-                let from = displaced(x, right, width);
-                row[if flip { width - 1 - from } else { from }]
-            }));
-        }
-    }
-    moved
-}
-
-/// A whole number of pixels within the allowed shift, either way.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    reason = "a few pixels of a side of at most 65535"
-)]
-fn shift(side: usize, random: &mut Random) -> isize {
-    let most = (SHIFT * side as f64).floor();
-    random.within(-most - 0.5, most + 0.5).round() as isize
-}
-
-fn displaced(at: usize, by: isize, side: usize) -> usize {
-    at.saturating_add_signed(by).min(side.saturating_sub(1))
-}
-
 fn permille(done: usize, all: usize) -> u32 {
     u32::try_from(done * 1000 / all.max(1)).unwrap_or(1000)
 }
@@ -260,6 +219,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
+    use crate::dataset::answers::Answer;
     use crate::serve::tests::manifest;
 
     fn study(train: &str) -> Study {
@@ -274,7 +234,7 @@ mod tests {
             let class = index % 2;
             let centre = if class == 1 { 0.5 } else { -0.5 };
             examples.images.extend((0..64).map(|_| single(centre + random.normal())));
-            examples.classes.push(class);
+            examples.answers.push(Answer::Class(class));
         }
         examples
     }
@@ -321,7 +281,8 @@ mod tests {
             let initial = network.layout().initial(study.training.seed);
             let model: Vec<f32> =
                 initial.iter().zip(&trained.update).map(|(model, by)| model + by).collect();
-            let tally = crate::evaluate::evaluate(&network, &model, &examples, 2).expect("scored");
+            let tally = crate::evaluate::evaluate(&study, &network, &model, &examples);
+            let tally = tally.expect("scored");
             assert!(tally.accuracy() > Some(0.95), "{optimizer}: {:?}", tally.accuracy());
         }
     }
@@ -335,7 +296,7 @@ mod tests {
         let network = Network::new(study.model, &study.task, Device::flex());
         let model = network.layout().initial(study.training.seed);
         let direct = network
-            .gradient(&model, examples.images.clone(), &examples.classes)
+            .gradient(&model, examples.images.clone(), &[0, 1].repeat(PASS)[..PASS + 70])
             .expect("the CPU computes");
         for (a, b) in trained.update.iter().zip(&direct.mean) {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
@@ -346,20 +307,5 @@ mod tests {
     fn a_batch_size_bounds_the_examples_of_a_single_gradient() {
         let some = "strategy = \"fedsgd\"\nlearning_rate = 0.1\nlocal = { batch_size = 20 }";
         assert_eq!(train(&study(some), &examples(50), 1, "a").examples, 20);
-    }
-
-    #[test]
-    fn augmentation_moves_pixels_and_invents_none() {
-        let study = study(AVERAGED);
-        let image: Vec<f32> = (0..64_u8).map(f32::from).collect();
-        let mut random = Random::new("augment", &[]);
-        let mut changed = false;
-        for _ in 0..20 {
-            let moved = augmented(&image, &study, &mut random);
-            assert_eq!(moved.len(), image.len());
-            assert!(moved.iter().all(|value| image.contains(value)));
-            changed |= moved != image;
-        }
-        assert!(changed);
     }
 }

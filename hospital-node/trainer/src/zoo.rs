@@ -6,39 +6,55 @@
 
 mod convolution;
 mod cpu;
+mod densenet;
 mod ghost;
 mod groups;
 pub mod layers;
+mod loss;
 mod networks;
 mod normalisation;
 mod patches;
 mod private;
+mod room;
+mod tokens;
+mod unet;
+mod vit;
 
-use aggregation::architecture::{Architecture, FULL_RESOLUTION, ModelLayout};
-use aggregation::study::Task;
-use burn::tensor::activation::log_softmax;
+use aggregation::architecture::{Architecture, ModelLayout};
+use aggregation::study::{InputShape, Task};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::scattering::Scattering;
 use layers::{Parameters, Walk};
+use loss::Loss;
+pub use loss::Targets;
+use networks::Size;
 pub use private::{ClippedSum, Loaded};
+use room::Room;
+
+use crate::backend;
 
 /// The most images in one pass: what passes through a layer then stays near the processor, and a
 /// batch of any size takes the memory of so many.
 const PASS: usize = 32;
+/// The most values of images in one pass, unless one image has more.
+const VALUES: usize = 1 << 19;
 
 /// A model of the zoo for one study.
 #[derive(Debug)]
 pub struct Network {
     architecture: Architecture,
     layout: ModelLayout,
-    input: [usize; 3],
-    classes: usize,
-    /// Whether the images are so small that a stem keeps every pixel.
-    full: bool,
+    /// Channels, depth, height and width.
+    input: [usize; 4],
+    size: Size,
+    loss: Loss,
     /// What images become before the network sees them, where that is fixed.
     front: Option<Scattering>,
     device: Device,
+    /// For mean gradients, in images, and for clipped sums, in patients.
+    passes: Room,
+    micro_batches: Room,
 }
 
 /// What one batch says about the parameters.
@@ -60,18 +76,23 @@ impl Network {
     #[must_use]
     pub fn new(architecture: Architecture, task: &Task, device: Device) -> Self {
         cpu::keep_freed_memory();
-        let classes = task.classes.len();
-        let input = task.input;
-        let front = (architecture == Architecture::ScatterLinear).then(|| Scattering::new(input));
-        let of_image = [input.channels.into(), input.height.into(), input.width.into()];
+        let InputShape { channels, depth, height, width } = task.input;
+        let of_image = [channels, depth, height, width].map(usize::from);
+        let front =
+            (architecture == Architecture::ScatterLinear).then(|| Scattering::new(task.input));
+        let input = front.as_ref().map_or(of_image, |front| [1, 1, 1, front.features()]);
+        let values = input.iter().product::<usize>().max(1);
+        let adapts = !backend::is_cpu(&device);
         Self {
             architecture,
-            layout: architecture.layout(&input, classes),
-            input: front.as_ref().map_or(of_image, |front| [1, 1, front.features()]),
-            classes,
-            full: input.height.max(input.width) <= FULL_RESOLUTION,
+            layout: architecture.layout(&task.input, task.classes.len()),
+            input,
+            size: Size::of(&task.input),
+            loss: Loss::new(task, of_image[1..].iter().product()),
             front,
             device,
+            passes: Room::new((VALUES / values).clamp(1, PASS), adapts),
+            micro_batches: Room::new(usize::MAX, adapts),
         }
     }
 
@@ -85,7 +106,7 @@ impl Network {
     /// The values that it takes for one image.
     #[must_use]
     pub fn values(&self) -> usize {
-        self.input.iter().product()
+        self.input.iter().product::<usize>().max(1)
     }
 
     /// Its tensors.
@@ -94,7 +115,7 @@ impl Network {
         &self.layout
     }
 
-    /// Logits of a batch of images, row by row.
+    /// Logits of a batch of images, row by row: one row for each image, or for each of its voxels.
     ///
     /// # Errors
     /// [`BackendFault`] when the backend fails.
@@ -106,59 +127,75 @@ impl Network {
             .map_err(|_| BackendFault("logits"))
     }
 
-    /// The mean gradient of the softmax cross-entropy over a batch. No images give zeros.
+    /// The mean gradient of the study's loss over a batch. No images give zeros.
     ///
     /// # Errors
-    /// [`BackendFault`] when the backend fails.
-    pub fn gradient(
+    /// [`BackendFault`] when the targets are not the images', or the backend fails.
+    pub fn gradient<'t>(
         &self,
         model: &[f32],
         images: Vec<f32>,
-        classes: &[usize],
+        targets: impl Into<Targets<'t>>,
     ) -> Result<Gradient, BackendFault> {
+        let targets = targets.into();
+        let all = self.loss.images(targets);
+        let of_image = self.values();
+        if images.len() != all * of_image {
+            return Err(BackendFault("targets for each image"));
+        }
         let parameters = Parameters::tracked(model, &self.layout, &self.device);
-        let of_image = self.values().max(1);
         let mut sum: Option<Gradient> = None;
-        for (images, of_pass) in images.chunks(PASS * of_image).zip(classes.chunks(PASS)) {
-            let logits = self.forward(&mut parameters.walk(), self.batch(images.to_vec()));
-            let loss = self.loss(logits, of_pass).div_scalar(count(classes.len()));
+        self.passes.passes(all, |pass| {
+            let of_pass = self.loss.part(targets, pass.start, pass.end);
+            let wanted = self.loss.wanted(of_pass, &self.device)?;
+            let images = images[pass.start * of_image..pass.end * of_image].to_vec();
+            let scores = self.forward(&mut parameters.walk(), self.batch(images));
+            let loss = self.loss.of(scores, wanted).div_scalar(count(all));
             let mut gradients = loss.backward();
             let mean = parameters.gradients(&mut gradients).ok_or(BackendFault("a gradient"))?;
             let loss = loss.try_into_scalar::<f32>().map_err(|_| BackendFault("a loss"))?;
-            sum = Some(match sum {
-                None => Gradient { mean, loss },
-                Some(mut sum) => {
+            match &mut sum {
+                None => sum = Some(Gradient { mean, loss }),
+                Some(sum) => {
                     sum.mean.iter_mut().zip(&mean).for_each(|(sum, part)| *sum += part);
                     sum.loss += loss;
-                    sum
                 }
-            });
-        }
+            }
+            Ok(())
+        })?;
         let nothing = || Gradient { mean: vec![0.0; self.layout.parameters()], loss: 0.0 };
         Ok(sum.unwrap_or_else(nothing))
     }
 
-    fn batch(&self, images: Vec<f32>) -> Tensor<4> {
-        let [channels, height, width] = self.input;
-        let count = images.len() / (channels * height * width).max(1);
-        Tensor::from_data(TensorData::new(images, [count, channels, height, width]), &self.device)
-    }
-
-    fn forward(&self, at: &mut Walk<'_>, images: Tensor<4>) -> Tensor<2> {
-        networks::scores(self.architecture, self.full, at, images)
-    }
-
-    /// The softmax cross-entropy, summed over the batch.
-    fn loss(&self, logits: Tensor<2>, classes: &[usize]) -> Tensor<1> {
-        let mut chosen = vec![0.0_f32; classes.len() * self.classes];
-        for (row, class) in chosen.chunks_exact_mut(self.classes).zip(classes) {
-            row[*class] = 1.0;
+    /// The study's loss of scores that [`Self::logits`] gave, summed over the images.
+    ///
+    /// # Errors
+    /// [`BackendFault`] when the targets are not those of as many images, or the backend fails.
+    pub fn loss<'t>(
+        &self,
+        logits: &[f32],
+        targets: impl Into<Targets<'t>>,
+    ) -> Result<f32, BackendFault> {
+        let wanted = self.loss.wanted(targets.into(), &self.device)?;
+        let classes = self.loss.classes();
+        let places = logits.len() / (wanted.images() * classes).max(1);
+        let shape = [wanted.images(), places, classes];
+        if shape.iter().product::<usize>() != logits.len() {
+            return Err(BackendFault("targets for each image"));
         }
-        let chosen = Tensor::<2>::from_data(
-            TensorData::new(chosen, [classes.len(), self.classes]),
-            &self.device,
-        );
-        (log_softmax(logits, 1) * chosen).sum().neg()
+        let scores = Tensor::from_data(TensorData::new(logits.to_vec(), shape), &self.device);
+        let loss = self.loss.of(scores, wanted);
+        loss.try_into_scalar::<f32>().map_err(|_| BackendFault("a loss"))
+    }
+
+    fn batch(&self, images: Vec<f32>) -> Tensor<5> {
+        let [channels, depth, height, width] = self.input;
+        let shape = [images.len() / self.values(), channels, depth, height, width];
+        Tensor::from_data(TensorData::new(images, shape), &self.device)
+    }
+
+    fn forward(&self, at: &mut Walk<'_>, images: Tensor<5>) -> Tensor<3> {
+        networks::scores(self.architecture, self.size, at, images)
     }
 }
 
@@ -169,19 +206,58 @@ fn count(n: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use aggregation::study::{InputShape, Preprocess, Window};
+    use aggregation::study::{Fit, InputShape, Normalise, Preprocess, TaskKind, Window};
 
     use super::layers::{conv3x3, group_norm};
     use super::*;
     use crate::random::Random;
 
-    pub(super) fn network(architecture: Architecture, side: u16) -> Network {
-        let task = Task {
+    /// Three classes of what an architecture is for, in images, or volumes, of so many pixels to a
+    /// side.
+    pub(super) fn task(architecture: Architecture, side: u16) -> Task {
+        let depth = if architecture == Architecture::Unet3d { side } else { 1 };
+        let segments = architecture.segments();
+        Task {
+            kind: if segments { TaskKind::Segmentation } else { TaskKind::Classification },
             classes: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
-            input: InputShape { channels: 1, height: side, width: side },
-            preprocess: Preprocess { window: Window::Full, mean: 0.0, sd: 1.0 },
-        };
-        Network::new(architecture, &task, Device::flex())
+            class_weights: Vec::new(),
+            input: InputShape { channels: 1, depth, height: side, width: side },
+            preprocess: Preprocess {
+                window: Window::Full,
+                fit: Fit::Stretch,
+                normalise: Normalise::Fixed,
+                mean: 0.0,
+                sd: 1.0,
+            },
+        }
+    }
+
+    pub(super) fn network(architecture: Architecture, side: u16) -> Network {
+        Network::new(architecture, &task(architecture, side), Device::flex())
+    }
+
+    /// Answers for so many images.
+    pub(super) enum Answers {
+        Classes(Vec<usize>),
+        Masks(Vec<u8>),
+    }
+
+    impl Answers {
+        pub(super) fn of(network: &Network, images: usize) -> Self {
+            if network.architecture.segments() {
+                let voxels = images * network.values();
+                let class = |at: usize| u8::try_from(at / 7 % 3).expect("below three");
+                return Self::Masks((0..voxels).map(class).collect());
+            }
+            Self::Classes((0..images).map(|image| (image * 2) % 3).collect())
+        }
+
+        pub(super) fn targets(&self) -> Targets<'_> {
+            match self {
+                Self::Classes(classes) => Targets::Classes(classes),
+                Self::Masks(masks) => Targets::Masks(masks),
+            }
+        }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "test values")]
@@ -201,14 +277,20 @@ mod tests {
     fn every_tensor_of_the_layout_is_used_in_its_declared_shape() {
         for architecture in Architecture::ALL {
             for side in [16, 48] {
+                if architecture == Architecture::Unet3d && side > 16 {
+                    continue;
+                }
                 let network = network(architecture, side);
                 let model = model_of(&network);
                 let images = normals("images", 2 * network.values());
                 let logits = network.logits(&model, images.clone()).expect("the CPU computes");
-                assert_eq!(logits.len(), 6);
+                let places = if architecture.segments() { network.values() } else { 1 };
+                assert_eq!(logits.len(), 6 * places);
                 // A tensor that the network does not use has no gradient, one of another shape
                 // does not multiply.
-                let gradient = network.gradient(&model, images, &[0, 2]).expect("the CPU computes");
+                let answers = Answers::of(&network, 2);
+                let gradient = network.gradient(&model, images, answers.targets());
+                let gradient = gradient.expect("the CPU computes");
                 assert_eq!(gradient.mean.len(), network.layout().parameters());
                 let mut rest = gradient.mean.as_slice();
                 for tensor in &network.layout().tensors {
@@ -216,6 +298,8 @@ mod tests {
                     rest = after;
                     assert!(of_tensor.iter().any(|value| *value != 0.0), "{}", tensor.name);
                 }
+                let loss = network.loss(&logits, answers.targets()).expect("computed");
+                assert!((loss / 2.0 - gradient.loss).abs() < 1e-3 * loss);
             }
         }
     }
@@ -226,14 +310,14 @@ mod tests {
             let network = network(architecture, 16);
             let model = model_of(&network);
             let images = normals("images", 4 * network.values());
-            let classes = [0, 1, 2, 1];
-            let at = network.gradient(&model, images.clone(), &classes).expect("computed");
+            let answers = Answers::of(&network, 4);
+            let at = network.gradient(&model, images.clone(), answers.targets()).expect("computed");
             let size = at.mean.iter().map(|g| g * g).sum::<f32>().sqrt();
-            let step = 0.02;
+            let step = 0.005;
             let loss_along = |by: f32| {
                 let moved: Vec<f32> =
                     model.iter().zip(&at.mean).map(|(w, g)| w + by * g / size).collect();
-                network.gradient(&moved, images.clone(), &classes).expect("computed").loss
+                network.gradient(&moved, images.clone(), answers.targets()).expect("computed").loss
             };
             let slope = (loss_along(step) - loss_along(-step)) / (2.0 * step);
             assert!((slope - size).abs() < 0.02 * size, "{architecture}: {slope} against {size}");
@@ -242,14 +326,14 @@ mod tests {
 
     #[test]
     fn group_normalisation_leaves_mean_zero_and_variance_one() {
-        let layout =
-            Architecture::CnnSmall.layout(&InputShape { channels: 1, height: 28, width: 28 }, 2);
+        let layout = Architecture::CnnSmall
+            .layout(&InputShape { channels: 1, depth: 1, height: 28, width: 28 }, 2);
         let device = Device::flex();
         let parameters = Parameters::constant(&layout.initial(1), &layout, &device);
         let mut walk = parameters.walk();
-        let images = TensorData::new(normals("images", 2 * 36), [2, 6, 6, 1]);
+        let images = TensorData::new(normals("images", 2 * 36), [2, 1, 6, 6, 1]);
         let stem = conv3x3(&mut walk, Tensor::from_data(images, &device), 1);
-        let normed = group_norm(&mut walk, stem, 4).permute([0, 3, 1, 2]);
+        let normed = group_norm(&mut walk, stem, 4).permute([0, 1, 4, 2, 3]);
         let normed = normed.try_into_vec_as::<f32>().expect("computed");
         for group in normed.chunks_exact(4 * 36) {
             let mean = group.iter().sum::<f32>() / 144.0;

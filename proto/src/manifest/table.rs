@@ -123,12 +123,18 @@ impl<'a> Section<'a> {
         default: Option<f64>,
         faults: &mut Vec<StudyFault>,
     ) -> Option<f64> {
-        self.read(key, default, "a finite number", faults, |value| {
-            let small = |n: i64| i32::try_from(n).ok().map(f64::from);
-            value
-                .as_float()
-                .or_else(|| value.as_integer().and_then(small))
-                .filter(|x| x.is_finite())
+        self.read(key, default, "a finite number", faults, finite)
+    }
+
+    /// A list of finite numbers.
+    pub(super) fn numbers(
+        &mut self,
+        key: &'static str,
+        default: Option<Vec<f64>>,
+        faults: &mut Vec<StudyFault>,
+    ) -> Option<Vec<f64>> {
+        self.read(key, default, "a list of finite numbers", faults, |value| {
+            value.as_array()?.iter().map(finite).collect()
         })
     }
 
@@ -176,6 +182,11 @@ impl<'a> Section<'a> {
             faults.push(fault(&self.name(key), "an unknown field", &allowed));
         }
     }
+}
+
+fn finite(value: &Value) -> Option<f64> {
+    let small = |n: i64| i32::try_from(n).ok().map(f64::from);
+    value.as_float().or_else(|| value.as_integer().and_then(small)).filter(|x| x.is_finite())
 }
 
 /// A fault at a key.

@@ -189,6 +189,9 @@ pub enum Fact {
         loss: Option<f64>,
         auroc: Option<f64>,
         accuracy: Option<f64>,
+        dice: Option<f64>,
+        hausdorff: Option<f64>,
+        hausdorff_95: Option<f64>,
     },
     /// A site told the others its keys for the study.
     KeyAnnounced { site: String, digest: Digest },

@@ -15,6 +15,7 @@ use aggregation::study::Study;
 use aggregation::vector::{Accumulator, Total, VectorFormat, encode_noised};
 use harness::{Outcome, Trouble};
 use hospital_trainer::backend;
+use hospital_trainer::dataset::answers::Answer;
 use hospital_trainer::dataset::{Dataset, Examples, Look, SiteSecret, Source};
 use hospital_trainer::noised::{NoisedStep, Seeds};
 use hospital_trainer::preprocess::Preparation;
@@ -261,15 +262,16 @@ fn score(network: &Network, model: &[f32], examples: &Examples) -> Outcome<(f64,
     let mut correct = 0_u32;
     let size = examples.images.len() / examples.len().max(1);
     for (images, labels) in
-        examples.images.chunks(128 * size.max(1)).zip(examples.classes.chunks(128))
+        examples.images.chunks(128 * size.max(1)).zip(examples.answers.chunks(128))
     {
         let logits = network
             .logits(model, images.to_vec())
             .map_err(|error| Trouble::new(error.to_string()))?;
         for (row, label) in logits.chunks_exact(2).zip(labels) {
             let margin = row[1] - row[0];
-            correct += u32::from((margin > 0.0) == (*label == 1));
-            scored.push((margin, *label == 1));
+            let positive = *label == Answer::Class(1);
+            correct += u32::from((margin > 0.0) == positive);
+            scored.push((margin, positive));
         }
     }
     let count = |positive: bool| scored.iter().filter(|(_, is)| *is == positive).count();

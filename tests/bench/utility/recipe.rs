@@ -135,9 +135,13 @@ mod tests {
         let tried = read(&file).expect("a list of variants");
         assert!(tried.len() > 10);
         // What is the default has been tried.
-        for (setting, epsilon) in
-            [(Setting::Pooled, 1.0), (Setting::PooledDp, 0.5), (Setting::Silo, 1.0), (Setting::Distributed, 3.0), (Setting::PooledDp, 8.0)]
-        {
+        for (setting, epsilon) in [
+            (Setting::Pooled, 1.0),
+            (Setting::PooledDp, 0.5),
+            (Setting::Silo, 1.0),
+            (Setting::Distributed, 3.0),
+            (Setting::PooledDp, 8.0),
+        ] {
             let standard = Recipe::of(setting, epsilon);
             assert!(tried.iter().any(|variant| variant.recipe == standard), "{standard:?}");
         }

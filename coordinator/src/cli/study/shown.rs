@@ -49,6 +49,12 @@ pub(super) struct RoundData {
     pub(super) auroc: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) accuracy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dice: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hausdorff: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hausdorff_95: Option<f64>,
     /// Spent by the patients of a private study after this round, as planned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) epsilon: Option<f64>,
@@ -258,6 +264,9 @@ fn dropped(round: &RoundData) -> String {
 }
 
 impl RoundData {
+    /// Of [`Self::fit`].
+    pub(super) const FIT: [&'static str; 5] = ["ROUND", "LOSS", "DICE", "HAUSDORFF", "HAUSDORFF95"];
+
     pub(super) const HEAD: [&'static str; 12] = [
         "ROUND", "OUTCOME", "READY", "SITES", "SIGNED", "UNMASKED", "LOSS", "AUROC", "ACCURACY",
         "EPSILON", "SECONDS", "DROPPED",
@@ -277,11 +286,21 @@ impl RoundData {
             loss: view.loss,
             auroc: view.auroc,
             accuracy: view.accuracy,
+            dice: view.dice,
+            hausdorff: view.hausdorff,
+            hausdorff_95: view.hausdorff_95,
             epsilon: view.epsilon,
             epsilon_solo: view.epsilon_solo,
             seconds: std::time::Duration::from_millis(span).as_secs_f64(),
             model: view.model,
         }
+    }
+
+    /// How well a segmentation's regions fit, if this round judged one.
+    pub(super) fn fit(&self) -> Option<Vec<String>> {
+        self.dice?;
+        let figures = [self.loss, self.dice, self.hausdorff, self.hausdorff_95];
+        Some(std::iter::once(self.round.to_string()).chain(figures.map(figure)).collect())
     }
 
     pub(super) fn row(&self) -> Vec<String> {

@@ -1,15 +1,19 @@
-//! A folder of DICOM files: all that its manifest lists, looked at in parallel.
+//! A folder of images: all that its manifest lists, looked at in parallel.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::dicom::{self, Stored};
+use super::about::About;
+use super::answers::Answer;
+use super::cache::Kept;
 use super::manifest::{self, Row};
 use super::{
-    Bad, Contents, DatasetError, Fault, Look, Parts, Record, check_memory, class_of, sha256,
+    Bad, Contents, DatasetError, Fault, Image, Look, Parts, Record, check_memory, nifti, sha256,
+    volume,
 };
 
 /// Files in one folder that are looked at.
@@ -35,10 +39,11 @@ pub(super) fn look(
         .filter(|file| !named.contains(file) && file.canonicalize().ok() != itself)
         .count();
     let (done, all) = (AtomicUsize::new(0), listed.len());
+    let about = Mutex::default();
     let outcomes: Vec<Result<(Row, Seen), Bad>> = listed
         .into_par_iter()
         .map(|row| {
-            let outcome = row.and_then(|row| match one(&row, how) {
+            let outcome = row.and_then(|row| match one(&row, how, &about) {
                 Ok(seen) => Ok((row, seen)),
                 Err(fault) => Err(Bad { name: row.name, fault }),
             });
@@ -48,7 +53,8 @@ pub(super) fn look(
         .collect();
 
     // What depends on earlier records is decided in the manifest's order.
-    let mut contents = Contents { unlisted, ..Contents::default() };
+    let about = about.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut contents = Contents { unlisted, about, ..Contents::default() };
     let (mut pixels, mut parts) = (BTreeSet::new(), Parts::default());
     for outcome in outcomes {
         let judged = outcome.and_then(|(row, seen)| {
@@ -58,8 +64,8 @@ pub(super) fn look(
                 Err(Bad { name: row.name, fault: Fault::PatientInTwoSplits })
             } else {
                 let Row { patient, part, label, .. } = row;
-                let Seen { class, file, image, .. } = seen;
-                Ok(Record { patient, part, label, class, file, image })
+                let Seen { answer, file, image, .. } = seen;
+                Ok(Record { patient, part, label, answer, file, image })
             }
         });
         match judged {
@@ -81,15 +87,19 @@ pub(super) fn look_without_manifest(
 ) -> Result<Contents, DatasetError> {
     let files = files(folder)?;
     let (done, all) = (AtomicUsize::new(0), files.len());
+    let about = Mutex::default();
     let outcomes: Vec<Result<[u8; 32], Fault>> = files
         .par_iter()
         .map(|file| {
-            let outcome = dicom::bytes(file).and_then(|bytes| Stored::decode(&bytes));
+            let outcome = Image::read(file);
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
-            outcome.map(|stored| digest_of(&stored))
+            let (_, image) = outcome?;
+            note(&about, &image);
+            Ok(image.digest())
         })
         .collect();
-    let mut contents = Contents::default();
+    let about = about.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut contents = Contents { about, ..Contents::default() };
     let mut pixels = BTreeSet::new();
     for (file, outcome) in files.iter().zip(outcomes) {
         let fault = match outcome {
@@ -107,35 +117,41 @@ pub(super) fn look_without_manifest(
 }
 
 /// What is kept of one file.
-struct Seen {
-    class: usize,
-    file: [u8; 32],
-    pixels: [u8; 32],
-    image: Vec<f32>,
+pub(super) struct Seen {
+    pub(super) answer: Answer,
+    pub(super) file: [u8; 32],
+    pub(super) pixels: [u8; 32],
+    pub(super) image: Vec<f32>,
 }
 
-fn one(row: &Row, how: Look<'_>) -> Result<Seen, Fault> {
-    let bytes = dicom::bytes(&row.path)?;
-    let stored = Stored::decode(&bytes)?;
-    let picture = stored.picture()?;
-    let class = class_of(&row.label, how.classes)?;
+fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
+    if row.mask.is_some() || nifti::is_named_so(&row.path) {
+        return volume::look(row, how, |image| note(about, image));
+    }
+    let bytes = hospital_images::bytes(&row.path)?;
+    let file = sha256(&bytes);
+    let kept = how.preparation.and_then(|preparation| preparation.kept(&file));
+    if let Some(Kept { pixels, image }) = kept {
+        let answer = Answer::read(&row.label, how.kind(), how.classes)?;
+        return Ok(Seen { answer, file, pixels, image });
+    }
+    let image = Image::decode(&bytes)?;
+    let (pixels, picture) = (image.digest(), image.picture()?);
+    let answer = Answer::read(&row.label, how.kind(), how.classes)?;
+    note(about, &image);
     let image = match how.preparation {
-        Some(preparation) => preparation.apply(&picture)?,
+        Some(preparation) => {
+            let image = preparation.apply(&picture)?;
+            preparation.keep(&file, &pixels, &image);
+            image
+        }
         None => Vec::new(),
     };
-    Ok(Seen { class, file: sha256(&bytes), pixels: digest_of(&stored), image })
+    Ok(Seen { answer, file, pixels, image })
 }
 
-/// The pixels and their shape: the same image under another header is the same image.
-fn digest_of(stored: &Stored) -> [u8; 32] {
-    let mut whole = Vec::with_capacity(stored.data.len() + 12);
-    whole.extend_from_slice(&stored.rows.to_le_bytes());
-    whole.extend_from_slice(&stored.columns.to_le_bytes());
-    whole.extend_from_slice(&stored.frames.to_le_bytes());
-    whole.extend_from_slice(&stored.samples.to_le_bytes());
-    whole.extend_from_slice(&stored.bits_allocated.to_le_bytes());
-    whole.extend_from_slice(&stored.data);
-    sha256(&whole)
+fn note(about: &Mutex<About>, image: &Image) {
+    about.lock().unwrap_or_else(PoisonError::into_inner).note(image);
 }
 
 /// Every regular file below a folder, sorted. Links to folders are not followed: they could lead

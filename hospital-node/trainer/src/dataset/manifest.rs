@@ -1,9 +1,13 @@
-//! The CSV that lists the records of a DICOM folder: `path`, `patient_id` or `patient_key`,
-//! `label`, and if the site likes `split` and `issuer`. Other columns are left alone.
+//! The CSV that lists the records of a folder: `path`, `patient_id` or `patient_key`, `label` or
+//! `mask`, and if the site likes `split` and `issuer`. Other columns are left alone.
+//! Public collections write `file` or `filename` for the first and `patient` for the second.
+//!
+//! A label is a class by name or number; of several, those that apply with `|` between them. A mask
+//! is a file of the folder whose voxels are numbers of classes.
 
 use std::path::{Component, Path, PathBuf};
 
-use super::{Bad, DatasetError, Fault, Part, PatientKey, SiteSecret, read_at_most};
+use super::{Bad, DatasetError, Fault, Part, PatientKey, SiteSecret, bids, read_at_most};
 
 /// Bytes of a manifest that are taken in.
 const MAX_BYTES: u64 = 256 << 20;
@@ -19,11 +23,14 @@ pub struct Row {
     pub patient: PatientKey,
     /// What it is for.
     pub part: Part,
-    /// The label as written.
+    /// The label as written; empty where the list has none.
     pub label: String,
+    /// The file with the class of each voxel, below the data folder.
+    pub mask: Option<PathBuf>,
 }
 
-/// Reads a manifest: each row, or why it cannot be used, in order.
+/// Reads a manifest: each row, or why it cannot be used, in order. A `participants.tsv` is one of a
+/// BIDS folder, whose images are found by its layout.
 ///
 /// # Errors
 /// When the file cannot be read, or lacks a column that every row needs.
@@ -36,6 +43,9 @@ pub fn read(
         .map_err(|source| DatasetError::Io { what: "the manifest", source })?;
     // Spreadsheets like to put a byte order mark in front.
     let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    if path.file_name().is_some_and(|name| name == bids::LIST) {
+        return bids::rows(text, folder, secret);
+    }
     let mut reader =
         csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(text);
     let headers = reader.headers().cloned().map_err(|_| not_csv())?;
@@ -61,7 +71,8 @@ struct Columns {
     patient: Patient,
     issuer: Option<usize>,
     split: Option<usize>,
-    label: usize,
+    label: Option<usize>,
+    mask: Option<usize>,
 }
 
 enum Patient {
@@ -79,19 +90,24 @@ impl Columns {
         };
         let patient = find("patient_key")
             .map(Patient::Key)
-            .or_else(|| find("patient_id").map(Patient::Id))
+            .or_else(|| find("patient_id").or_else(|| find("patient")).map(Patient::Id))
             .ok_or_else(|| {
                 let text = "expected a column \"patient_id\" or \"patient_key\", found neither: \
                             privacy is per patient, so records without patients are refused";
                 DatasetError::Manifest(text.to_owned())
             })?;
+        let mask = find("mask");
         Ok(Self {
             count: headers.len(),
-            path: need("path")?,
+            path: find("path")
+                .or_else(|| find("file"))
+                .or_else(|| find("filename"))
+                .map_or_else(|| need("path"), Ok)?,
             patient,
             issuer: find("issuer"),
             split: find("split"),
-            label: need("label")?,
+            label: if mask.is_some() { find("label") } else { Some(need("label")?) },
+            mask,
         })
     }
 
@@ -108,10 +124,15 @@ impl Columns {
             let line = record.position().map_or(0, csv::Position::line);
             return Err(Bad { name: format!("row {line}"), fault: Fault::BrokenRow });
         }
-        let relative = Path::new(&name);
-        if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
-            return Err(bad(Fault::Outside));
-        }
+        let within = |name: &str| {
+            let relative = Path::new(name);
+            let inside = |c| matches!(c, Component::Normal(_) | Component::CurDir);
+            let inside = relative.components().all(inside);
+            if inside { Ok(folder.join(relative)) } else { Err(bad(Fault::Outside)) }
+        };
+        let path = within(&name)?;
+        let mask = self.mask.map(field).filter(|name| !name.is_empty());
+        let mask = mask.map(within).transpose()?;
         let issuer = self.issuer.map(field).unwrap_or_default();
         let patient = match self.patient {
             Patient::Key(column) | Patient::Id(column) if field(column).is_empty() => {
@@ -126,8 +147,8 @@ impl Columns {
             None => patient.part(),
             Some(word) => Part::parse(word).ok_or_else(|| bad(Fault::WrongSplit))?,
         };
-        let label = field(self.label).to_owned();
-        Ok(Row { path: folder.join(relative), name, patient, part, label })
+        let label = self.label.map(field).unwrap_or_default().to_owned();
+        Ok(Row { path, name: name.clone(), patient, part, label, mask })
     }
 }
 
@@ -182,6 +203,13 @@ mod tests {
             let error = rows(text).expect_err("refused").to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn the_words_of_public_collections_are_understood() {
+        let rows = rows("file,site,patient,label\na/b.png,s,7,1\n").expect("a manifest");
+        let row = rows[0].as_ref().expect("a good row");
+        assert_eq!((row.name.as_str(), row.label.as_str()), ("a/b.png", "1"));
     }
 
     #[test]

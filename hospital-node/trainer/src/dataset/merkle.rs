@@ -53,13 +53,14 @@ fn hash(domain: u8, parts: &[&[u8]]) -> [u8; 32] {
 mod tests {
     use super::super::{Part, SiteSecret};
     use super::*;
+    use crate::dataset::answers::Answer;
 
     fn record(number: u8) -> Record {
         Record {
             patient: SiteSecret::new([0; 32]).pseudonym(&number.to_string(), ""),
             part: Part::Train,
             label: "normal".to_owned(),
-            class: 0,
+            answer: Answer::Class(0),
             file: [number; 32],
             image: Vec::new(),
         }

@@ -1,26 +1,22 @@
 //! MedMNIST-style NPZ: `{train,val,test}_images` and `_labels`, unsigned bytes, images
 //! `(n, h, w)` or `(n, h, w, 3)`. Each image counts as a patient of its own, as the file has no
-//! patients. Sizes are checked against the zip's and ours before anything is allocated for them.
+//! patients.
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufReader, Read as _};
+use std::io::BufReader;
 use std::path::Path;
 
-use ndarray::{ArrayD, ArrayViewD};
-use ndarray_npy::ViewNpyExt as _;
+use hospital_images::npz;
+use ndarray::ArrayD;
 use rayon::prelude::*;
-use zip::ZipArchive;
+
+use aggregation::study::TaskKind;
 
 use super::{
-    Bad, Contents, DatasetError, Fault, Look, Part, Record, check_memory, class_of, sha256,
+    Bad, Contents, DatasetError, Fault, Look, Part, Record, answers::Answer, check_memory, sha256,
 };
 use crate::preprocess::Picture;
-
-/// Bytes of one array, unpacked.
-const MAX_ARRAY: u64 = 2 << 30;
-/// Room for the array's header beside its values.
-const HEADER: u64 = 64 << 10;
 
 /// The three parts and what their arrays' names start with.
 pub const PREFIXES: [(Part, &str); 3] =
@@ -60,86 +56,12 @@ impl Arrays {
 pub fn read(path: &Path) -> Result<Vec<Arrays>, DatasetError> {
     let file =
         File::open(path).map_err(|source| DatasetError::Io { what: "the npz file", source })?;
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|_| {
-        wrong("expected a zip archive of arrays, found something else, or a cut-off one")
-    })?;
-    let mut parts = Vec::new();
-    for (part, prefix) in PREFIXES {
-        let names = [format!("{prefix}_images"), format!("{prefix}_labels")];
-        let there = names.each_ref().map(|name| entry(&archive, name));
-        match there {
-            [None, None] => {}
-            [Some(images), Some(labels)] => {
-                let images = array(&mut archive, images, &names[0])?;
-                let labels = array(&mut archive, labels, &names[1])?;
-                parts.push(matched(part, prefix, images, &labels)?);
-            }
-            _ => return Err(wrong(format!("{} and {} come in pairs", names[0], names[1]))),
-        }
-    }
-    if parts.is_empty() {
-        return Err(wrong("expected arrays named train_images and train_labels, found neither"));
-    }
-    let shape = parts[0].shape();
-    if parts.iter().any(|part| part.shape() != shape) {
-        return Err(wrong("expected images of one shape, found several"));
-    }
-    Ok(parts)
-}
-
-fn entry(archive: &ZipArchive<BufReader<File>>, name: &str) -> Option<usize> {
-    archive.index_for_name(&format!("{name}.npy")).or_else(|| archive.index_for_name(name))
-}
-
-fn array(
-    archive: &mut ZipArchive<BufReader<File>>,
-    index: usize,
-    name: &str,
-) -> Result<ArrayD<u8>, DatasetError> {
-    let entry = archive.by_index(index).map_err(|_| {
-        wrong(format!("{name}: expected a stored or deflated entry, found another"))
-    })?;
-    // The declared size sizes nothing; the entry is read until it ends or passes the limit.
-    let mut bytes = Vec::new();
-    entry
-        .take(MAX_ARRAY + HEADER + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|_| wrong(format!("{name}: the entry is cut off or damaged")))?;
-    if bytes.len() as u64 > MAX_ARRAY + HEADER {
-        let most = MAX_ARRAY >> 20;
-        return Err(wrong(format!("{name}: more than {most} MiB when unpacked")));
-    }
-    // A view checks the header's shape against the bytes that are there.
-    let view = ArrayViewD::<u8>::view_npy(&bytes).map_err(|_| {
-        wrong(format!("{name}: expected an array of unsigned bytes with all its values"))
-    })?;
-    Ok(view.as_standard_layout().into_owned())
-}
-
-fn matched(
-    part: Part,
-    prefix: &str,
-    images: ArrayD<u8>,
-    labels: &ArrayD<u8>,
-) -> Result<Arrays, DatasetError> {
-    match *images.shape() {
-        [_, h, w] | [_, h, w, 3] if h > 0 && w > 0 => {}
-        ref other => {
-            let text = "expected (n, height, width) or (n, height, width, 3)";
-            return Err(wrong(format!("{prefix}_images: {text}, found {other:?}")));
-        }
-    }
-    let count = images.shape()[0];
-    if !matches!(*labels.shape(), [n] | [n, 1] if n == count) {
-        let found = labels.shape();
-        let text = format!("expected ({count}, 1) as there are images, found {found:?}");
-        return Err(wrong(format!("{prefix}_labels: {text}")));
-    }
-    Ok(Arrays { part, images, labels: labels.iter().copied().collect() })
-}
-
-fn wrong(text: impl Into<String>) -> DatasetError {
-    DatasetError::Npz(text.into())
+    let found = npz::read(BufReader::new(file)).map_err(|wrong| DatasetError::Npz(wrong.0))?;
+    let part = |prefix| PREFIXES.iter().find(|(_, known)| *known == prefix).map(|(part, _)| *part);
+    let parts = found.into_iter().filter_map(|npz::Arrays { prefix, images, labels }| {
+        Some(Arrays { part: part(prefix)?, images, labels })
+    });
+    Ok(parts.collect())
 }
 
 /// Looks at every image of the file.
@@ -165,9 +87,16 @@ pub(super) fn look(
             .enumerate()
             .map(|(index, (image, label))| {
                 let label = label.to_string();
-                let class = match how.classes {
-                    Some(classes) => label.parse().ok().filter(|c| *c < classes.len()),
-                    None => class_of(&label, None).ok(),
+                let answer = match how.classes {
+                    // Numbers, whatever the classes are called.
+                    Some(classes) => label
+                        .parse()
+                        .ok()
+                        .filter(|class| *class < classes.len())
+                        .filter(|_| how.kind() == TaskKind::Classification)
+                        .map(Answer::Class)
+                        .ok_or(Fault::WrongLabel),
+                    None => Answer::read(&label, TaskKind::Classification, None),
                 };
                 let patient = format!("{}/{index}", arrays.part.name());
                 let image_of = |preparation: &crate::preprocess::Preparation| {
@@ -177,7 +106,7 @@ pub(super) fn look(
                     patient: how.secret.pseudonym(&patient, "\u{0}npz"),
                     part: arrays.part,
                     label,
-                    class: class.ok_or(Fault::WrongLabel)?,
+                    answer: answer?,
                     file: sha256(image),
                     image: how.preparation.map(image_of).transpose()?.unwrap_or_default(),
                 })
@@ -207,7 +136,7 @@ fn picture(image: &[u8], rows: usize, columns: usize, samples: usize) -> Picture
         samples,
         values: image.iter().copied().map(f32::from).collect(),
         full: (0.0, 255.0),
-        window: None,
+        shown: None,
         inverted: false,
     }
 }
@@ -259,7 +188,7 @@ mod tests {
             let file = written(compressed, |npz| fill_train(npz, 6, 6));
             let contents = look_at(file.path(), &classes).expect("a good file");
             assert_eq!((contents.records.len(), contents.bad.len()), (6, 0));
-            assert_eq!(contents.records[3].class, 1);
+            assert_eq!(contents.records[3].answer, Answer::Class(1));
             roots.push(super::super::merkle::root(&contents.records));
         }
         assert_eq!(roots[0], roots[1]);

@@ -10,6 +10,7 @@ use std::fmt;
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
+use super::about::{Warning, warnings};
 use super::{Contents, Part, PatientKey, merkle};
 
 /// Bad files that the text names; the JSON names all.
@@ -34,6 +35,8 @@ pub struct Report {
     pub patients: usize,
     /// Per part, usable records of each label.
     pub parts: BTreeMap<Part, PartReport>,
+    /// What to look at, though it makes nothing unusable.
+    pub warnings: Vec<Warning>,
     /// The data set's Merkle root in hex; only with the site's own key, which it depends on.
     pub root: Option<String>,
 }
@@ -90,6 +93,7 @@ impl Report {
             repeats: contents.repeats,
             patients: patients.values().map(BTreeSet::len).sum(),
             parts,
+            warnings: warnings(contents),
             root: (keyed && usable > 0).then(|| HEXLOWER.encode(&merkle::root(&contents.records))),
         }
     }
@@ -101,7 +105,7 @@ impl fmt::Display for Report {
             writeln!(f, "{}: {}", bad.file, bad.detail)?;
         }
         if self.bad.len() > NAMED {
-            writeln!(f, "... and {} more; --format json names all", self.bad.len() - NAMED)?;
+            writeln!(f, "... and {} more; --report FILE names all", self.bad.len() - NAMED)?;
         }
         let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
         for bad in &self.bad {
@@ -130,6 +134,9 @@ impl fmt::Display for Report {
         }
         if self.repeats > 0 {
             writeln!(f, "{} images are repetitions of others in the file", self.repeats)?;
+        }
+        for Warning { detail, .. } in &self.warnings {
+            writeln!(f, "warning: {detail}")?;
         }
         if let Some(root) = &self.root {
             writeln!(f, "root {root}")?;

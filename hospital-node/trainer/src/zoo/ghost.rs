@@ -18,15 +18,18 @@ use super::layers::Window;
 pub(super) enum Tap {
     /// A vector that every image has its own copy of: a bias, a scale, a shift.
     Copies { place: usize, copies: Tensor<2> },
-    /// The weight of a linear layer. `input` is `[images, in]`, `slope` `[images, out]`.
-    Linear { place: usize, input: Tensor<2>, slope: Tensor<2> },
+    /// The weight of a linear layer on vectors. `input` is `[images, places, in]`, `slope`
+    /// `[images, places, out]`; the weight is `[out, in]`, or `[in, out]` where it is `turned`.
+    Linear { place: usize, input: Tensor<3>, slope: Tensor<3>, turned: bool },
+    /// A vector that is added at every place of `slope`, `[images, places, n]`.
+    Sum { place: usize, slope: Tensor<3> },
     /// The weight of a convolution, whose window has so many pixels along its sides.
     Convolution {
         place: usize,
-        input: Tensor<4>,
-        kernel: [usize; 2],
+        input: Tensor<5>,
+        kernel: [usize; 3],
         window: Window,
-        slope: Tensor<4>,
+        slope: Tensor<5>,
     },
 }
 
@@ -55,14 +58,16 @@ impl Tap {
             Self::Copies { place, copies } => {
                 let [images, values] = copies.dims();
                 let own = copies.grad(gradients)?.reshape([images / views, views, values]);
-                let own = own.sum_dim(1);
-                let norms = norms(&own);
-                (place, (Kind::Whole(vec![own]), norms))
+                (place, summed(own))
             }
-            Self::Linear { place, input, slope } => {
-                let slope = slope.grad(gradients)?;
-                // The views are to a patient what places are to a convolution.
-                (place, linear(by_view(input, views), by_view(slope, views)))
+            Self::Sum { place, slope } => {
+                (place, summed(by_patient(slope.grad(gradients)?, views)))
+            }
+            Self::Linear { place, input, slope, turned } => {
+                let slope = by_patient(slope.grad(gradients)?, views);
+                let input = by_patient(input, views);
+                let pair = if turned { (slope, input) } else { (input, slope) };
+                (place, linear(pair.0, pair.1))
             }
             Self::Convolution { place, input, kernel, window, slope } => {
                 let slope = slope.grad(gradients)?;
@@ -71,6 +76,13 @@ impl Tap {
         };
         Some((Share { place, kind }, squares))
     }
+}
+
+/// The gradient of a vector from those at every place, `[patients, places, n]`.
+fn summed(slope: Tensor<3>) -> (Kind, Tensor<1>) {
+    let own = slope.sum_dim(1);
+    let norms = norms(&own);
+    (Kind::Whole(vec![own]), norms)
 }
 
 fn linear(input: Tensor<3>, slope: Tensor<3>) -> (Kind, Tensor<1>) {
@@ -84,15 +96,16 @@ fn linear(input: Tensor<3>, slope: Tensor<3>) -> (Kind, Tensor<1>) {
 }
 
 fn convolution(
-    input: Tensor<4>,
-    kernel: [usize; 2],
+    input: Tensor<5>,
+    kernel: [usize; 3],
     window: Window,
-    slope: Tensor<4>,
+    slope: Tensor<5>,
     views: usize,
 ) -> (Kind, Tensor<1>) {
-    let [images, _, _, channels] = input.dims();
-    let [_, down, right, outputs] = slope.dims();
-    let (inputs, places) = (channels * kernel[0] * kernel[1], views * down * right);
+    let [images, _, _, _, channels] = input.dims();
+    let [_, deep, down, right, outputs] = slope.dims();
+    let inputs = channels * kernel.iter().product::<usize>();
+    let places = views * deep * down * right;
     let patients = images / views;
     let slope = slope.reshape([patients, places, outputs]);
     // Patches are large where there are many places: some patients at a time.
@@ -166,10 +179,10 @@ fn pays(input: &Tensor<3>, slope: &Tensor<3>) -> bool {
 /// Estimated from the shapes, not tuned; see [`pays`].
 const TOUCH: usize = 32;
 
-/// Of a batch of vectors, `[images, values]`, those of each patient: `[patients, views, values]`.
-fn by_view(x: Tensor<2>, views: usize) -> Tensor<3> {
-    let [images, values] = x.dims();
-    x.reshape([images / views, views, values])
+/// Of `[images, places, values]` all places of a patient's images: `[patients, places, values]`.
+fn by_patient(x: Tensor<3>, views: usize) -> Tensor<3> {
+    let [images, places, values] = x.dims();
+    x.reshape([images / views, views * places, values])
 }
 
 /// Of `[patients, places, in]` and `[patients, places, out]`: each patient's product

@@ -4,17 +4,19 @@
 //! patient (`ghost.rs`). Hence no layer is taken from burn as a module, and there is
 //! no layer that mixes the examples of a batch.
 //!
-//! Between layers, images are `[images, height, width, channels]`.
+//! Between layers, images are `[images, depth, height, width, channels]`; a flat one is one slice
+//! deep.
 
 use aggregation::architecture::ModelLayout;
 use burn::tensor::module::max_pool2d;
-use burn::tensor::ops::{ConvOptions, MaxPoolOptions};
+use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 use super::convolution::{convolve, convolve_tapped};
 use super::ghost::Tap;
 use super::normalisation::normalise;
 use super::patches::{weight_from_layout, weight_to_layout};
+use super::tokens;
 
 /// The parameters of a network, one flat tensor for each of the layout's.
 #[derive(Debug)]
@@ -28,15 +30,19 @@ pub struct Parameters {
 enum Order {
     /// As in the layout.
     Plain(Vec<usize>),
-    /// A convolution's weight: `[out, height, width, in]` for the layout's
-    /// `[out, in, height, width]`, as its patches are. Turned round once for all passes.
-    Patches([usize; 4]),
+    /// A convolution's weight: `[out, depth, height, width, in]` for the layout's
+    /// `[out, in, depth, height, width]` or `[out, in, height, width]`, as its patches are. Turned
+    /// round once for all passes.
+    Patches([usize; 5]),
 }
 
 impl Order {
     fn new(shape: &[usize]) -> Self {
         match *shape {
-            [outputs, inputs, high, wide] => Self::Patches([outputs, high, wide, inputs]),
+            [outputs, inputs, high, wide] => Self::Patches([outputs, 1, high, wide, inputs]),
+            [outputs, inputs, deep, high, wide] => {
+                Self::Patches([outputs, deep, high, wide, inputs])
+            }
             _ => Self::Plain(shape.to_vec()),
         }
     }
@@ -52,8 +58,8 @@ impl Order {
     fn ordered(&self, values: &[f32]) -> Vec<f32> {
         match *self {
             Self::Plain(_) => values.to_vec(),
-            Self::Patches([_, high, wide, inputs]) => {
-                weight_from_layout(values, inputs, high * wide)
+            Self::Patches([_, deep, high, wide, inputs]) => {
+                weight_from_layout(values, inputs, deep * high * wide)
             }
         }
     }
@@ -62,8 +68,8 @@ impl Order {
     fn restore(&self, values: &[f32], place: &mut [f32]) {
         match *self {
             Self::Plain(_) => place.copy_from_slice(values),
-            Self::Patches([_, high, wide, inputs]) => {
-                weight_to_layout(values, place, inputs, high * wide);
+            Self::Patches([_, deep, high, wide, inputs]) => {
+                weight_to_layout(values, place, inputs, deep * high * wide);
             }
         }
     }
@@ -146,24 +152,49 @@ pub struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// The next tensor, and its place in the layout.
-    fn take<const D: usize>(&mut self) -> (usize, Tensor<D>) {
+    /// The next tensor, flat, its shape and its place in the layout.
+    fn take(&mut self) -> (usize, &[usize], Tensor<1>) {
         let index = self.next;
         self.next += 1;
-        let mut shape = [1; D];
-        shape.copy_from_slice(self.parameters.orders[index].shape());
-        (index, self.parameters.tensors[index].clone().reshape(shape))
+        let shape = self.parameters.orders[index].shape();
+        (index, shape, self.parameters.tensors[index].clone())
+    }
+
+    /// The weight of a convolution, in the order of patches, and its place.
+    fn weight(&mut self) -> (usize, Tensor<5>) {
+        let (place, shape, values) = self.take();
+        let mut sides = [1; 5];
+        sides.copy_from_slice(shape);
+        (place, values.reshape(sides))
+    }
+
+    /// A weight as a matrix with a row for each entry along its first axis, and its place.
+    pub(super) fn matrix(&mut self) -> (usize, Tensor<2>) {
+        let (place, shape, values) = self.take();
+        let (rows, columns) = (shape[0], shape[1..].iter().product());
+        (place, values.reshape([rows, columns]))
+    }
+
+    /// All values of a tensor, and its place.
+    pub(super) fn vector(&mut self) -> (usize, Tensor<1>) {
+        let (place, _, values) = self.take();
+        (place, values)
     }
 
     /// A vector to be added to, or multiplied with, each row of a batch: `[1, n]`, or a copy for
     /// each image `[images, n]` whose gradients are then the images' own.
-    fn per_image(&mut self, images: usize) -> Tensor<2> {
-        let (place, values) = self.take::<1>();
+    pub(super) fn per_image(&mut self, images: usize) -> Tensor<2> {
+        let (place, values) = self.vector();
         let values = values.unsqueeze::<2>();
         let Some(taps) = &mut self.taps else { return values };
         let copies = values.repeat_dim(0, images).autodiff().require_grad();
         taps.push(Tap::Copies { place, copies: copies.clone() });
         copies
+    }
+
+    /// Where taps are left, when they are wanted.
+    pub(super) fn taps(&mut self) -> Option<&mut Vec<Tap>> {
+        self.taps.as_mut()
     }
 
     /// The taps that were left, in the order of the layers.
@@ -172,86 +203,101 @@ impl Walk<'_> {
     }
 }
 
-/// How the window of a convolution moves: the same along both sides.
+/// How the window of a convolution moves along depth, height and width.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
     /// Pixels from one place to the next.
-    pub stride: usize,
+    pub stride: [usize; 3],
     /// Pixels of zeros around the image.
-    pub padding: usize,
+    pub padding: [usize; 3],
 }
 
 impl Window {
-    pub(super) fn options(self) -> ConvOptions<2> {
-        let Self { stride, padding } = self;
-        ConvOptions::new([stride, stride], [padding, padding], [1, 1], 1)
+    /// The same along height and width, within each slice.
+    #[must_use]
+    pub const fn flat(stride: usize, padding: usize) -> Self {
+        Self { stride: [1, stride, stride], padding: [0, padding, padding] }
+    }
+
+    /// The same along all three.
+    #[must_use]
+    pub const fn solid(stride: usize, padding: usize) -> Self {
+        Self { stride: [stride; 3], padding: [padding; 3] }
     }
 }
 
 /// A convolution without bias.
-pub fn convolution(at: &mut Walk<'_>, x: Tensor<4>, window: Window) -> Tensor<4> {
-    let (place, weight) = at.take::<4>();
+pub fn convolution(at: &mut Walk<'_>, x: Tensor<5>, window: Window) -> Tensor<5> {
+    let (place, weight) = at.weight();
     let Some(taps) = &mut at.taps else { return convolve(x, weight, window) };
-    let (input, [_, high, wide, _]) = (x.clone().inner(), weight.dims());
+    let (input, [_, deep, high, wide, _]) = (x.clone().inner(), weight.dims());
     let (output, slope) = convolve_tapped(x, weight, window);
-    taps.push(Tap::Convolution { place, input, kernel: [high, wide], window, slope });
+    taps.push(Tap::Convolution { place, input, kernel: [deep, high, wide], window, slope });
     output
 }
 
 /// A 3x3 convolution with one pixel of zeros around the image and no bias.
-pub fn conv3x3(at: &mut Walk<'_>, x: Tensor<4>, stride: usize) -> Tensor<4> {
-    convolution(at, x, Window { stride, padding: 1 })
+pub fn conv3x3(at: &mut Walk<'_>, x: Tensor<5>, stride: usize) -> Tensor<5> {
+    convolution(at, x, Window::flat(stride, 1))
 }
 
 /// Group normalisation (\[WH18\]): mean 0 and variance 1 within each group of channels of each image,
 /// then a scale and a shift per channel.
-pub fn group_norm(at: &mut Walk<'_>, x: Tensor<4>, groups: usize) -> Tensor<4> {
+pub fn group_norm(at: &mut Walk<'_>, x: Tensor<5>, groups: usize) -> Tensor<5> {
     let images = x.dims()[0];
     let (scale, shift) = (at.per_image(images), at.per_image(images));
     normalise(x, scale, shift, groups, false)
 }
 
 /// As [`group_norm`], and what would be negative becomes zero.
-pub fn group_norm_relu(at: &mut Walk<'_>, x: Tensor<4>, groups: usize) -> Tensor<4> {
+pub fn group_norm_relu(at: &mut Walk<'_>, x: Tensor<5>, groups: usize) -> Tensor<5> {
     let images = x.dims()[0];
     let (scale, shift) = (at.per_image(images), at.per_image(images));
     normalise(x, scale, shift, groups, true)
 }
 
-/// The greatest of each 3x3 window, at every second pixel: half the height, half the width.
+/// The greatest of each 3x3 window of each slice, at every second pixel: half the height, half the
+/// width.
 #[must_use]
-pub fn halved(x: Tensor<4>) -> Tensor<4> {
+pub fn halved(x: Tensor<5>) -> Tensor<5> {
+    let [images, depth, height, width, channels] = x.dims();
     let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
-    max_pool2d(x.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
+    let slices = x.reshape([images * depth, height, width, channels]).permute([0, 3, 1, 2]);
+    let slices = max_pool2d(slices, options).permute([0, 2, 3, 1]);
+    let [_, height, width, channels] = slices.dims();
+    slices.reshape([images, depth, height, width, channels])
+}
+
+/// The mean of each 2x2 pixels of each slice; an odd last row or column is left out.
+#[must_use]
+pub fn smaller(x: Tensor<5>) -> Tensor<5> {
+    let [images, depth, height, width, channels] = x.dims();
+    let (down, right) = (height / 2, width / 2);
+    let x = x.narrow(2, 0, 2 * down).narrow(3, 0, 2 * right);
+    let pairs: Tensor<4> = x.reshape([images * depth * down, 2, right * 2, channels]);
+    let rows: Tensor<4> = pairs.mean_dim(1).reshape([images * depth * down, right, 2, channels]);
+    rows.mean_dim(2).reshape([images, depth, down, right, channels])
 }
 
 /// The mean of each channel over the image.
 #[must_use]
-pub fn averaged(x: Tensor<4>) -> Tensor<2> {
-    let [images, height, width, channels] = x.dims();
-    x.reshape([images, height * width, channels]).mean_dim(1).reshape([images, channels])
+pub fn averaged(x: Tensor<5>) -> Tensor<2> {
+    let [images, depth, height, width, channels] = x.dims();
+    x.reshape([images, depth * height * width, channels]).mean_dim(1).reshape([images, channels])
 }
 
 /// The mean and the greatest value of each channel over the image: how much of a feature there is,
 /// and whether it is anywhere at all.
 #[must_use]
-pub fn pooled(x: Tensor<4>) -> Tensor<2> {
-    let [images, height, width, channels] = x.dims();
-    let greatest = x.clone().reshape([images, height * width, channels]).max_dim(1);
+pub fn pooled(x: Tensor<5>) -> Tensor<2> {
+    let [images, depth, height, width, channels] = x.dims();
+    let greatest = x.clone().reshape([images, depth * height * width, channels]).max_dim(1);
     Tensor::cat(vec![averaged(x), greatest.reshape([images, channels])], 1)
 }
 
-/// A linear layer: `x W^T + b`.
-pub fn linear(at: &mut Walk<'_>, x: Tensor<2>) -> Tensor<2> {
-    let images = x.dims()[0];
-    let input = x.clone().inner();
-    let (place, weight) = at.take::<2>();
-    let bias = at.per_image(images);
-    if let Some(taps) = &mut at.taps {
-        // Each image has a bias of its own, whose gradient is the one at the output.
-        taps.push(Tap::Linear { place, input, slope: bias.clone() });
-    }
-    x.matmul(weight.transpose()) + bias
+/// Scores of whole images from a vector for each: a linear layer.
+pub fn scored(at: &mut Walk<'_>, x: Tensor<2>) -> Tensor<3> {
+    tokens::linear(at, x.unsqueeze_dim(1))
 }
 
 // [WH18]: Wu, He: Group Normalization, ECCV 2018, arXiv 1803.08494.

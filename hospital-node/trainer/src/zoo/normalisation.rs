@@ -18,16 +18,16 @@ use super::groups::{Moments, PerChannel, Shape};
 const NORM_EPSILON: f64 = 1e-5;
 
 /// Mean 0 and variance 1 within each group of channels of each image of
-/// `[images, height, width, channels]`, then a scale and a shift per channel: `[1, channels]`, or `[images, channels]`.
+/// `[images, depth, height, width, channels]`, then a scale and a shift per channel: `[1, channels]`, or `[images, channels]`.
 pub(super) fn normalise(
-    x: Tensor<4>,
+    x: Tensor<5>,
     scale: Tensor<2>,
     shift: Tensor<2>,
     groups: usize,
     rectified: bool,
-) -> Tensor<4> {
-    let [_, height, width, channels] = x.dims();
-    let shape = Shape { channels, groups, pixels: height * width, rectified };
+) -> Tensor<5> {
+    let [_, depth, height, width, channels] = x.dims();
+    let shape = Shape { channels, groups, pixels: depth * height * width, rectified };
     match (on_cpu(&x), on_cpu(&scale), on_cpu(&shift)) {
         (Some(cpu_x), Some(cpu_scale), Some(cpu_shift)) => {
             if x.is_autodiff() || scale.is_autodiff() || shift.is_autodiff() {
@@ -41,8 +41,8 @@ pub(super) fn normalise(
 }
 
 /// [`normalise`] by burn's own means.
-fn step_by_step(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>, shape: Shape) -> Tensor<4> {
-    let dims @ [images, _, _, channels] = x.dims();
+fn step_by_step(x: Tensor<5>, scale: Tensor<2>, shift: Tensor<2>, shape: Shape) -> Tensor<5> {
+    let dims @ [images, _, _, _, channels] = x.dims();
     let grouped = x.reshape([images, shape.pixels, shape.groups, channels / shape.groups]);
     let mean = |x: Tensor<4>| x.mean_dim(1).mean_dim(3);
     let centred = grouped.clone() - mean(grouped);
@@ -50,7 +50,7 @@ fn step_by_step(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>, shape: Shape) 
     let normed = centred / (variance + NORM_EPSILON).sqrt();
     let per_channel = |vector: Tensor<2>| {
         let [rows, channels] = vector.dims();
-        vector.reshape([rows, 1, 1, channels])
+        vector.reshape([rows, 1, 1, 1, channels])
     };
     let normed = normed.reshape(dims) * per_channel(scale) + per_channel(shift);
     if shape.rectified { relu(normed) } else { normed }
@@ -66,11 +66,11 @@ fn forward(
     let per_channel = |vector| PerChannel::new(vector, shape.channels);
     let (scale, shift) = (per_channel(values(&scale)), per_channel(values(&shift)));
     let (normed, moments) = shape.normalise(values(&x), scale, shift, NORM_EPSILON);
-    (made(normed, x.shape().dims::<4>()), moments)
+    (made(normed, x.shape().dims::<5>()), moments)
 }
 
 /// Puts a normalisation into the graph of whoever of the three is tracked.
-fn recorded(x: Tensor<4>, scale: Tensor<2>, shift: Tensor<2>, shape: Shape) -> Tensor<4> {
+fn recorded(x: Tensor<5>, scale: Tensor<2>, shift: Tensor<2>, shape: Shape) -> Tensor<5> {
     const FOUND: &str = "its caller found it on the CPU";
     let x = x.autodiff().try_into_primitive::<Autodiff<Flex>>().expect(FOUND).into_parts();
     let scale = scale.autodiff().try_into_primitive::<Autodiff<Flex>>().expect(FOUND).into_parts();
@@ -111,7 +111,7 @@ impl Backward<Flex, 3> for Normalisation {
         let per_channel = |vector| PerChannel::new(vector, shape.channels);
         let affine = (per_channel(values(&scale)), per_channel(values(&shift)));
         let slopes = shape.slopes(values(&x), affine, &moments, values(&slope));
-        let [images, _, _, channels] = x.shape().dims::<4>();
+        let [images, _, _, _, channels] = x.shape().dims::<5>();
         // A vector that all images share gets the sum.
         let of_vector = |slopes: Vec<f32>, vector: &FloatTensor<Flex>| {
             let each = made(slopes, [images, channels]);
@@ -127,7 +127,7 @@ impl Backward<Flex, 3> for Normalisation {
             gradients.register::<Flex>(node.id, of_vector(slopes.shift, &shift));
         }
         if let Some(node) = of_x {
-            gradients.register::<Flex>(node.id, made(slopes.x, x.shape().dims::<4>()));
+            gradients.register::<Flex>(node.id, made(slopes.x, x.shape().dims::<5>()));
         }
     }
 }
@@ -155,23 +155,24 @@ mod tests {
     #[test]
     fn one_step_gives_what_a_dozen_of_burns_give() {
         for (dims, groups) in [
-            ([2, 5, 7, 8], 4),
-            ([3, 28, 28, 16], 4),
-            ([1, 1, 1, 6], 1),
-            ([2, 3, 3, 64], 32),
-            ([4, 9, 8, 5], 5),
+            ([2, 1, 5, 7, 8], 4),
+            ([3, 1, 28, 28, 16], 4),
+            ([1, 1, 1, 1, 6], 1),
+            ([2, 1, 3, 3, 64], 32),
+            ([4, 1, 9, 8, 5], 5),
+            ([2, 6, 5, 7, 8], 4),
         ] {
             for (rectified, own) in [(false, false), (true, false), (false, true), (true, true)] {
-                let [images, height, width, channels] = dims;
+                let [images, depth, height, width, channels] = dims;
                 let what = format!("{dims:?} in {groups}, {rectified}, {own}");
                 let rows = if own { images } else { 1 };
-                let shape = Shape { channels, groups, pixels: height * width, rectified };
+                let shape = Shape { channels, groups, pixels: depth * height * width, rectified };
                 let leaf = |label, shape| tensor::<2>(label, shape).autodiff().require_grad();
                 // Away from zero, as images are.
                 let x = (tensor("x", dims) * 3.0 + 2.0).autodiff().require_grad();
                 let (scale, shift) = (leaf("scale", [rows, channels]), leaf("b", [rows, channels]));
-                let slope = tensor::<4>("slope", dims);
-                let run = |y: Tensor<4>| {
+                let slope = tensor::<5>("slope", dims);
+                let run = |y: Tensor<5>| {
                     let gradients = (y.clone() * slope.clone()).sum().backward();
                     let of = |leaf: &Tensor<2>| leaf.grad(&gradients).expect("a leaf");
                     let of_x = x.grad(&gradients).expect("a leaf");
@@ -182,7 +183,7 @@ mod tests {
                 let burns = run(step_by_step(x.clone(), scale.clone(), shift.clone(), shape));
                 assert_near(ours.0.clone(), burns.0, &what);
                 // A group of equal values has no slope but rounding's.
-                if height * width * channels > groups * 6 {
+                if depth * height * width * channels > groups * 6 {
                     assert_near(ours.1, burns.1, &what);
                 }
                 assert_near(ours.2, burns.2, &what);
@@ -199,7 +200,7 @@ mod tests {
     fn what_is_not_a_number_stays_so() {
         let mut values = normals("x", 2 * 4 * 8);
         values[5] = f32::NAN;
-        let x = Tensor::<4>::from_data(TensorData::new(values, [2, 2, 2, 8]), &Device::flex());
+        let x = Tensor::<5>::from_data(TensorData::new(values, [2, 1, 2, 2, 8]), &Device::flex());
         let vector = |label| tensor::<2>(label, [1, 8]);
         let y = normalise(x, vector("scale"), vector("shift"), 2, true);
         let y = y.try_into_vec_as::<f32>().expect("on the CPU");

@@ -1,6 +1,6 @@
 //! The patches of images that a convolution's window sees, as the rows of a matrix, and the way
-//! back. On plain slices of `[images, height, width, channels]`: with the channels last, whatever
-//! is copied or added lies side by side, at any stride.
+//! back. On plain slices of `[images, depth, height, width, channels]`, where a flat image is one
+//! slice deep: with the channels last, whatever is copied or added lies side by side, at any stride.
 
 use std::ops::Range;
 
@@ -11,34 +11,40 @@ use super::layers::Window;
 /// How a window goes over images.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
-    /// Height, width and channels of an image.
-    image: [usize; 3],
-    /// Height and width of the window.
-    kernel: [usize; 2],
+    /// Depth, height, width and channels of an image.
+    image: [usize; 4],
+    /// Depth, height and width of the window.
+    kernel: [usize; 3],
     window: Window,
-    /// Places of the window along height and width.
-    pub(super) places: [usize; 2],
+    /// Places of the window along depth, height and width.
+    pub(super) places: [usize; 3],
 }
 
 impl Geometry {
-    /// A window of `kernel` over images of height, width and channels, none of them zero. The
+    /// A window of `kernel` over images of depth, height, width and channels, none of them zero. The
     /// padded image is at least as large as the window.
-    pub(super) fn new(image: [usize; 3], kernel: [usize; 2], window: Window) -> Self {
-        let along = |pixels: usize, kernel: usize| {
-            (pixels + 2 * window.padding).saturating_sub(kernel) / window.stride + 1
+    pub(super) fn new(image: [usize; 4], kernel: [usize; 3], window: Window) -> Self {
+        let along = |axis: usize| {
+            (image[axis] + 2 * window.padding[axis]).saturating_sub(kernel[axis])
+                / window.stride[axis]
+                + 1
         };
-        let places = [along(image[0], kernel[0]), along(image[1], kernel[1])];
-        Self { image, kernel, window, places }
+        Self { image, kernel, window, places: [along(0), along(1), along(2)] }
     }
 
-    /// Values in a patch, ordered as `[height, width, channels]` of the window.
+    /// Whether every pixel is a patch, so that an image is its patches.
+    pub(super) fn is_pointwise(&self) -> bool {
+        self.kernel == [1; 3] && self.window.stride == [1; 3] && self.window.padding == [0; 3]
+    }
+
+    /// Values in a patch, ordered as `[depth, height, width, channels]` of the window.
     pub(super) fn depth(&self) -> usize {
-        self.kernel[0] * self.kernel[1] * self.image[2]
+        self.kernel.iter().product::<usize>() * self.image[3]
     }
 
     /// Patches in an image.
     pub(super) fn area(&self) -> usize {
-        self.places[0] * self.places[1]
+        self.places.iter().product()
     }
 
     /// Values in an image.
@@ -48,18 +54,23 @@ impl Geometry {
 
     /// All patches of the images: `[images, area, depth]`.
     pub(super) fn gather(&self, images: &[f32]) -> Vec<f32> {
-        let [_, width, channels] = self.image;
-        let of_row = self.places[1] * self.depth();
+        let [_, height, width, channels] = self.image;
+        let of_line = width * channels;
+        let of_row = self.places[2] * self.depth();
         let mut patches = vec![0.0; images.len() / self.pixels() * self.area() * self.depth()];
         // One row of places at a time, whoever writes it.
         patches.par_chunks_exact_mut(of_row).enumerate().for_each(|(index, row)| {
-            let (image, place) = (index / self.places[0], index % self.places[0]);
+            let (index, down) = (index / self.places[1], index % self.places[1]);
+            let (image, deep) = (index / self.places[0], index % self.places[0]);
             let image = &images[image * self.pixels()..][..self.pixels()];
-            for down in 0..self.kernel[0] {
-                let Some(y) = self.seen(place, down) else { continue };
-                let line = &image[y * width * channels..][..width * channels];
-                self.along(down, |from, to| {
-                    row[to].copy_from_slice(&line[from]);
+            for line in 0..self.kernel[0] * self.kernel[1] {
+                let (z, y) = (line / self.kernel[1], line % self.kernel[1]);
+                let (Some(z), Some(y)) = (self.seen(0, deep, z), self.seen(1, down, y)) else {
+                    continue;
+                };
+                let seen = &image[(z * height + y) * of_line..][..of_line];
+                self.along(line, |from, to| {
+                    row[to].copy_from_slice(&seen[from]);
                 });
             }
         });
@@ -68,21 +79,23 @@ impl Geometry {
 
     /// Adds each patch's values back to where they came from: the transpose of [`Self::gather`].
     pub(super) fn scatter(&self, patches: &[f32]) -> Vec<f32> {
-        let [height, width, channels] = self.image;
-        let of_row = self.places[1] * self.depth();
-        let images = patches.len() / (self.places[0] * of_row);
+        let [depth, height, width, channels] = self.image;
+        let of_row = self.places[2] * self.depth();
+        let images = patches.len() / (self.places[0] * self.places[1] * of_row);
         let mut sums = vec![0.0; images * self.pixels()];
         sums.par_chunks_exact_mut(width * channels).enumerate().for_each(|(index, line)| {
-            let (image, y) = (index / height, index % height);
-            for down in 0..self.kernel[0] {
-                // The row of places whose window has its line `down` here.
-                let Some(reach) = (y + self.window.padding).checked_sub(down) else { continue };
-                let place = reach / self.window.stride;
-                if self.seen(place, down) != Some(y) || place >= self.places[0] {
+            let (index, y) = (index / height, index % height);
+            let (image, z) = (index / depth, index % depth);
+            for of_window in 0..self.kernel[0] * self.kernel[1] {
+                // The row of places whose window has this line of its own here.
+                let (deep, down) = (of_window / self.kernel[1], of_window % self.kernel[1]);
+                let (Some(deep), Some(down)) = (self.seeing(0, z, deep), self.seeing(1, y, down))
+                else {
                     continue;
-                }
-                let row = &patches[(image * self.places[0] + place) * of_row..][..of_row];
-                self.along(down, |to, from| {
+                };
+                let row = (image * self.places[0] + deep) * self.places[1] + down;
+                let row = &patches[row * of_row..][..of_row];
+                self.along(of_window, |to, from| {
                     line[to].iter_mut().zip(&row[from]).for_each(|(to, from)| *to += from);
                 });
             }
@@ -90,18 +103,27 @@ impl Geometry {
         sums
     }
 
-    /// The line of the image that line `down` of the window sees from row `place`.
-    fn seen(&self, place: usize, down: usize) -> Option<usize> {
-        let y = (place * self.window.stride + down).checked_sub(self.window.padding)?;
-        (y < self.image[0]).then_some(y)
+    /// Where along an axis pixel `of_window` of the window is at `place`.
+    fn seen(&self, axis: usize, place: usize, of_window: usize) -> Option<usize> {
+        let at = place * self.window.stride[axis] + of_window;
+        let at = at.checked_sub(self.window.padding[axis])?;
+        (at < self.image[axis]).then_some(at)
     }
 
-    /// For each place of a row: what line `down` of the window sees of a line of the image, and
+    /// The place along an axis at which pixel `of_window` of the window is at `at`.
+    fn seeing(&self, axis: usize, at: usize, of_window: usize) -> Option<usize> {
+        let reach = (at + self.window.padding[axis]).checked_sub(of_window)?;
+        let place = reach / self.window.stride[axis];
+        let fits = reach % self.window.stride[axis] == 0 && place < self.places[axis];
+        fits.then_some(place)
+    }
+
+    /// For each place of a row: what line `of_window` of the window sees of a line of the image, and
     /// where that is among the row's patches.
-    fn along(&self, down: usize, mut each: impl FnMut(Range<usize>, Range<usize>)) {
-        let ([_, width, channels], [_, wide]) = (self.image, self.kernel);
-        let Window { stride, padding } = self.window;
-        for place in 0..self.places[1] {
+    fn along(&self, of_window: usize, mut each: impl FnMut(Range<usize>, Range<usize>)) {
+        let ([_, _, width, channels], [_, _, wide]) = (self.image, self.kernel);
+        let (stride, padding) = (self.window.stride[2], self.window.padding[2]);
+        for place in 0..self.places[2] {
             let start = place * stride;
             let first = padding.saturating_sub(start).min(wide);
             let end = (width + padding).saturating_sub(start).min(wide);
@@ -110,14 +132,14 @@ impl Geometry {
             }
             let length = (end - first) * channels;
             let from = (start + first - padding) * channels;
-            let to = place * self.depth() + (down * wide + first) * channels;
+            let to = place * self.depth() + (of_window * wide + first) * channels;
             each(from..from + length, to..to + length);
         }
     }
 }
 
-/// A weight in the order of patches, `[out, height, width, in]`, from the layout's
-/// `[out, in, height, width]`; `window` is height times width.
+/// A weight in the order of patches, `[out, depth, height, width, in]`, from the layout's
+/// `[out, in, depth, height, width]`; `window` is the product of the three.
 pub(super) fn weight_from_layout(weight: &[f32], inputs: usize, window: usize) -> Vec<f32> {
     let mut ordered = vec![0.0; weight.len()];
     swap(weight, &mut ordered, inputs, window);

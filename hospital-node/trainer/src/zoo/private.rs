@@ -5,7 +5,8 @@ use aggregation::units::ClipNorm;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::layers::Parameters;
-use super::{BackendFault, Network};
+use super::loss::Wanted;
+use super::{BackendFault, Network, Targets};
 
 /// Keeps a gradient of zero from being divided by its norm.
 const NORM_FLOOR: f32 = 1e-6;
@@ -36,93 +37,116 @@ impl Network {
     /// [`Loaded::clipped_sum`] of a single micro-batch.
     ///
     /// # Errors
-    /// [`BackendFault`] when the images are not `views` for each patient, or the backend fails.
-    pub fn clipped_sum(
+    /// [`BackendFault`] when images, targets and views do not go together, or the backend fails.
+    pub fn clipped_sum<'t>(
         &self,
         model: &[f32],
         images: Vec<f32>,
-        classes: &[usize],
+        targets: impl Into<Targets<'t>>,
         views: usize,
         clip: ClipNorm,
     ) -> Result<ClippedSum, BackendFault> {
-        self.load(model).clipped_sum(images, classes, views, clip)
+        self.load(model).clipped_sum(images, targets, views, clip)
     }
 }
 
 impl Loaded<'_> {
-    /// The sum over patients of their gradients of the softmax cross-entropy, each of them clipped
-    /// to a norm of `clip` over all parameters.
+    /// The sum over patients of their gradients of the study's loss, each of them clipped to a norm
+    /// of `clip` over all parameters.
     ///
-    /// `classes` has one entry for each patient, and `images` holds `views` images in a row for
-    /// each of them: one image, or several augmentations of it, whose mean loss is the patient's.
-    /// A patient whose gradient is not finite adds nothing. No patients give zeros.
+    /// `images` and `targets` hold `views` images in a row for each patient: one image, or several
+    /// augmentations of it, whose mean loss is the patient's. A patient whose gradient is not finite
+    /// adds nothing. No patients give zeros.
     ///
     /// # Errors
-    /// [`BackendFault`] when the images are not `views` for each patient, or the backend fails.
-    pub fn clipped_sum(
+    /// [`BackendFault`] when images, targets and views do not go together, or the backend fails.
+    pub fn clipped_sum<'t>(
         &self,
         images: Vec<f32>,
-        classes: &[usize],
+        targets: impl Into<Targets<'t>>,
         views: usize,
         clip: ClipNorm,
     ) -> Result<ClippedSum, BackendFault> {
-        self.clipped(images, classes, views, clip).map(|(sum, _)| sum)
+        self.clipped(&images, targets.into(), views, clip).map(|(sum, _)| sum)
     }
 
     /// The sum, and the norm of each patient whom it rests on.
     fn clipped(
         &self,
-        images: Vec<f32>,
-        classes: &[usize],
+        images: &[f32],
+        targets: Targets<'_>,
         views: usize,
         clip: ClipNorm,
     ) -> Result<(ClippedSum, Vec<f32>), BackendFault> {
         let network = self.network;
-        let expected = classes.len() * views * network.values();
-        if views == 0 || images.len() != expected {
+        let count = network.loss.images(targets);
+        if views == 0 || !count.is_multiple_of(views) || images.len() != count * network.values() {
             return Err(BackendFault("a batch of the declared size"));
         }
-        let mut images = network.batch(images);
-        let mut classes = classes.to_vec();
+        let of_patient = views * network.values();
+        let mut whole: Option<Vec<f32>> = None;
+        let mut norms = Vec::new();
+        network.micro_batches.passes(count / views, |patients| {
+            let of_part = patients.start * of_patient..patients.end * of_patient;
+            // A copy: a part that does not fit is tried again.
+            let images = images[of_part].to_vec();
+            let targets = network.loss.part(targets, patients.start * views, patients.end * views);
+            let (sum, of_part) = self.finite(images, targets, views, clip)?;
+            norms.extend(of_part);
+            match &mut whole {
+                None => whole = Some(sum),
+                Some(whole) => whole.iter_mut().zip(&sum).for_each(|(sum, part)| *sum += part),
+            }
+            Ok(())
+        })?;
+        let sum = whole.unwrap_or_else(|| vec![0.0; network.layout.parameters()]);
+        Ok((ClippedSum { sum }, norms))
+    }
+
+    /// The sum over those patients whose gradient is finite, and their norms.
+    fn finite(
+        &self,
+        images: Vec<f32>,
+        targets: Targets<'_>,
+        views: usize,
+        clip: ClipNorm,
+    ) -> Result<(Vec<f32>, Vec<f32>), BackendFault> {
+        let network = self.network;
+        let mut batch = (network.batch(images), network.loss.wanted(targets, &network.device)?);
         // A value that is not finite would reach the others through the sum, even times zero. So
         // whoever has one is left out and the rest is done again; as a rule once is all.
-        while !classes.is_empty() {
-            let (sum, norms) = self.attempt(&images, &classes, views, clip)?;
+        while batch.1.images() > 0 {
+            let (sum, norms) = self.attempt(&batch, views, clip)?;
             if let Some(sum) = sum {
-                return Ok((ClippedSum { sum }, norms));
+                return Ok((sum, norms));
             }
             let finite: Vec<usize> =
                 (0..norms.len()).filter(|patient| norms[*patient].is_finite()).collect();
-            images = self.only(images, &finite, views);
-            classes = finite.iter().map(|patient| classes[*patient]).collect();
+            let rows = self.rows(&finite, views);
+            batch = (batch.0.select(0, rows.clone()), batch.1.only(rows));
         }
-        Ok((ClippedSum { sum: vec![0.0; network.layout.parameters()] }, Vec::new()))
+        Ok((vec![0.0; network.layout.parameters()], Vec::new()))
     }
 
-    /// The images of some of the patients.
-    fn only(&self, images: Tensor<4>, patients: &[usize], views: usize) -> Tensor<4> {
+    /// The places of some patients' images.
+    fn rows(&self, patients: &[usize], views: usize) -> Tensor<1, Int> {
         let rows = patients.iter().flat_map(|patient| patient * views..(patient + 1) * views);
         let rows: Vec<i64> = rows.filter_map(|row| i64::try_from(row).ok()).collect();
         let count = rows.len();
-        let rows =
-            Tensor::<1, Int>::from_data(TensorData::new(rows, [count]), &self.network.device);
-        images.select(0, rows)
+        Tensor::from_data(TensorData::new(rows, [count]), &self.network.device)
     }
 
     /// The patients' norms, and the sum of their clipped gradients if all norms are finite.
     fn attempt(
         &self,
-        images: &Tensor<4>,
-        classes: &[usize],
+        (images, wanted): &(Tensor<5>, Wanted),
         views: usize,
         clip: ClipNorm,
     ) -> Result<(Option<Vec<f32>>, Vec<f32>), BackendFault> {
         let network = self.network;
         let mut at = self.parameters.tapped();
         let scores = network.forward(&mut at, images.clone());
-        let of_images: Vec<usize> =
-            classes.iter().flat_map(|class| std::iter::repeat_n(*class, views)).collect();
-        let loss = network.loss(scores, &of_images).div_scalar(super::count(views));
+        let loss = network.loss.of(scores, wanted.clone()).div_scalar(super::count(views));
         let gradients = loss.backward();
         let mut shares = Vec::new();
         let mut squares: Option<Tensor<1>> = None;
@@ -172,7 +196,7 @@ fn single(clip: ClipNorm) -> f32 {
 mod tests {
     use aggregation::architecture::Architecture;
 
-    use super::super::tests::{model_of, network, normals};
+    use super::super::tests::{Answers, model_of, network, normals};
     use super::*;
 
     fn clip(norm: f64) -> ClipNorm {
@@ -180,7 +204,7 @@ mod tests {
     }
 
     /// Images of three classes whose patients' gradients are of very different lengths.
-    fn batch(network: &Network, patients: usize, views: usize) -> (Vec<f32>, Vec<usize>) {
+    fn batch(network: &Network, patients: usize, views: usize) -> (Vec<f32>, Answers) {
         let pixels = network.values();
         let mut images = normals("patients", patients * views * pixels);
         let mut scale = 0.25;
@@ -188,7 +212,7 @@ mod tests {
             of_patient.iter_mut().for_each(|value| *value *= scale);
             scale = if scale > 3.0 { 0.25 } else { scale * 1.7 };
         }
-        (images, (0..patients).map(|patient| (patient * 2) % 3).collect())
+        (images, Answers::of(network, patients * views))
     }
 
     /// Each patient alone, by the mean gradient of its views: the slow way.
@@ -196,15 +220,16 @@ mod tests {
         network: &Network,
         model: &[f32],
         images: &[f32],
-        classes: &[usize],
+        targets: Targets<'_>,
         views: usize,
         clip: f64,
     ) -> (Vec<f64>, Vec<f64>) {
         let mut sum = vec![0.0; model.len()];
         let mut norms = Vec::new();
-        let of_each = images.len() / classes.len();
-        for (images, class) in images.chunks_exact(of_each).zip(classes) {
-            let own = network.gradient(model, images.to_vec(), &vec![*class; views]);
+        let of_each = views * network.values();
+        for (patient, images) in images.chunks_exact(of_each).enumerate() {
+            let own = network.loss.part(targets, patient * views, (patient + 1) * views);
+            let own = network.gradient(model, images.to_vec(), own);
             let own = own.expect("the CPU computes").mean;
             let norm = own.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
             let factor = (clip / (norm + 1e-6)).min(1.0);
@@ -223,22 +248,27 @@ mod tests {
     #[test]
     fn the_clipped_sum_is_that_of_the_patients_one_by_one() {
         for architecture in Architecture::ALL {
-            // Sides, patients and views; the large network's slow way is slow indeed.
-            let cases: &[(u16, usize, usize)] = if architecture == Architecture::Resnet18Gn {
-                &[(16, 3, 1), (17, 1, 2), (44, 2, 1)]
-            } else {
-                &[(16, 5, 1), (16, 2, 3), (17, 1, 1), (28, 16, 1), (64, 2, 1), (64, 1, 3)]
+            // Sides, patients and views; the large networks' slow way is slow indeed.
+            let cases: &[(u16, usize, usize)] = match architecture {
+                Architecture::Resnet18Gn => &[(16, 3, 1), (17, 1, 2), (44, 2, 1)],
+                Architecture::DenseNet121Gn => &[(16, 3, 1), (17, 1, 2), (44, 2, 1)],
+                Architecture::VitTiny => &[(16, 5, 1), (28, 2, 2), (48, 2, 1)],
+                Architecture::Unet2d => &[(16, 3, 1), (24, 2, 2)],
+                Architecture::Unet3d => &[(16, 3, 1), (16, 1, 2)],
+                Architecture::CnnTiny | Architecture::CnnSmall | Architecture::Linear => {
+                    &[(16, 5, 1), (16, 2, 3), (17, 1, 1), (28, 16, 1), (64, 2, 1), (64, 1, 3)]
+                }
             };
             for &(side, patients, views) in cases {
                 let network = network(architecture, side);
                 let model = model_of(&network);
-                let (images, classes) = batch(&network, patients, views);
+                let (images, answers) = batch(&network, patients, views);
                 for norm in [1e-3, 1.0, 1e9] {
                     let (expected, of_each) =
-                        one_by_one(&network, &model, &images, &classes, views, norm);
+                        one_by_one(&network, &model, &images, answers.targets(), views, norm);
                     let (found, norms) = network
                         .load(&model)
-                        .clipped(images.clone(), &classes, views, clip(norm))
+                        .clipped(&images, answers.targets(), views, clip(norm))
                         .expect("the CPU computes");
                     let what = format!("{architecture} {side} px, {patients} x {views}, {norm}");
                     let apart = distance(&found.sum, &expected);
@@ -257,11 +287,12 @@ mod tests {
     fn no_patient_moves_the_sum_by_more_than_the_clipping_norm() {
         let network = network(Architecture::CnnTiny, 28);
         let model = model_of(&network);
-        let (images, classes) = batch(&network, 7, 1);
+        let (images, answers) = batch(&network, 7, 1);
         let of_one = images.len() / 7;
         let sum = |count: usize| {
             let images = images[..count * of_one].to_vec();
-            network.clipped_sum(&model, images, &classes[..count], 1, clip(0.05)).expect("computed")
+            let targets = network.loss.part(answers.targets(), 0, count);
+            network.clipped_sum(&model, images, targets, 1, clip(0.05)).expect("computed")
         };
         let mut before = sum(0).sum;
         assert!(before.iter().all(|value| value.to_bits() == 0));
@@ -281,7 +312,8 @@ mod tests {
         for architecture in [Architecture::CnnTiny, Architecture::Linear] {
             let network = network(architecture, 16);
             let model = model_of(&network);
-            let (mut images, classes) = batch(&network, 4, 2);
+            let mut images = batch(&network, 4, 2).0;
+            let classes = [0, 0, 2, 2, 1, 1, 0, 0];
             let of_one = images.len() / 4;
             let kept = [&images[..of_one], &images[2 * of_one..3 * of_one]].concat();
             // One view of the second patient and one pixel of the last.
@@ -289,15 +321,15 @@ mod tests {
             images[4 * of_one - 1] = f32::NAN;
             let found = network.clipped_sum(&model, images, &classes, 2, clip(0.1));
             let found = found.expect("computed").sum;
-            let classes = [classes[0], classes[2]];
+            let classes = [0, 0, 1, 1];
             let expected = network.clipped_sum(&model, kept, &classes, 2, clip(0.1));
             let bits = |sum: &[f32]| sum.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&found), bits(&expected.expect("computed").sum));
             assert!(found.iter().any(|value| *value != 0.0));
 
-            let (mut images, classes) = batch(&network, 2, 1);
+            let mut images = batch(&network, 2, 1).0;
             images.fill(f32::NAN);
-            let none = network.clipped_sum(&model, images, &classes, 1, clip(0.1));
+            let none = network.clipped_sum(&model, images, &[0, 2], 1, clip(0.1));
             assert!(none.expect("computed").sum.iter().all(|value| value.to_bits() == 0));
         }
     }
@@ -306,7 +338,9 @@ mod tests {
     fn a_batch_of_another_size_is_refused() {
         let network = network(Architecture::Linear, 16);
         let model = model_of(&network);
-        for (images, classes, views) in [(255, 1, 1), (256, 2, 1), (512, 1, 1), (256, 1, 0)] {
+        for (images, classes, views) in
+            [(255, 1, 1), (256, 2, 1), (512, 1, 1), (256, 1, 0), (256, 1, 2)]
+        {
             let images = vec![0.0; images];
             let refused = network.clipped_sum(&model, images, &vec![0; classes], views, clip(1.0));
             assert!(refused.is_err());
@@ -317,12 +351,12 @@ mod tests {
     fn the_number_of_threads_does_not_change_a_bit_of_the_sum() {
         let network = network(Architecture::CnnSmall, 64);
         let model = model_of(&network);
-        let (images, classes) = batch(&network, 8, 2);
+        let (images, answers) = batch(&network, 8, 2);
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            let sum = pool
-                .expect("threads start")
-                .install(|| network.clipped_sum(&model, images.clone(), &classes, 2, clip(0.5)));
+            let sum = pool.expect("threads start").install(|| {
+                network.clipped_sum(&model, images.clone(), answers.targets(), 2, clip(0.5))
+            });
             let sum = sum.expect("computed").sum;
             sum.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
         };

@@ -1,0 +1,331 @@
+//! From what a file holds to stored values, codec by codec.
+
+use std::io::Read as _;
+
+use flate2::read::DeflateDecoder;
+
+use super::elements::{DOUBLE_PIXELS, Elements, FLOAT_PIXELS, PIXELS};
+use super::{Kind, Photometric, Stored, rle};
+use crate::{Fault, jpeg, jpeg2000, jpegls};
+
+const OTHER_SHAPE: Fault = Fault::WrongShape("a codestream of another shape than its header says");
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Codec {
+    Plain,
+    Deflate,
+    Rle,
+    Jpeg,
+    JpegLs,
+    Jpeg2000,
+}
+
+fn codec(syntax: &str) -> Result<Codec, Fault> {
+    let Some(rest) = syntax.strip_prefix("1.2.840.10008.1.2") else {
+        return Err(Fault::UnsupportedTransferSyntax("not a registered one"));
+    };
+    Ok(match rest {
+        ".1.98" => Codec::Plain,
+        ".8.1" => Codec::Deflate,
+        ".5" => Codec::Rle,
+        ".4.50" | ".4.51" | ".4.53" | ".4.55" | ".4.57" | ".4.70" => Codec::Jpeg,
+        ".4.80" | ".4.81" => Codec::JpegLs,
+        ".4.90" | ".4.91" | ".4.92" | ".4.93" | ".4.201" | ".4.202" | ".4.203" => Codec::Jpeg2000,
+        ".4.100" | ".4.101" | ".4.102" | ".4.103" | ".4.104" | ".4.105" | ".4.106" | ".4.107"
+        | ".4.108" => return Err(Fault::UnsupportedTransferSyntax("MPEG or HEVC video")),
+        ".4.110" | ".4.111" | ".4.112" => {
+            return Err(Fault::UnsupportedTransferSyntax("JPEG XL"));
+        }
+        _ => return Err(Fault::UnsupportedTransferSyntax("compressed in a way unknown here")),
+    })
+}
+
+/// All values of a file: frame, row, column, sample, little-endian; one-bit values a byte each.
+pub(super) fn all(
+    stored: &mut Stored,
+    syntax: &str,
+    elements: &Elements<'_>,
+    count: usize,
+) -> Result<Vec<u8>, Fault> {
+    let planar = stored.samples > 1 && elements.word((0x28, 6)) == Some(1);
+    let Some(fragments) = &elements.fragments else {
+        return native(stored, syntax, elements, count, planar);
+    };
+    let codec = codec(syntax)?;
+    let frames = by_frame(stored, codec, elements, fragments)?;
+    let each = stored.frame_values() * stored.value_bytes();
+    // Grows frame by frame, so that memory follows what was really decoded.
+    let mut data = Vec::new();
+    let header = stored.photometric;
+    for frame in frames {
+        stored.photometric = header;
+        let frame = frame.concat();
+        if frame.is_empty() {
+            return Err(Fault::Truncated);
+        }
+        let values = one(stored, codec, &frame, planar)?;
+        debug_assert_eq!(values.len(), each);
+        data.extend_from_slice(&values);
+    }
+    Ok(data)
+}
+
+fn native(
+    stored: &mut Stored,
+    syntax: &str,
+    elements: &Elements<'_>,
+    count: usize,
+    planar: bool,
+) -> Result<Vec<u8>, Fault> {
+    if !matches!(syntax.strip_prefix("1.2.840.10008.1.2"), Some("" | ".1" | ".2" | ".1.99"))
+        && !syntax.is_empty()
+    {
+        // Compressed pixels come in fragments.
+        return Err(Fault::Unreadable("pixels that are not as its transfer syntax says"));
+    }
+    let element = [PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS].into_iter().find_map(|t| elements.value(t));
+    let bytes = element.ok_or(Fault::NotAnImage("there is no pixel data in it"))?;
+    let big = elements.is_big_endian();
+    if stored.bits_allocated == 1 {
+        return unpacked(bytes, count);
+    }
+    let size = stored.value_bytes();
+    if stored.photometric == Photometric::YbrFull422 && stored.samples == 3 && size == 1 {
+        stored.photometric = Photometric::YbrFull;
+        return chroma_doubled(bytes, count, usize::from(stored.columns));
+    }
+    let mut data = bytes.get(..count * size).ok_or(Fault::Truncated)?.to_vec();
+    if big {
+        if size == 1 && !elements.in_words {
+            // Bytes are bytes.
+        } else if size == 1 {
+            // Bytes are written in words, of which each is turned round; an odd last one has a
+            // neighbour behind it that is no pixel.
+            for pair in data.chunks_exact_mut(2) {
+                pair.reverse();
+            }
+            if let (Some(last), Some(padded)) = (data.last_mut(), bytes.get(count))
+                && count % 2 == 1
+            {
+                *last = *padded;
+            }
+        } else {
+            for word in data.chunks_exact_mut(size) {
+                word.reverse();
+            }
+        }
+    }
+    without_unused_bits(stored, &mut data);
+    Ok(if planar { interleaved(stored, &data) } else { data })
+}
+
+/// Bits above those that carry the value may hold anything, an old kind of overlay for one.
+fn without_unused_bits(stored: &Stored, data: &mut [u8]) {
+    let (bits, stored_bits) = (stored.bits_allocated, stored.bits_stored);
+    if stored.kind == Kind::Float || stored_bits == bits || bits < 8 {
+        return;
+    }
+    let (unused, signed) = (32 - u32::from(stored_bits), stored.kind == Kind::Signed);
+    let size = stored.value_bytes();
+    for value in data.chunks_exact_mut(size) {
+        let mut word = [0; 4];
+        word[..size].copy_from_slice(value);
+        let high = u32::from_le_bytes(word) << unused;
+        let word =
+            if signed { (high.cast_signed() >> unused).cast_unsigned() } else { high >> unused };
+        value.copy_from_slice(&word.to_le_bytes()[..size]);
+    }
+}
+
+/// Planes, one after the other, to samples side by side; frame by frame.
+fn interleaved(stored: &Stored, data: &[u8]) -> Vec<u8> {
+    let (size, samples) = (stored.value_bytes(), usize::from(stored.samples));
+    let plane = stored.frame_values() / samples * size;
+    let mut mixed = Vec::with_capacity(data.len());
+    for frame in data.chunks_exact(plane * samples) {
+        for at in (0..plane).step_by(size) {
+            for sample in 0..samples {
+                mixed.extend_from_slice(&frame[sample * plane + at..][..size]);
+            }
+        }
+    }
+    mixed
+}
+
+/// Two lumas and a shared pair of chromas (PS3.3 C.7.6.3.1.2) to three samples a pixel.
+fn chroma_doubled(bytes: &[u8], count: usize, columns: usize) -> Result<Vec<u8>, Fault> {
+    if columns % 2 == 1 {
+        return Err(Fault::Unsupported("halved chroma over an odd number of columns"));
+    }
+    let bytes = bytes.get(..count / 3 * 2).ok_or(Fault::Truncated)?;
+    let mut data = Vec::with_capacity(count);
+    for pair in bytes.as_chunks::<4>().0 {
+        let [first, second, blue, red] = *pair;
+        data.extend_from_slice(&[first, blue, red, second, blue, red]);
+    }
+    Ok(data)
+}
+
+/// One-bit pixels, a byte each; the least bit comes first.
+fn unpacked(bytes: &[u8], count: usize) -> Result<Vec<u8>, Fault> {
+    if bytes.len() < count.div_ceil(8) {
+        return Err(Fault::Truncated);
+    }
+    let bits = bytes.iter().flat_map(|byte| (0..8).map(move |bit| (byte >> bit) & 1));
+    Ok(bits.take(count).collect())
+}
+
+/// The fragments of each frame.
+fn by_frame<'f>(
+    stored: &Stored,
+    codec: Codec,
+    elements: &Elements<'_>,
+    fragments: &'f [&'f [u8]],
+) -> Result<Vec<&'f [&'f [u8]]>, Fault> {
+    let frames = usize::try_from(stored.frames).map_err(|_| Fault::TooLarge)?;
+    let (table, fragments) = fragments.split_first().ok_or(Fault::Truncated)?;
+    if fragments.iter().all(|fragment| fragment.is_empty()) {
+        return Err(Fault::Truncated);
+    }
+    if frames == 1 {
+        return Ok(vec![fragments]);
+    }
+    if fragments.len() == frames {
+        return Ok(fragments.chunks(1).collect());
+    }
+    if fragments.len() < frames {
+        return Err(Fault::Truncated);
+    }
+    // More fragments than frames: the offset tables say which begin one, or else the codestreams do.
+    let mut starts = vec![0_u64];
+    for fragment in fragments {
+        starts.push(starts[starts.len() - 1] + fragment.len() as u64 + 8);
+    }
+    let offsets: Vec<u64> = match elements.value((0x7fe0, 1)) {
+        Some(long) => long.as_chunks::<8>().0.iter().map(|o| u64::from_le_bytes(*o)).collect(),
+        None => table.as_chunks::<4>().0.iter().map(|o| u32::from_le_bytes(*o).into()).collect(),
+    };
+    let found: Option<Vec<usize>> =
+        offsets.iter().map(|offset| starts.binary_search(offset).ok()).collect();
+    let first: Vec<usize> = match found {
+        Some(found) if found.len() == frames => found,
+        _ => (0..fragments.len()).filter(|at| begins(codec, fragments[*at])).collect(),
+    };
+    let in_order = first.first() == Some(&0) && first.is_sorted();
+    if first.len() != frames || !in_order {
+        return Err(Fault::Unreadable("its frames cannot be told apart"));
+    }
+    let ends = first[1..].iter().copied().chain([fragments.len()]);
+    Ok(first
+        .iter()
+        .zip(ends)
+        .map(|(from, to)| &fragments[*from..to.min(fragments.len())])
+        .collect())
+}
+
+/// Whether a codestream begins here.
+fn begins(codec: Codec, fragment: &[u8]) -> bool {
+    match codec {
+        Codec::Jpeg | Codec::JpegLs => fragment.starts_with(&[0xff, 0xd8]),
+        Codec::Jpeg2000 => {
+            fragment.starts_with(&[0xff, 0x4f, 0xff, 0x51]) || fragment.get(4..8) == Some(b"jP  ")
+        }
+        Codec::Plain | Codec::Deflate | Codec::Rle => false,
+    }
+}
+
+/// The values of one compressed frame.
+fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<Vec<u8>, Fault> {
+    let (count, size) = (stored.frame_values(), stored.value_bytes());
+    let one_bit = stored.bits_allocated == 1;
+    match codec {
+        Codec::Plain | Codec::Deflate => {
+            let wanted = if one_bit { count.div_ceil(8) } else { count * size };
+            let bytes = if codec == Codec::Plain {
+                frame.get(..wanted).ok_or(Fault::Truncated)?.to_vec()
+            } else {
+                crate::file::inflated(DeflateDecoder::new(frame).by_ref(), frame.len(), wanted)?
+            };
+            if one_bit {
+                return unpacked(&bytes, count);
+            }
+            Ok(if planar { interleaved(stored, &bytes) } else { bytes })
+        }
+        Codec::Rle => run_lengths(stored, frame),
+        Codec::Jpeg => {
+            let decoded = jpeg::decode(frame, count)?;
+            fits(stored, decoded.width, decoded.height, decoded.components)?;
+            if decoded.precision > u32::from(stored.bits_allocated) {
+                return Err(Fault::Unreadable("its codestream has more bits than its header"));
+            }
+            if stored.photometric == Photometric::Rgb && decoded.transformed == Some(true) {
+                stored.photometric = Photometric::YbrFull;
+            }
+            Ok(packed(stored, decoded.values.iter().map(|v| i32::from(*v)), decoded.precision))
+        }
+        Codec::JpegLs => {
+            let decoded = jpegls::decode(frame, count)?;
+            fits(stored, decoded.width, decoded.height, decoded.components)?;
+            let bits = u32::from(stored.bits_stored);
+            Ok(packed(stored, decoded.values.iter().map(|v| i32::from(*v)), bits))
+        }
+        Codec::Jpeg2000 => {
+            let decoded = jpeg2000::decode(frame, count)?;
+            fits(stored, decoded.width, decoded.height, decoded.components)?;
+            if decoded.precision > u32::from(stored.bits_allocated.max(8)) {
+                return Err(Fault::Unreadable("its codestream has more bits than its header"));
+            }
+            if matches!(stored.photometric, Photometric::YbrIct | Photometric::YbrRct) {
+                stored.photometric = Photometric::Rgb;
+            }
+            Ok(packed(stored, decoded.values.iter().copied(), decoded.precision))
+        }
+    }
+}
+
+fn fits(stored: &Stored, width: usize, height: usize, components: usize) -> Result<(), Fault> {
+    let expected = (stored.columns, stored.rows, stored.samples);
+    if (width, height, components)
+        == (usize::from(expected.0), usize::from(expected.1), usize::from(expected.2))
+    {
+        Ok(())
+    } else {
+        Err(OTHER_SHAPE)
+    }
+}
+
+/// Values of so many bits as the file would store them; in a signed image the highest is the sign.
+fn packed(stored: &Stored, values: impl Iterator<Item = i32>, bits: u32) -> Vec<u8> {
+    let size = stored.value_bytes();
+    let unused = 32 - bits.clamp(1, 32);
+    let signed = stored.kind == Kind::Signed;
+    let mut data = Vec::with_capacity(stored.frame_values() * size);
+    for value in values {
+        let high = value << unused;
+        let value =
+            if signed { high >> unused } else { (high.cast_unsigned() >> unused).cast_signed() };
+        data.extend_from_slice(&value.to_le_bytes()[..size]);
+    }
+    data
+}
+
+fn run_lengths(stored: &Stored, frame: &[u8]) -> Result<Vec<u8>, Fault> {
+    let (count, size) = (stored.frame_values(), stored.value_bytes());
+    if stored.bits_allocated == 1 {
+        let segments = rle::segments(frame, 1, count.div_ceil(8))?;
+        return unpacked(&segments[0], count);
+    }
+    let samples = usize::from(stored.samples);
+    let segments = rle::segments(frame, samples * size, count / samples)?;
+    let mut data = vec![0; count * size];
+    for (place, segment) in segments.iter().enumerate() {
+        let (sample, byte) = (place / size, place % size);
+        // The most significant byte has the first segment.
+        let start = sample * size + (size - 1 - byte);
+        for (value, byte) in data.iter_mut().skip(start).step_by(samples * size).zip(segment) {
+            *value = *byte;
+        }
+    }
+    without_unused_bits(stored, &mut data);
+    Ok(data)
+}

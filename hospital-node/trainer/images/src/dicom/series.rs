@@ -1,0 +1,165 @@
+//! Where slices lie, and a series of them as one volume.
+
+use super::Stored;
+use super::elements::Elements;
+use crate::volume::{Turn, Volume};
+use crate::{Fault, MAX_PIXEL_BYTES, sha256};
+
+/// Where an image lies in the patient.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// A digest of the series' number.
+    pub series: Option<[u8; 32]>,
+    /// Where in its series the image says that it is.
+    pub number: Option<i32>,
+    /// The centre of the first voxel of each frame: millimetres to the left, to the back, up.
+    pub positions: Vec<[f64; 3]>,
+    /// The directions in which columns and rows count up.
+    pub orientation: Option<[f64; 6]>,
+    /// Millimetres between rows and between columns.
+    pub spacing: Option<[f64; 2]>,
+    /// Millimetres between slices, where the file says so.
+    pub between: Option<f64>,
+}
+
+impl Place {
+    pub(super) fn read(elements: &Elements<'_>) -> Self {
+        let shared = elements.items((0x5200, 0x9229)).first();
+        let frames = elements.items((0x5200, 0x9230));
+        let group = |tag| {
+            shared
+                .and_then(|groups| groups.items(tag).first())
+                .or_else(|| frames.first().and_then(|groups| groups.items(tag).first()))
+                .unwrap_or(elements)
+        };
+        let position =
+            |groups: &Elements<'_>| groups.decimals((0x20, 0x32)).first_chunk::<3>().copied();
+        let measures = group((0x28, 0x9110));
+        let per_frame: Option<Vec<[f64; 3]>> = frames
+            .iter()
+            .map(|groups| groups.items((0x20, 0x9113)).first().and_then(position))
+            .collect();
+        let positions = match per_frame {
+            Some(positions) if !positions.is_empty() => positions,
+            _ => position(group((0x20, 0x9113))).into_iter().collect(),
+        };
+        Self {
+            series: elements.value((0x20, 0x0e)).map(sha256),
+            number: elements.decimal((0x20, 0x13)).and_then(whole),
+            positions,
+            orientation: group((0x20, 0x9116)).decimals((0x20, 0x37)).first_chunk().copied(),
+            spacing: measures.decimals((0x28, 0x30)).first_chunk().copied(),
+            between: measures
+                .decimal((0x18, 0x88))
+                .or_else(|| measures.decimal((0x18, 0x50)))
+                .filter(|between| *between > 0.0),
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "checked to be in range")]
+fn whole(number: f64) -> Option<i32> {
+    (number.abs() < 2e9).then_some(number as i32)
+}
+
+/// One slice: its frame, where it is along the normal, and its number.
+struct Slice<'s> {
+    stored: &'s Stored,
+    frame: usize,
+    position: Option<[f64; 3]>,
+    along: f64,
+    number: i64,
+}
+
+/// The volume that the images of one series make, ordered by position along their normal, else by
+/// their numbers; axes turned to the patient's, values rescaled.
+///
+/// # Errors
+/// [`Fault::WrongShape`] for slices of several sizes, of several series, of several at one place,
+/// without order, or in colour; [`Fault::TooLarge`].
+pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
+    let first = images.first().ok_or(Fault::WrongShape("expected slices, found none"))?;
+    let size = (usize::from(first.rows), usize::from(first.columns));
+    let same = |image: &Stored| {
+        (usize::from(image.rows), usize::from(image.columns)) == size
+            && image.place.series == first.place.series
+    };
+    if !images.iter().all(same) {
+        return Err(Fault::WrongShape("expected slices of one series and one size"));
+    }
+    let orientation = first.place.orientation.unwrap_or([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+    let [across, down] = [[0, 1, 2], [3, 4, 5]].map(|places| places.map(|p| orientation[p]));
+    let normal = cross(across, down);
+    let mut slices = Vec::new();
+    for stored in images {
+        for frame in 0..usize::try_from(stored.frames).map_err(|_| Fault::TooLarge)? {
+            let position = match stored.place.positions.as_slice() {
+                [only] if stored.frames == 1 => Some(*only),
+                several => several.get(frame).filter(|_| several.len() > 1).copied(),
+            };
+            let number = i64::try_from(frame).map_err(|_| Fault::TooLarge)?
+                + i64::from(stored.place.number.unwrap_or(0));
+            let along = position.map_or(0.0, |position| dot(position, normal));
+            slices.push(Slice { stored, frame, position, along, number });
+        }
+    }
+    let values = size.0 * size.1 * slices.len();
+    if 4 * values as u64 > MAX_PIXEL_BYTES {
+        return Err(Fault::TooLarge);
+    }
+    let positioned = slices.iter().all(|slice| slice.position.is_some());
+    if positioned {
+        slices.sort_by(|a, b| a.along.total_cmp(&b.along).then(a.number.cmp(&b.number)));
+        if slices.windows(2).any(|pair| (pair[1].along - pair[0].along).abs() < 1e-3) {
+            return Err(Fault::WrongShape("several slices at one place"));
+        }
+    } else {
+        slices.sort_by_key(|slice| slice.number);
+        if slices.windows(2).any(|pair| pair[0].number == pair[1].number) {
+            return Err(Fault::WrongShape("slices without a place and with one number"));
+        }
+    }
+    let mut stacked = Vec::with_capacity(values);
+    for slice in &slices {
+        let picture = slice.stored.frame(slice.frame)?;
+        if picture.samples != 1 {
+            return Err(Fault::WrongShape("a volume of slices in colour"));
+        }
+        stacked.extend_from_slice(&picture.values);
+    }
+    let affine = affine(first, &slices, across, down, normal);
+    let turn = Turn::new(&[size.1, size.0, slices.len()], &affine);
+    Ok(Volume { shape: turn.shape, spacing: turn.spacing, values: turn.apply(&stacked) })
+}
+
+/// Column, row and slice to millimetres right, to the front, up: DICOM counts to the left and back.
+fn affine(
+    first: &Stored,
+    slices: &[Slice<'_>],
+    across: [f64; 3],
+    down: [f64; 3],
+    normal: [f64; 3],
+) -> [[f64; 4]; 3] {
+    let [between_rows, between_columns] = first.place.spacing.unwrap_or([1.0, 1.0]);
+    let last = slices.len() - 1;
+    let ends = slices[0].position.zip(slices[last].position).filter(|_| last > 0);
+    #[expect(clippy::cast_precision_loss, reason = "a number of slices")]
+    let step = match ends {
+        Some((from, to)) => [0, 1, 2].map(|axis| (to[axis] - from[axis]) / last as f64),
+        None => normal.map(|part| part * first.place.between.unwrap_or(1.0)),
+    };
+    let origin = slices[0].position.unwrap_or_default();
+    [0, 1, 2].map(|axis| {
+        let sign = if axis < 2 { -1.0 } else { 1.0 };
+        [across[axis] * between_columns, down[axis] * between_rows, step[axis], origin[axis]]
+            .map(|part| sign * part)
+    })
+}
+
+fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
+    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+}
+
+fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}

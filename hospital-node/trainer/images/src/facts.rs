@@ -1,0 +1,150 @@
+//! What is in one file, as facts about its stored pixels: shape, range, sum and digest.
+
+use std::path::Path;
+
+use crate::{Fault, Image, dicom, sha256};
+
+/// Facts of stored pixels: after decompression, before rescale, window and palette.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// dicom, nifti, or png-or-jpeg.
+    pub format: &'static str,
+    /// Rows of pixels.
+    pub rows: usize,
+    /// Columns of pixels.
+    pub cols: usize,
+    /// Frames, or slices of all volumes.
+    pub frames: usize,
+    /// Values to a pixel.
+    pub samples: usize,
+    /// What the values mean.
+    pub photometric: &'static str,
+    /// Bits that carry a value.
+    pub bits_stored: usize,
+    /// The number type of a value.
+    pub dtype: &'static str,
+    /// The least value.
+    pub min: f64,
+    /// The greatest value.
+    pub max: f64,
+    /// The sum of all values; exact for whole numbers.
+    pub sum: Sum,
+    /// SHA-256 over the values as little-endian bytes: frame, row, column, sample. For NIfTI that is
+    /// the file's order, first axis fastest.
+    pub sha256: [u8; 32],
+}
+
+/// A sum, exact where values are whole.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sum {
+    /// Of whole numbers.
+    Whole(i128),
+    /// Of floating-point numbers.
+    Float(f64),
+}
+
+impl Facts {
+    /// Reads a file and states the facts.
+    ///
+    /// # Errors
+    /// The [`Fault`] that keeps it from being read.
+    pub fn of(path: &Path) -> Result<Self, Fault> {
+        let (_, image) = Image::read(path)?;
+        Ok(match &image {
+            Image::Dicom(stored) => Self::dicom(stored),
+            Image::Nifti(stored) => {
+                let shape = &stored.header.shape;
+                let side = |axis: usize| shape.get(axis).copied().unwrap_or(1);
+                let datatype = stored.header.datatype;
+                let range = Range::over(|value| stored.each(value));
+                Self {
+                    format: "nifti",
+                    rows: side(1),
+                    cols: side(0),
+                    frames: shape.iter().skip(2).product(),
+                    samples: 1,
+                    photometric: "MONOCHROME2",
+                    bits_stored: 8 * datatype.bytes(),
+                    dtype: datatype.name(),
+                    min: range.least,
+                    max: range.greatest,
+                    sum: stored.whole_sum().map_or(Sum::Float(range.sum), Sum::Whole),
+                    sha256: sha256(&stored.data),
+                }
+            }
+            Image::Raster(stored) => {
+                let range =
+                    Range::over(|value| stored.values.iter().for_each(|v| value((*v).into())));
+                let narrow = stored.bits <= 8;
+                let bytes: Vec<u8> = stored
+                    .values
+                    .iter()
+                    .flat_map(|value| {
+                        value.to_le_bytes().into_iter().take(if narrow { 1 } else { 2 })
+                    })
+                    .collect();
+                let sum = stored.values.iter().map(|value| i128::from(*value)).sum();
+                Self {
+                    format: "png-or-jpeg",
+                    rows: stored.rows,
+                    cols: stored.columns,
+                    frames: 1,
+                    samples: stored.samples,
+                    photometric: stored.photometric(),
+                    bits_stored: stored.bits.into(),
+                    dtype: if narrow { "uint8" } else { "uint16" },
+                    min: range.least,
+                    max: range.greatest,
+                    sum: Sum::Whole(sum),
+                    sha256: sha256(&bytes),
+                }
+            }
+        })
+    }
+
+    fn dicom(stored: &dicom::Stored) -> Self {
+        let range = Range::over(|value| stored.each(value));
+        let dtype = match (stored.kind, stored.bits_allocated) {
+            (dicom::Kind::Unsigned, 8) => "uint8",
+            (dicom::Kind::Unsigned, 16) => "uint16",
+            (dicom::Kind::Unsigned, _) => "uint32",
+            (dicom::Kind::Signed, 8) => "int8",
+            (dicom::Kind::Signed, 16) => "int16",
+            (dicom::Kind::Signed, _) => "int32",
+            (dicom::Kind::Float, 32) => "float32",
+            (dicom::Kind::Float, _) => "float64",
+        };
+        Self {
+            format: "dicom",
+            rows: stored.rows.into(),
+            cols: stored.columns.into(),
+            frames: usize::try_from(stored.frames).unwrap_or(usize::MAX),
+            samples: stored.samples.into(),
+            photometric: stored.photometric.name(),
+            bits_stored: stored.bits_stored.into(),
+            dtype,
+            min: range.least,
+            max: range.greatest,
+            sum: stored.whole_sum().map_or(Sum::Float(range.sum), Sum::Whole),
+            sha256: sha256(&stored.data),
+        }
+    }
+}
+
+struct Range {
+    least: f64,
+    greatest: f64,
+    sum: f64,
+}
+
+impl Range {
+    fn over(each: impl FnOnce(&mut dyn FnMut(f64))) -> Self {
+        let mut range = Self { least: f64::INFINITY, greatest: f64::NEG_INFINITY, sum: 0.0 };
+        each(&mut |value| {
+            range.least = range.least.min(value);
+            range.greatest = range.greatest.max(value);
+            range.sum += value;
+        });
+        range
+    }
+}

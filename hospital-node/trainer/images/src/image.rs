@@ -1,0 +1,180 @@
+//! A file of any of the formats, told apart by how it begins.
+
+use std::path::Path;
+
+use crate::{Fault, Picture, bytes, dicom, nifti, raster};
+
+/// A decoded file.
+#[derive(Clone, Debug)]
+pub enum Image {
+    /// DICOM.
+    Dicom(Box<dicom::Stored>),
+    /// NIfTI-1 or NIfTI-2.
+    Nifti(nifti::Stored),
+    /// PNG or JPEG.
+    Raster(raster::Stored),
+}
+
+/// How a gzip stream begins.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+impl Image {
+    /// Reads a file: its bytes as they are on the disk, and what they decode to. Of a NIfTI pair, the
+    /// bytes are those of the named half.
+    ///
+    /// # Errors
+    /// The one [`Fault`] that describes it best.
+    pub fn read(path: &Path) -> Result<(Vec<u8>, Self), Fault> {
+        let file = bytes(path)?;
+        let image = if nifti::is_paired(path) {
+            Self::Nifti(nifti::Stored::read(path)?)
+        } else {
+            Self::decode(&file)?
+        };
+        Ok((file, image))
+    }
+
+    /// Decodes a whole file.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn decode(file: &[u8]) -> Result<Self, Fault> {
+        if file.is_empty() {
+            return Err(Fault::NotAnImage("the file is empty"));
+        }
+        if raster::begins_so(file) {
+            return raster::Stored::decode(file).map(Self::Raster);
+        }
+        // A DICOM file may carry another header in its preamble.
+        if dicom::begins_so(file) {
+            return dicom::Stored::decode(file).map(Box::new).map(Self::Dicom);
+        }
+        if nifti::begins_so(file) {
+            return nifti::Stored::decode(file).map(Self::Nifti);
+        }
+        if file.starts_with(&GZIP) {
+            let inside = crate::file::gunzipped(file)?;
+            if dicom::begins_so(&inside) {
+                return dicom::Stored::decode(&inside).map(Box::new).map(Self::Dicom);
+            }
+            return Err(Fault::NotAnImage("a compressed file without an image in it"));
+        }
+        Err(Fault::NotAnImage("it begins like no image that is read here"))
+    }
+
+    /// The two-dimensional picture that it is.
+    ///
+    /// # Errors
+    /// [`Fault::WrongShape`] for what has several frames or slices, or unusual colours.
+    pub fn picture(&self) -> Result<Picture, Fault> {
+        match self {
+            Self::Dicom(stored) => stored.picture(),
+            Self::Raster(stored) => Ok(stored.picture()),
+            Self::Nifti(stored) => {
+                let volume = stored.volume(0)?;
+                let [depth, rows, columns] = volume.shape;
+                if depth != 1 || stored.volumes() != 1 {
+                    return Err(Fault::WrongShape("expected one image, found a volume"));
+                }
+                let full = volume
+                    .values
+                    .iter()
+                    .fold((f32::INFINITY, f32::NEG_INFINITY), |f, v| (f.0.min(*v), f.1.max(*v)));
+                let (values, shown, inverted) = (volume.values, None, false);
+                Ok(Picture { rows, columns, samples: 1, values, full, shown, inverted })
+            }
+        }
+    }
+
+    /// The volume that it is: a NIfTI volume, or a multi-frame DICOM file.
+    ///
+    /// # Errors
+    /// [`Fault::WrongShape`] for a single picture, and as [`dicom::volume_of`].
+    pub fn volume(&self) -> Result<nifti::Volume, Fault> {
+        match self {
+            Self::Nifti(stored) if stored.volumes() == 1 => stored.volume(0),
+            Self::Nifti(_) => Err(Fault::WrongShape("expected one volume, found several")),
+            Self::Dicom(stored) if stored.frames > 1 => {
+                dicom::volume_of(std::slice::from_ref(stored.as_ref()))
+            }
+            Self::Dicom(_) | Self::Raster(_) => {
+                Err(Fault::WrongShape("expected a volume, found one image"))
+            }
+        }
+    }
+
+    /// The label map that it is; a PNG's grey values, or its palette's numbers, are its labels.
+    ///
+    /// # Errors
+    /// [`Fault::WrongShape`] for colours and values that are no labels.
+    pub fn labels(&self) -> Result<nifti::Labels, Fault> {
+        match self {
+            Self::Nifti(stored) if stored.volumes() == 1 => stored.labels(0),
+            Self::Raster(stored) if stored.samples == 1 => Ok(nifti::Labels {
+                shape: [1, stored.rows, stored.columns],
+                values: stored.values.iter().map(|value| u32::from(*value)).collect(),
+            }),
+            Self::Nifti(_) | Self::Raster(_) | Self::Dicom(_) => {
+                Err(Fault::WrongShape("expected a label map of whole numbers"))
+            }
+        }
+    }
+
+    /// The kind of machine, for a warning about mixtures: a DICOM modality, or the format.
+    #[must_use]
+    pub fn modality(&self) -> &'static str {
+        match self {
+            Self::Dicom(stored) => stored.modality,
+            Self::Nifti(_) => "NIfTI",
+            Self::Raster(_) => "picture",
+        }
+    }
+
+    /// Sides in voxels, for a warning about mixtures: the fastest last.
+    #[must_use]
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Self::Dicom(stored) => {
+                let frames = usize::try_from(stored.frames).unwrap_or(usize::MAX);
+                let sides = [frames, stored.rows.into(), stored.columns.into()];
+                sides[usize::from(frames == 1)..].to_vec()
+            }
+            Self::Nifti(stored) => stored.header.shape.iter().rev().copied().collect(),
+            Self::Raster(stored) => vec![stored.rows, stored.columns],
+        }
+    }
+
+    /// Whether the file says that text is burned into its pixels.
+    #[must_use]
+    pub fn is_burned_in(&self) -> bool {
+        match self {
+            Self::Dicom(stored) => stored.burned_in,
+            Self::Nifti(_) | Self::Raster(_) => false,
+        }
+    }
+
+    /// A digest of the pixels and their shape: the same image under another header is the same image.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut whole = Vec::new();
+        for side in self.shape() {
+            whole.extend_from_slice(&(side as u64).to_le_bytes());
+        }
+        match self {
+            Self::Dicom(stored) => {
+                whole.extend_from_slice(&stored.samples.to_le_bytes());
+                whole.extend_from_slice(&stored.bits_allocated.to_le_bytes());
+                whole.extend_from_slice(&stored.data);
+            }
+            Self::Nifti(stored) => {
+                whole.extend_from_slice(stored.header.datatype.name().as_bytes());
+                whole.extend_from_slice(&stored.data);
+            }
+            Self::Raster(stored) => {
+                whole.extend_from_slice(&stored.bits.to_le_bytes());
+                whole.extend(stored.values.iter().flat_map(|value| value.to_le_bytes()));
+            }
+        }
+        crate::sha256(&whole)
+    }
+}

@@ -1,0 +1,230 @@
+//! NIfTI-1 and NIfTI-2, alone or in a pair, compressed or not, of either byte order.
+//!
+//! [`Stored`] is what the file holds, in the file's order; [`Volume`] and [`Labels`] are one of its
+//! three-dimensional volumes with the axes turned to the patient's: depth goes from inferior to
+//! superior, height from posterior to anterior, width from left to right (RAS+), whatever order the
+//! scanner stored. Nothing is interpolated: axes are swapped and flipped, an oblique scan stays
+//! oblique.
+//!
+//! A reader of our own: the crate `nifti` sets memory aside for what a header claims before it looks
+//! whether the bytes are there, and it leaves orientation to its caller. What is needed of the format
+//! is the two headers and ten number types.
+
+mod header;
+
+use std::path::{Path, PathBuf};
+
+use flate2::read::GzDecoder;
+
+pub use header::{Datatype, Header, MAX_AXES};
+
+pub use crate::volume::{Labels, Volume};
+
+use crate::file::{bytes, inflated};
+use crate::volume::Turn;
+use crate::{Fault, MAX_FILE_BYTES, MAX_PIXEL_BYTES};
+
+/// How a gzip stream begins (RFC 1952).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// Voxels as the file stores them: no slope, no intercept, no turning.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// What the header says about them.
+    pub header: Header,
+    /// Little-endian values, first axis fastest.
+    pub data: Vec<u8>,
+}
+
+impl Stored {
+    /// Reads a file, and the other half of a `.hdr` and `.img` pair.
+    ///
+    /// # Errors
+    /// The one [`Fault`] that describes it best.
+    pub fn read(path: &Path) -> Result<Self, Fault> {
+        let (first, second) = pair(path);
+        let header = bytes(&first)?;
+        match second {
+            Some(image) => Self::decode_pair(&header, &bytes(&image)?),
+            None => Self::decode(&header),
+        }
+    }
+
+    /// Decodes a file that holds header and voxels.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; [`Fault::NotAnImage`] for the header of a pair.
+    pub fn decode(file: &[u8]) -> Result<Self, Fault> {
+        let header = Header::parse(&start(file)?)?;
+        if header.paired {
+            return Err(Fault::NotAnImage("the header of a pair without its .img file"));
+        }
+        Self::voxels(header, file)
+    }
+
+    /// Decodes the two files of a pair.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_pair(header: &[u8], image: &[u8]) -> Result<Self, Fault> {
+        let header = Header::parse(&start(header)?)?;
+        if !header.paired {
+            return Err(Fault::NotAnImage("one of a pair whose header says that it is none"));
+        }
+        Self::voxels(header, image)
+    }
+
+    fn voxels(header: Header, file: &[u8]) -> Result<Self, Fault> {
+        let size = header
+            .data_bytes()
+            .filter(|size| *size as u64 <= MAX_PIXEL_BYTES)
+            .ok_or(Fault::TooLarge)?;
+        let end = header
+            .offset
+            .checked_add(size)
+            .filter(|end| *end as u64 <= MAX_FILE_BYTES)
+            .ok_or(Fault::TooLarge)?;
+        let mut data = if file.starts_with(&GZIP) {
+            let mut all = inflated(GzDecoder::new(file), file.len(), end)?;
+            all.drain(..header.offset);
+            all
+        } else {
+            file.get(header.offset..end).ok_or(Fault::Truncated)?.to_vec()
+        };
+        if header.big_endian {
+            for word in data.chunks_exact_mut(header.datatype.bytes()) {
+                word.reverse();
+            }
+        }
+        Ok(Self { header, data })
+    }
+
+    /// The stored values in the file's order.
+    pub fn each(&self, value: &mut dyn FnMut(f64)) {
+        self.header.datatype.each(&self.data, value);
+    }
+
+    /// The sum of integer values without rounding; `None` for floats.
+    #[must_use]
+    pub fn whole_sum(&self) -> Option<i128> {
+        self.header.datatype.whole_sum(&self.data)
+    }
+
+    /// Volumes along the axes beyond the third.
+    #[must_use]
+    pub fn volumes(&self) -> usize {
+        self.header.shape.iter().skip(3).product()
+    }
+
+    /// One of the volumes, scaled and turned.
+    ///
+    /// # Errors
+    /// [`Fault::WrongShape`] when there is no such volume.
+    pub fn volume(&self, index: usize) -> Result<Volume, Fault> {
+        let turn = Turn::new(&self.header.shape, &self.header.affine);
+        let Header { slope, intercept, datatype, .. } = &self.header;
+        let stored = self.one(index)?;
+        let mut scaled = Vec::with_capacity(stored.len() / datatype.bytes());
+        #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
+        datatype.each(stored, &mut |value| scaled.push((value * slope + intercept) as f32));
+        Ok(Volume { shape: turn.shape, spacing: turn.spacing, values: turn.apply(&scaled) })
+    }
+
+    /// One of the volumes as labels: scaled values that must be whole and not negative.
+    ///
+    /// # Errors
+    /// [`Fault::WrongShape`] when there is no such volume, or a value is no label.
+    pub fn labels(&self, index: usize) -> Result<Labels, Fault> {
+        let turn = Turn::new(&self.header.shape, &self.header.affine);
+        let Header { slope, intercept, datatype, .. } = &self.header;
+        let stored = self.one(index)?;
+        let (mut labels, mut whole) = (Vec::with_capacity(stored.len() / datatype.bytes()), true);
+        datatype.each(stored, &mut |value| {
+            let label = value * slope + intercept;
+            // Slopes of single precision leave a little behind.
+            whole &= (label - label.round()).abs() < 1e-3 && (-0.5..4e9).contains(&label);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "checked in the line above"
+            )]
+            labels.push(label.round().max(0.0) as u32);
+        });
+        if !whole {
+            return Err(Fault::WrongShape("a label map with values that are not whole numbers"));
+        }
+        Ok(Labels { shape: turn.shape, values: turn.apply(&labels) })
+    }
+
+    fn one(&self, index: usize) -> Result<&[u8], Fault> {
+        let volumes = self.volumes();
+        if index >= volumes {
+            return Err(Fault::WrongShape("it has fewer volumes than that"));
+        }
+        let size = self.data.len() / volumes;
+        Ok(&self.data[index * size..(index + 1) * size])
+    }
+}
+
+/// Whether these bytes begin like a NIfTI file, compressed or not.
+#[must_use]
+pub fn begins_so(file: &[u8]) -> bool {
+    start(file).is_ok_and(|start| Header::parse(&start) != Err(header::NOT_NIFTI))
+}
+
+/// Whether a name is that of one half of a pair.
+#[must_use]
+pub fn is_paired(path: &Path) -> bool {
+    matches!(parts(path).1.as_str(), "hdr" | "img")
+}
+
+/// Whether a name ends as NIfTI files do.
+#[must_use]
+pub fn is_named_so(path: &Path) -> bool {
+    let (_, extension, _) = parts(path);
+    matches!(extension.as_str(), "nii" | "hdr" | "img")
+}
+
+/// Name, extension in lower case, and whether `.gz` follows.
+fn parts(path: &Path) -> (PathBuf, String, bool) {
+    let extension = |path: &Path| {
+        path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase()
+    };
+    let packed = extension(path) == "gz";
+    let path = if packed { path.with_extension("") } else { path.to_path_buf() };
+    (path.with_extension(""), extension(&path), packed)
+}
+
+/// The file with the header, and for a pair the file with the voxels: the half that was not named
+/// may be compressed or not, whatever the other is.
+fn pair(path: &Path) -> (PathBuf, Option<PathBuf>) {
+    let (stem, extension, packed) = parts(path);
+    let other = |extension: &str| {
+        let names = if packed { [".gz", ""] } else { ["", ".gz"] };
+        let named = names.map(|end| {
+            let mut name = stem.clone().into_os_string();
+            name.push(format!(".{extension}{end}"));
+            PathBuf::from(name)
+        });
+        named.iter().find(|name| name.is_file()).unwrap_or(&named[0]).clone()
+    };
+    match extension.as_str() {
+        "hdr" => (path.to_path_buf(), Some(other("img"))),
+        "img" => (other("hdr"), Some(path.to_path_buf())),
+        _ => (path.to_path_buf(), None),
+    }
+}
+
+/// The bytes in front that a header can be in.
+fn start(file: &[u8]) -> Result<Vec<u8>, Fault> {
+    if !file.starts_with(&GZIP) {
+        return Ok(file[..file.len().min(header::LARGEST)].to_vec());
+    }
+    // A header of the smaller kind may be all there is.
+    inflated(GzDecoder::new(file), file.len(), header::LARGEST)
+        .or_else(|_| inflated(GzDecoder::new(file), file.len(), header::SMALLEST))
+        .map_err(|_| Fault::NotAnImage("a compressed file too short for a NIfTI header"))
+}
+
+#[cfg(test)]
+mod tests;

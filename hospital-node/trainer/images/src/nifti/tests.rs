@@ -1,0 +1,225 @@
+use std::io::Write as _;
+
+use super::*;
+
+/// A NIfTI-1 file of these voxels, in either byte order.
+fn file(big: bool, code: i16, dims: &[i16], voxels: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 352];
+    let mut put = |place: usize, mut field: Vec<u8>| {
+        if big {
+            field.reverse();
+        }
+        bytes[place..place + field.len()].copy_from_slice(&field);
+    };
+    put(0, 348_i32.to_le_bytes().to_vec());
+    put(40, i16::try_from(dims.len()).expect("few").to_le_bytes().to_vec());
+    for (axis, dim) in dims.iter().enumerate() {
+        put(42 + 2 * axis, dim.to_le_bytes().to_vec());
+        put(80 + 4 * axis, 2.0_f32.to_le_bytes().to_vec());
+    }
+    put(70, code.to_le_bytes().to_vec());
+    let bits = match code {
+        2 | 256 => 8_i16,
+        4 | 512 => 16,
+        8 | 16 | 768 => 32,
+        _ => 64,
+    };
+    put(72, bits.to_le_bytes().to_vec());
+    put(108, 352.0_f32.to_le_bytes().to_vec());
+    bytes[344..348].copy_from_slice(b"n+1\0");
+    bytes.extend_from_slice(voxels);
+    bytes
+}
+
+fn put(bytes: &mut [u8], place: usize, field: &[u8]) {
+    bytes[place..place + field.len()].copy_from_slice(field);
+}
+
+fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packer.write_all(bytes).expect("memory does not fail");
+    packer.finish().expect("memory does not fail")
+}
+
+fn values(file: &[u8]) -> Vec<f64> {
+    let mut values = Vec::new();
+    Stored::decode(file).expect("a sound file").each(&mut |value| values.push(value));
+    values
+}
+
+#[test]
+fn every_number_type_reads_the_same_in_both_byte_orders() {
+    for big in [false, true] {
+        let ordered = |mut word: Vec<u8>| {
+            if big {
+                word.reverse();
+            }
+            word
+        };
+        for (code, word, value) in [
+            (2, 200_u8.to_le_bytes().to_vec(), 200.0),
+            (4, (-5_i16).to_le_bytes().to_vec(), -5.0),
+            (8, (-70_000_i32).to_le_bytes().to_vec(), -70_000.0),
+            (16, 1.5_f32.to_le_bytes().to_vec(), 1.5),
+            (64, (-2.25_f64).to_le_bytes().to_vec(), -2.25),
+            (256, (-3_i8).to_le_bytes().to_vec(), -3.0),
+            (512, 65_000_u16.to_le_bytes().to_vec(), 65_000.0),
+            (768, 4_000_000_000_u32.to_le_bytes().to_vec(), 4e9),
+            (1024, (-9_i64).to_le_bytes().to_vec(), -9.0),
+            (1280, 9_u64.to_le_bytes().to_vec(), 9.0),
+        ] {
+            let file = file(big, code, &[1, 1, 1], &ordered(word));
+            assert_eq!(values(&file), [value], "type {code}, big {big}");
+            assert_eq!(values(&gzipped(&file)), [value], "type {code}, big {big}");
+        }
+    }
+}
+
+#[test]
+fn unsupported_types_and_broken_headers_are_refused() {
+    let fault = |bytes: &[u8]| Stored::decode(bytes).expect_err("refused");
+    for code in [1, 32, 128, 1536, 2048, 2304, 0, -1] {
+        let mut bytes = file(false, 2, &[1, 1, 1], &[0; 64]);
+        put(&mut bytes, 70, &i16::to_le_bytes(code));
+        assert!(matches!(fault(&bytes), Fault::Unsupported(_)), "{code}");
+    }
+    let good = file(false, 4, &[2, 2, 2], &[0; 16]);
+    assert!(Stored::decode(&good).is_ok());
+    assert_eq!(fault(&good[..good.len() - 1]), Fault::Truncated);
+    assert_eq!(fault(&gzipped(&good[..good.len() - 1])), Fault::Truncated);
+    assert!(matches!(fault(b""), Fault::NotAnImage(_)));
+    assert!(matches!(fault(&good[..300]), Fault::NotAnImage(_)));
+    assert!(matches!(fault(&gzipped(b"short")), Fault::NotAnImage(_)));
+    for (place, field) in [
+        (40, 0_i16.to_le_bytes()),
+        (40, 8_i16.to_le_bytes()),
+        (42, 0_i16.to_le_bytes()),
+        (44, (-1_i16).to_le_bytes()),
+        (72, 8_i16.to_le_bytes()),
+        (344, *b"no"),
+    ] {
+        let mut bytes = good.clone();
+        put(&mut bytes, place, &field);
+        let _ = fault(&bytes);
+    }
+    let mut bytes = good;
+    put(&mut bytes, 108, &f32::NAN.to_le_bytes());
+    assert_eq!(fault(&bytes), Fault::Truncated);
+}
+
+#[test]
+fn claims_that_no_bytes_back_set_no_memory_aside() {
+    let huge = file(false, 16, &[32_767, 32_767, 32_767, 32_767, 32_767, 32_767, 32_767], &[0; 8]);
+    assert_eq!(Stored::decode(&huge).expect_err("refused"), Fault::TooLarge);
+    // Within the limit, but so few bytes cannot become a gigabyte.
+    let large = file(false, 2, &[1000, 1000, 1000], &[0; 8]);
+    assert_eq!(Stored::decode(&large).expect_err("refused"), Fault::Truncated);
+    assert_eq!(Stored::decode(&gzipped(&large)).expect_err("refused"), Fault::Truncated);
+    // A bomb behind an honest header is read as far as the header says.
+    let mut bomb = file(false, 2, &[2, 1, 1], &[7, 8]);
+    bomb.extend(vec![0; 4 << 20]);
+    assert_eq!(values(&gzipped(&bomb)), [7.0, 8.0]);
+}
+
+#[test]
+fn slope_and_intercept_scale_and_labels_are_whole() {
+    let mut bytes = file(false, 2, &[2, 1, 1], &[0, 3]);
+    put(&mut bytes, 112, &2.0_f32.to_le_bytes());
+    put(&mut bytes, 116, &1.0_f32.to_le_bytes());
+    let stored = Stored::decode(&bytes).expect("sound");
+    assert_eq!(stored.volume(0).expect("one").values, [1.0, 7.0]);
+    assert_eq!(stored.labels(0).expect("whole").values, [1, 7]);
+    assert!(stored.volume(1).is_err());
+    put(&mut bytes, 112, &0.5_f32.to_le_bytes());
+    assert!(Stored::decode(&bytes).expect("sound").labels(0).is_err());
+    put(&mut bytes, 112, &(-2.0_f32).to_le_bytes());
+    assert!(Stored::decode(&bytes).expect("sound").labels(0).is_err());
+    // Without a slope the intercept means nothing.
+    put(&mut bytes, 112, &0.0_f32.to_le_bytes());
+    assert_eq!(Stored::decode(&bytes).expect("sound").labels(0).expect("whole").values, [0, 3]);
+}
+
+#[test]
+fn axes_are_turned_to_right_front_up() {
+    // Stored first axis runs to the back, second up, third to the left.
+    let mut bytes = file(false, 2, &[2, 3, 2], &(0..12).collect::<Vec<u8>>());
+    put(&mut bytes, 254, &1_i16.to_le_bytes());
+    let rows = [[0.0, 0.0, -3.0, 9.0], [-1.0, 0.1, 0.0, 9.0], [0.1, 2.0, 0.0, 9.0_f32]];
+    for (row, values) in rows.iter().enumerate() {
+        for (axis, value) in values.iter().enumerate() {
+            put(&mut bytes, 280 + 16 * row + 4 * axis, &value.to_le_bytes());
+        }
+    }
+    let volume = Stored::decode(&bytes).expect("sound").volume(0).expect("one");
+    assert_eq!(volume.shape, [3, 2, 2]);
+    for (found, expected) in volume.spacing.iter().zip([2.002, 1.005, 3.0]) {
+        assert!((found - expected).abs() < 1e-3, "{:?}", volume.spacing);
+    }
+    // Stored index is back + 2 * up + 6 * left; the first voxel is lowest, rearmost, leftmost.
+    let at = |up: usize, front: usize, right: usize| 1 - front + 2 * up + 6 * (1 - right);
+    let mut expected = Vec::new();
+    for up in 0..3 {
+        for front in 0..2 {
+            expected.extend(
+                [0, 1].map(|right| f32::from(u8::try_from(at(up, front, right)).expect("small"))),
+            );
+        }
+    }
+    assert_eq!(volume.values, expected);
+}
+
+#[test]
+fn an_orientation_that_makes_no_sense_leaves_the_axes_as_they_are() {
+    for factor in [0.0_f32, f32::NAN, f32::INFINITY] {
+        let mut bytes = file(false, 2, &[2, 2, 1], &[1, 2, 3, 4]);
+        put(&mut bytes, 254, &1_i16.to_le_bytes());
+        for place in (280..328).step_by(4) {
+            put(&mut bytes, place, &factor.to_le_bytes());
+        }
+        let volume = Stored::decode(&bytes).expect("sound").volume(0).expect("one");
+        assert_eq!((volume.shape, volume.values), ([1, 2, 2], vec![1.0, 2.0, 3.0, 4.0]));
+    }
+}
+
+#[test]
+fn a_pair_is_found_from_either_half() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let mut header = file(false, 2, &[2, 1, 1], &[]);
+    put(&mut header, 344, b"ni1\0");
+    put(&mut header, 108, &0.0_f32.to_le_bytes());
+    assert!(Stored::decode(&header).is_err());
+    let (first, second) = (folder.path().join("a.hdr"), folder.path().join("a.img.gz"));
+    std::fs::write(&first, &header[..348]).expect("written");
+    assert_eq!(Stored::read(&first).expect_err("alone"), Fault::Missing);
+    std::fs::write(&second, gzipped(&[5, 6])).expect("written");
+    for path in [&first, &second] {
+        assert_eq!(Stored::read(path).expect("a pair").data, [5, 6]);
+        assert!(is_named_so(path));
+    }
+    assert!(!is_named_so(Path::new("a.dcm.gz")));
+}
+
+#[test]
+fn a_header_of_the_second_kind_is_read() {
+    let mut bytes = vec![0; 544];
+    put(&mut bytes, 0, &540_i32.to_be_bytes());
+    put(&mut bytes, 4, b"n+2\0");
+    put(&mut bytes, 12, &512_i16.to_be_bytes());
+    put(&mut bytes, 14, &16_i16.to_be_bytes());
+    for (axis, dim) in [4_i64, 2, 1, 1, 2].into_iter().enumerate() {
+        put(&mut bytes, 16 + 8 * axis, &dim.to_be_bytes());
+    }
+    put(&mut bytes, 168, &544_i64.to_be_bytes());
+    bytes.extend([0, 1, 0, 2, 1, 0, 2, 0]);
+    assert_eq!(values(&bytes), [1.0, 2.0, 256.0, 512.0]);
+    let stored = Stored::decode(&bytes).expect("sound");
+    assert_eq!(stored.volumes(), 2);
+    assert_eq!(stored.volume(1).expect("the second").values, [256.0, 512.0]);
+    assert_eq!(stored.whole_sum(), Some(771));
+    // Offsets and axes that no file can have.
+    put(&mut bytes, 168, &i64::MAX.to_be_bytes());
+    assert_eq!(Stored::decode(&bytes).expect_err("refused"), Fault::Truncated);
+    put(&mut bytes, 168, &544_i64.to_be_bytes());
+    put(&mut bytes, 24, &i64::MAX.to_be_bytes());
+    assert_eq!(Stored::decode(&bytes).expect_err("refused"), Fault::TooLarge);
+}

@@ -1,0 +1,110 @@
+//! Volumes, and turning stored axes into the patient's: which axis is which, and which run the other
+//! way.
+
+/// One volume with its axes along the patient's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Volume {
+    /// Voxels along depth (towards the head), height (towards the front), width (to the right).
+    pub shape: [usize; 3],
+    /// Millimetres between voxel centres, along the same axes.
+    pub spacing: [f32; 3],
+    /// Values after slope and intercept; width fastest.
+    pub values: Vec<f32>,
+}
+
+/// A volume whose values are names of structures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    /// Voxels along depth, height and width, as in [`Volume`].
+    pub shape: [usize; 3],
+    /// The label of each voxel; width fastest.
+    pub values: Vec<u32>,
+}
+
+/// How one volume of a file is turned.
+pub(crate) struct Turn {
+    /// Voxels along depth, height, width once turned.
+    pub(crate) shape: [usize; 3],
+    /// Millimetres along the same.
+    pub(crate) spacing: [f32; 3],
+    /// For depth, height, width: how far apart neighbours are in the file's order.
+    strides: [isize; 3],
+    /// Where the first turned voxel is in the file's order.
+    first: usize,
+}
+
+impl Turn {
+    /// From voxels along the stored axes, the fastest first, and where they are in millimetres to the
+    /// right, to the front, up.
+    pub(crate) fn new(stored: &[usize], affine: &[[f64; 4]; 3]) -> Self {
+        let sides = [0, 1, 2].map(|axis| stored.get(axis).copied().unwrap_or(1));
+        let steps = [1, sides[0], sides[0] * sides[1]];
+        let mut turn = Self { shape: [1; 3], spacing: [1.0; 3], strides: [0; 3], first: 0 };
+        for (world, (axis, backwards)) in closest(affine).into_iter().enumerate() {
+            // Right, front, up are width, height, depth.
+            let place = 2 - world;
+            turn.shape[place] = sides[axis];
+            let along = affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>().sqrt();
+            #[expect(clippy::cast_possible_truncation, reason = "millimetres")]
+            let along = along as f32;
+            turn.spacing[place] = if along.is_finite() && along > 0.0 { along } else { 1.0 };
+            let stride = steps[axis].cast_signed();
+            turn.strides[place] = if backwards { -stride } else { stride };
+            if backwards {
+                turn.first += steps[axis] * (sides[axis] - 1);
+            }
+        }
+        turn
+    }
+
+    /// The values of one volume, in the turned order.
+    pub(crate) fn apply<T: Copy>(&self, values: &[T]) -> Vec<T> {
+        let [depth, height, width] = self.shape;
+        if self.first == 0 && self.strides[2] == 1 && self.strides[1].unsigned_abs() == width {
+            return values.to_vec();
+        }
+        let mut turned = Vec::with_capacity(values.len());
+        let mut slice = self.first;
+        for _ in 0..depth {
+            let mut row = slice;
+            for _ in 0..height {
+                let mut voxel = row;
+                for _ in 0..width {
+                    turned.push(values[voxel]);
+                    // A step past the last voxel is never read.
+                    voxel = voxel.wrapping_add_signed(self.strides[2]);
+                }
+                row = row.wrapping_add_signed(self.strides[1]);
+            }
+            slice = slice.wrapping_add_signed(self.strides[0]);
+        }
+        turned
+    }
+}
+
+/// For right, front and up: the stored axis that runs along it most, and whether backwards. Each
+/// stored axis is used once; the clearest directions choose first.
+fn closest(affine: &[[f64; 4]; 3]) -> [(usize, bool); 3] {
+    let mut scores = Vec::with_capacity(9);
+    for axis in 0..3 {
+        let length = affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>().sqrt();
+        for (world, row) in affine.iter().enumerate() {
+            let cosine = row[axis] / length;
+            // An axis of no length says nothing, and keeps its place where it can.
+            let nothing = if axis == world { 1e-9 } else { 0.0 };
+            let cosine = if cosine.is_finite() { cosine } else { nothing };
+            scores.push((cosine, world, axis));
+        }
+    }
+    // A stable sort: equal ones stay in the order of axes.
+    scores.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
+    let mut chosen: [Option<(usize, bool)>; 3] = [None; 3];
+    for (cosine, world, axis) in scores {
+        let taken = chosen.iter().flatten().any(|(other, _)| *other == axis);
+        if chosen[world].is_none() && !taken {
+            chosen[world] = Some((axis, cosine < 0.0));
+        }
+    }
+    // Nine scores leave no direction and no axis out.
+    [0, 1, 2].map(|world| chosen[world].unwrap_or((world, false)))
+}
