@@ -30,7 +30,6 @@ use tokio::time::MissedTickBehavior;
 
 use self::calls::CallError;
 use self::keys::KeyTask;
-pub(crate) use self::ledger::ALARM;
 use self::roster::Told;
 use self::seat::{MaskError, Seat, folder_of};
 use self::work::WorkError;

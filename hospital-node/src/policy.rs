@@ -123,6 +123,14 @@ impl fmt::Display for Violation {
     }
 }
 
+/// A figure that is shown with so many decimals, rounded up: nobody is told less than was spent.
+#[must_use]
+pub(crate) fn up(figure: f64, decimals: i32) -> f64 {
+    let scale = 10_f64.powi(decimals);
+    // What is exact in decimal is not lifted by the last bit of its product.
+    ((figure * scale * (1.0 - 4.0 * f64::EPSILON)).ceil()) / scale
+}
+
 impl Policy {
     /// Every cap that the study breaks, all at once. `noise` is the study's, if it has any.
     #[must_use]
@@ -156,7 +164,10 @@ impl Policy {
                         if !asked.within(cap) {
                             found.push(Violation {
                                 key,
-                                found: format!("{what} of {:.2} at delta {delta}", asked.get()),
+                                found: format!(
+                                    "{what} of {:.3} at delta {delta}",
+                                    up(asked.get(), 3)
+                                ),
                                 allowed: format!("at most {cap}"),
                             });
                         }

@@ -14,13 +14,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
 use aggregation::privacy::charge::Figures;
 use aggregation::privacy::ledger::{
-    Broken, Caps, Declined, Entry, Head, Ledger, Record, RolledBack, Scope, State as Stage,
+    Broken, Caps, Declined, Entry, Head, Ledger, Promise, Record, RolledBack, Scope, State as Stage,
 };
 
 use crate::state::{State, sync_folder_of};
 
 /// The file's name in the state folder.
 pub(crate) const FILE: &str = "ledger";
+
+/// Why the last comparison failed, for `doctor` and `ledger`; nothing is spent while it is there.
+pub(crate) const ALARM: &str = "ledger.alarm";
 
 /// Longest file that is read: four million records, a million years of hourly rounds in one study.
 const MOST_BYTES: u64 = 1 << 30;
@@ -58,9 +61,23 @@ pub(crate) enum NoCharge {
     /// It went back in time.
     #[error(transparent)]
     RolledBack(#[from] RolledBack),
+    /// It had gone back in time when this program last ran, and has not been compared since.
+    #[error(
+        "the ledger was an old copy when last compared; nothing is spent until it is found whole"
+    )]
+    Alarmed,
     /// This program is stopping.
     #[error("the ledger was not written: {0}")]
     Stopped(String),
+}
+
+/// What a charge has to stay within.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The house's own.
+    pub(crate) caps: Caps,
+    /// The study's, as it was approved.
+    pub(crate) promise: Option<Promise>,
 }
 
 /// The ledger and its file. Clones share them.
@@ -82,6 +99,8 @@ struct Inner {
 enum Closed {
     Failed(io::ErrorKind),
     Old(RolledBack),
+    /// By an alarm of an earlier run.
+    Alarm,
 }
 
 impl Inner {
@@ -89,12 +108,22 @@ impl Inner {
         match self.closed {
             None => Ok(()),
             Some(Closed::Old(old)) => Err(old.into()),
+            Some(Closed::Alarm) => Err(NoCharge::Alarmed),
             Some(Closed::Failed(kind)) => Err(self.disk(kind.into()).into()),
         }
     }
 
     fn disk(&self, source: io::Error) -> PurseError {
         PurseError::Disk { path: self.path.clone(), source }
+    }
+
+    /// The record of a charge, if it may be made.
+    fn allowed(&self, entry: &Entry, limits: &Limits) -> Result<Record, NoCharge> {
+        self.open_to_spend()?;
+        if let Some(promise) = &limits.promise {
+            self.ledger.keeps(entry, promise)?;
+        }
+        Ok(self.ledger.charge(entry, &limits.caps)?)
     }
 
     /// Writes a record to the disk, then to the ledger.
@@ -142,7 +171,9 @@ impl Purse {
             sync_folder_of(&path)
         };
         ready().map_err(|source| PurseError::Disk { path: path.clone(), source })?;
-        let inner = Inner { path, file, ledger: reading.ledger, closed: None };
+        // An alarm outlives the process: a restart must not spend before the next comparison.
+        let alarm = state.file(ALARM).exists().then_some(Closed::Alarm);
+        let inner = Inner { path, file, ledger: reading.ledger, closed: alarm };
         Ok(Self { inner: Arc::new(Mutex::new(inner)) })
     }
 
@@ -150,26 +181,21 @@ impl Purse {
         work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether the caps allow a charge. Asked before any work begins.
+    /// Whether the house's caps and the study's promise allow a charge. Asked before any work begins.
     ///
     /// # Errors
     /// When they do not, or nothing may be spent at all.
-    pub(crate) fn check(&self, entry: &Entry, caps: &Caps) -> Result<(), NoCharge> {
-        self.with(|inner| {
-            inner.open_to_spend()?;
-            inner.ledger.charge(entry, caps)?;
-            Ok(())
-        })
+    pub(crate) fn check(&self, entry: &Entry, limits: &Limits) -> Result<(), NoCharge> {
+        self.with(|inner| inner.allowed(entry, limits).map(drop))
     }
 
     /// Charges, durably. When this returns, the upload may begin.
     ///
     /// # Errors
     /// As [`Purse::check`], and when the disk says no. Then nothing may leave.
-    pub(crate) fn charge(&self, entry: &Entry, caps: &Caps) -> Result<(), NoCharge> {
+    pub(crate) fn charge(&self, entry: &Entry, limits: &Limits) -> Result<(), NoCharge> {
         self.with(|inner| {
-            inner.open_to_spend()?;
-            let record = inner.ledger.charge(entry, caps)?;
+            let record = inner.allowed(entry, limits)?;
             inner.write(record)
         })
     }
@@ -194,8 +220,10 @@ impl Purse {
     pub(crate) fn compare(&self, seen: &Head) -> Result<(), RolledBack> {
         self.with(|inner| {
             let compared = inner.ledger.check(seen);
-            if let Err(old) = compared {
-                inner.closed = Some(Closed::Old(old));
+            match (compared, inner.closed) {
+                (Err(old), _) => inner.closed = Some(Closed::Old(old)),
+                (Ok(()), Some(Closed::Alarm)) => inner.closed = None,
+                (Ok(()), _) => {}
             }
             compared
         })
@@ -254,6 +282,8 @@ fn purse_of(site: &HospitalId) -> Digest {
 mod tests {
     use aggregation::ids::RoundId;
     use aggregation::privacy::charge::{Charge, ChargeParts, Mode};
+    use aggregation::privacy::ledger::Cap;
+    use aggregation::units::Epsilon;
 
     use super::*;
     use crate::policy::Policy;
@@ -279,6 +309,10 @@ mod tests {
         Policy::default().budget
     }
 
+    fn limits() -> Limits {
+        Limits { caps: caps(), promise: None }
+    }
+
     fn site() -> HospitalId {
         HospitalId::new("alpha").expect("a name")
     }
@@ -289,8 +323,8 @@ mod tests {
         let state = State::open(scratch.path()).expect("ours");
         let purse = Purse::open(&state, &site()).expect("a new ledger");
         for slot in 1..=3 {
-            purse.check(&entry(slot), &caps()).expect("affordable");
-            purse.charge(&entry(slot), &caps()).expect("affordable");
+            purse.check(&entry(slot), &limits()).expect("affordable");
+            purse.charge(&entry(slot), &limits()).expect("affordable");
         }
         purse.release(entry(2).study, SlotId::new(2)).expect("charged");
         let spent = purse.epsilon(entry(1).study, &caps());
@@ -306,7 +340,7 @@ mod tests {
         assert!(purse.charged(entry(3).study, SlotId::new(3)).is_some());
         assert!(purse.charged(entry(3).study, SlotId::new(4)).is_none());
         assert!(matches!(
-            purse.charge(&entry(3), &caps()),
+            purse.charge(&entry(3), &limits()),
             Err(NoCharge::Declined(Declined::SlotUsed { .. }))
         ));
         assert!(matches!(
@@ -324,11 +358,11 @@ mod tests {
         let left = empty.rounds_left(entry(1).study, &entry(1).charge, &caps());
         assert!(left > 1, "the test's rounds are cheap");
         for slot in 1..=u64::from(left) {
-            purse.charge(&entry(slot), &caps()).expect("within the caps");
+            purse.charge(&entry(slot), &limits()).expect("within the caps");
         }
         let next = entry(u64::from(left) + 1);
         assert!(matches!(
-            purse.charge(&next, &caps()),
+            purse.charge(&next, &limits()),
             Err(NoCharge::Declined(Declined::Cap { .. }))
         ));
         assert_eq!(
@@ -337,15 +371,35 @@ mod tests {
         );
     }
 
+    /// D-24: rounds that are tried again are paid for again, up to what was approved.
+    #[test]
+    fn a_study_never_spends_more_than_was_approved() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let state = State::open(scratch.path()).expect("ours");
+        let purse = Purse::open(&state, &site()).expect("a new ledger");
+        purse.charge(&entry(1), &limits()).expect("within the caps");
+        let spent = purse.epsilon(entry(1).study, &caps());
+        let cap = Cap {
+            planned: Epsilon::new(spent.planned.get() * 1.01).expect("above zero"),
+            solo: caps().study.solo,
+        };
+        let promise = Promise { cap, delta: caps().delta, accountant: caps().accountant };
+        let kept = Limits { promise: Some(promise), ..limits() };
+        let refused = purse.charge(&entry(2), &kept).expect_err("more than was approved");
+        assert!(refused.to_string().contains("as it was approved"), "{refused}");
+        assert!(purse.check(&entry(2), &kept).is_err());
+        assert!(purse.check(&entry(2), &limits()).is_ok());
+    }
+
     /// D-23: an old copy of the file, put back.
     #[test]
     fn a_restored_copy_is_never_spent_from() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let state = State::open(scratch.path()).expect("ours");
         let purse = Purse::open(&state, &site()).expect("a new ledger");
-        purse.charge(&entry(1), &caps()).expect("affordable");
+        purse.charge(&entry(1), &limits()).expect("affordable");
         let copy = std::fs::read(state.file(FILE)).expect("there");
-        purse.charge(&entry(2), &caps()).expect("affordable");
+        purse.charge(&entry(2), &limits()).expect("affordable");
         let told = purse.charged(entry(2).study, SlotId::new(2)).expect("charged");
         let seen = Head { seq: told.seq(), hash: told.hash() };
         assert_eq!(purse.compare(&seen), Ok(()));
@@ -353,8 +407,21 @@ mod tests {
         std::fs::write(state.file(FILE), copy).expect("put back");
         let purse = Purse::open(&state, &site()).expect("whole in itself");
         purse.compare(&seen).expect_err("a record is missing");
-        let refused = purse.charge(&entry(3), &caps()).expect_err("closed");
+        let refused = purse.charge(&entry(3), &limits()).expect_err("closed");
         assert!(refused.to_string().contains("old copy"), "{refused}");
-        assert!(purse.check(&entry(3), &caps()).is_err());
+        assert!(purse.check(&entry(3), &limits()).is_err());
+    }
+
+    #[test]
+    fn an_alarm_outlives_a_restart_until_the_ledger_is_found_whole() {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let state = State::open(scratch.path()).expect("ours");
+        drop(Purse::open(&state, &site()).expect("a new ledger"));
+        std::fs::write(state.file(ALARM), "an old copy\n").expect("written");
+        let purse = Purse::open(&state, &site()).expect("whole in itself");
+        assert!(matches!(purse.charge(&entry(1), &limits()), Err(NoCharge::Alarmed)));
+        let empty = look(&state, &site()).expect("readable").head();
+        assert_eq!(purse.compare(&empty), Ok(()));
+        purse.charge(&entry(1), &limits()).expect("compared since");
     }
 }

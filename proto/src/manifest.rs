@@ -74,7 +74,8 @@ fn study(table: &toml::Table, faults: &mut Faults) -> Option<Study> {
     let task = task(&mut root, faults);
     let model = model(&mut root, faults);
     let training = training(&mut root, faults);
-    let privacy = privacy(&mut root, faults);
+    let rounds = training.as_ref().map_or(0, |training| training.rounds);
+    let privacy = privacy(&mut root, rounds, faults);
     let cohort = cohort(&mut root, faults);
     let private = privacy.is_some_and(|privacy| privacy.rules().is_some());
     let kind = task.as_ref().map(|task| task.kind);
@@ -324,7 +325,8 @@ fn local(
     })
 }
 
-fn privacy(root: &mut Section<'_>, faults: &mut Faults) -> Option<Privacy> {
+/// `rounds` are the study's.
+fn privacy(root: &mut Section<'_>, rounds: u32, faults: &mut Faults) -> Option<Privacy> {
     let mut privacy = root.table("privacy", "privacy", faults);
     let modes = [
         ("distributed", Some(Mode::Distributed)),
@@ -343,6 +345,8 @@ fn privacy(root: &mut Section<'_>, faults: &mut Faults) -> Option<Privacy> {
     let clipping_norm = privacy.number("clipping_norm", Some(1.0), faults);
     let sampling_rate = privacy.number("sampling_rate", None, faults);
     let patients = privacy.whole("patients", None, faults);
+    let spare = Some(PrivacyRules::spare_rounds_of(rounds));
+    let spare_rounds = privacy.whole("spare_rounds", spare, faults);
     let views = privacy.whole("augmentation_multiplicity", Some(1), faults);
     let images = privacy.flag("danger_image_level_privacy", Some(false), faults);
     privacy.finish(faults);
@@ -356,6 +360,7 @@ fn privacy(root: &mut Section<'_>, faults: &mut Faults) -> Option<Privacy> {
         clipping_norm: clipping_norm?,
         sampling_rate: sampling_rate?,
         patients: patients?,
+        spare_rounds: spare_rounds?,
         views: views?,
     }))
 }

@@ -51,9 +51,22 @@ pub struct Cap {
     pub solo: Epsilon,
 }
 
+/// What a study has promised to spend at most, retried rounds included, by its own measure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Promise {
+    /// Of both figures.
+    pub cap: Cap,
+    /// The delta at which epsilon is counted.
+    pub delta: Delta,
+    /// By which bound it is counted.
+    pub accountant: Accountant,
+}
+
 /// Whose cap a charge would cross.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
+    /// What was approved of the study.
+    Promise,
     /// The study's.
     Study,
     /// That of all studies together.
@@ -63,6 +76,7 @@ pub enum Scope {
 impl std::fmt::Display for Scope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Promise => "this study as it was approved",
             Self::Study => "this study",
             Self::Lifetime => "all studies together",
         })
@@ -225,8 +239,10 @@ impl Ledger {
         let (whole, rest) = bytes.as_chunks::<RECORD_BYTES>();
         for (place, bytes) in whole.iter().enumerate() {
             let after = &whole[place..];
-            if rest.iter().chain(after.as_flattened()).all(|byte| *byte == 0) {
-                let torn = after.as_flattened().len() + rest.len();
+            // One write leaves no more than a record of zeros behind; more is a ledger that lost some.
+            let torn = after.as_flattened().len() + rest.len();
+            let zeros = rest.iter().chain(after.as_flattened()).all(|byte| *byte == 0);
+            if zeros && torn <= RECORD_BYTES {
                 return Ok(Reading { ledger, torn });
             }
             let record = Record::decode(bytes, count(place) + 1)?;
@@ -262,9 +278,19 @@ impl Ledger {
         for (scope, cap) in [(Scope::Study, caps.study), (Scope::Lifetime, caps.lifetime)] {
             let mut spending = self.spending(scope, entry.study);
             spending.add(&entry.charge, 1);
-            over(&spending, scope, cap, caps)?;
+            over(&spending, scope, cap, (caps.accountant, caps.delta))?;
         }
         Ok(self.next(entry, State::Charged))
+    }
+
+    /// Whether a charge leaves a study within what it promised (PROTOCOL D-24).
+    ///
+    /// # Errors
+    /// When it would not.
+    pub fn keeps(&self, entry: &Entry, promise: &Promise) -> Result<(), Declined> {
+        let mut spending = self.spending(Scope::Study, entry.study);
+        spending.add(&entry.charge, 1);
+        over(&spending, Scope::Promise, promise.cap, (promise.accountant, promise.delta))
     }
 
     /// The record that a charged slot's sum was released.
@@ -315,7 +341,7 @@ impl Ledger {
         let mut spending = Spending::new();
         for record in &self.records {
             let counts = match scope {
-                Scope::Study => record.entry().study == study,
+                Scope::Promise | Scope::Study => record.entry().study == study,
                 Scope::Lifetime => true,
             };
             // Charged and Released are one event, counted where it was charged.
@@ -341,7 +367,7 @@ impl Ledger {
             spent.iter().all(|(spending, scope, cap)| {
                 let mut spending = spending.clone();
                 spending.add(charge, rounds);
-                over(&spending, *scope, *cap, caps).is_ok()
+                over(&spending, *scope, *cap, (caps.accountant, caps.delta)).is_ok()
             })
         };
         // Doubling, then halving: the answer is usually small beside what a u32 holds.
@@ -400,12 +426,17 @@ impl Ledger {
 }
 
 /// Whether spending crosses a cap, and which. The cheap figure comes first.
-fn over(spending: &Spending, scope: Scope, cap: Cap, caps: &Caps) -> Result<(), Declined> {
-    let planned = spending.planned(caps.accountant, caps.delta);
+fn over(
+    spending: &Spending,
+    scope: Scope,
+    cap: Cap,
+    (accountant, delta): (Accountant, Delta),
+) -> Result<(), Declined> {
+    let planned = spending.planned(accountant, delta);
     if !planned.within(cap.planned) {
         return Err(Declined::Cap { figure: "planned", scope, cap: cap.planned, spent: planned });
     }
-    let solo = spending.solo(caps.accountant, caps.delta);
+    let solo = spending.solo(accountant, delta);
     if !solo.within(cap.solo) {
         return Err(Declined::Cap { figure: "solo", scope, cap: cap.solo, spent: solo });
     }

@@ -47,10 +47,12 @@ fn privacy(out: &mut Transcript, privacy: &Privacy) {
         clipping_norm,
         sampling_rate,
         patients,
+        spare_rounds,
         views,
     } = *rules;
     out.text(mode.name()).text(unit.name()).f64(epsilon).f64(delta).text(accountant.name());
     out.f64(solo_cap).f64(clipping_norm).f64(sampling_rate).u32(patients).u32(views.into());
+    out.u32(spare_rounds);
 }
 
 fn task(out: &mut Transcript, task: &Task) {
@@ -280,6 +282,7 @@ mod tests {
             ("clipping norm", |s| private(s, |rules| rules.clipping_norm = 2.0)),
             ("sampling rate", |s| private(s, |rules| rules.sampling_rate = 0.2)),
             ("patients", |s| private(s, |rules| rules.patients += 1)),
+            ("spare rounds", |s| private(s, |rules| rules.spare_rounds += 1)),
             ("views", |s| private(s, |rules| rules.views += 1)),
         ];
         let mut seen = vec![("nothing", example().digest())];

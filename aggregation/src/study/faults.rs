@@ -12,6 +12,10 @@ use crate::study::{
 use crate::units::{ClipNorm, Delta, Epsilon, OutOfRange, SamplingRate};
 use crate::vector::MAX_SITES;
 
+/// Greatest delta of a private study.
+const MAX_DELTA: f64 = 1e-3;
+/// Clipping norms of a private study.
+const CLIPPING_NORMS: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 /// Most rounds that a study may plan.
 const MAX_ROUNDS: u32 = 100_000;
 /// Most classes: each costs four kilobytes of lanes in an evaluation.
@@ -130,8 +134,35 @@ fn privacy(faults: &mut Faults, study: &Study) {
     found(Epsilon::new(rules.solo_cap).map(drop), "privacy.solo_epsilon_cap", faults);
     found(ClipNorm::new(rules.clipping_norm).map(drop), "privacy.clipping_norm", faults);
     found(SamplingRate::new(rules.sampling_rate).map(drop), "privacy.sampling_rate", faults);
+    // What is formally a promise but protects nobody, or is beyond what single precision keeps.
+    faults.need(
+        Delta::new(rules.delta).is_err() || rules.delta <= MAX_DELTA,
+        "privacy.delta",
+        rules.delta,
+        &format!("at most {MAX_DELTA}"),
+    );
+    faults.need(
+        ClipNorm::new(rules.clipping_norm).is_err()
+            || CLIPPING_NORMS.contains(&rules.clipping_norm),
+        "privacy.clipping_norm",
+        rules.clipping_norm,
+        &format!("{:e} to {:e}", CLIPPING_NORMS.start(), CLIPPING_NORMS.end()),
+    );
     let patients = rules.patients;
     faults.need(patients >= 1, "privacy.patients", patients, "at least 1");
+    faults.need(
+        rules.batch() >= 1.0 || patients == 0 || SamplingRate::new(rules.sampling_rate).is_err(),
+        "privacy.sampling_rate",
+        format_args!("{} of {patients} patients", rules.sampling_rate),
+        "a patient in each round at least",
+    );
+    let spare = rules.spare_rounds;
+    faults.need(
+        spare <= MAX_ROUNDS,
+        "privacy.spare_rounds",
+        spare,
+        &format!("at most {MAX_ROUNDS}"),
+    );
     let views = rules.views;
     faults.need(
         (1..=MAX_VIEWS).contains(&views),
@@ -493,6 +524,10 @@ mod tests {
             ("privacy.epsilon", |s| ruled(s, |rules| rules.epsilon = f64::NAN)),
             ("privacy.delta", |s| ruled(s, |rules| rules.delta = 1.0)),
             ("privacy.delta", |s| ruled(s, |rules| rules.delta = -1e-5)),
+            ("privacy.delta", |s| ruled(s, |rules| rules.delta = 0.1)),
+            ("privacy.clipping_norm", |s| ruled(s, |rules| rules.clipping_norm = 1e-9)),
+            ("privacy.sampling_rate", |s| ruled(s, |rules| rules.sampling_rate = 1e-4)),
+            ("privacy.spare_rounds", |s| ruled(s, |rules| rules.spare_rounds = MAX_ROUNDS + 1)),
             ("privacy.solo_epsilon_cap", |s| ruled(s, |rules| rules.solo_cap = f64::INFINITY)),
             ("privacy.clipping_norm", |s| ruled(s, |rules| rules.clipping_norm = 0.0)),
             ("privacy.sampling_rate", |s| ruled(s, |rules| rules.sampling_rate = 0.0)),

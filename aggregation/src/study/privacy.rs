@@ -2,6 +2,7 @@
 
 use crate::privacy::accountant::Accountant;
 use crate::privacy::charge::Mode;
+use crate::privacy::ledger::{Cap, Promise};
 use crate::privacy::plan::{BadPlan, Calibration, Plan, Wanted};
 use crate::study::{Study, StudyFault};
 use crate::units::{ClipNorm, Delta, Epsilon, OutOfRange, SamplingRate};
@@ -37,6 +38,9 @@ pub struct PrivacyRules {
     /// Training patients that all sites together expect to have: N. Sums are divided by `q N`, so
     /// that nobody has to tell how many were drawn; it need not be exact.
     pub patients: u32,
+    /// Rounds beyond those of the study that the noise is planned for: one that is tried again is
+    /// paid for again.
+    pub spare_rounds: u32,
     /// Augmented views of a patient's image, of which the mean loss counts (\[DBH+22\] section 3.2).
     pub views: u16,
 }
@@ -82,6 +86,12 @@ impl Privacy {
 }
 
 impl PrivacyRules {
+    /// Rounds to spare where a study does not say: a twentieth.
+    #[must_use]
+    pub const fn spare_rounds_of(rounds: u32) -> u32 {
+        rounds.div_ceil(20)
+    }
+
     /// Patients that a step of the whole consortium expects: `q N`.
     #[must_use]
     pub fn batch(&self) -> f64 {
@@ -90,6 +100,18 @@ impl PrivacyRules {
 }
 
 impl Study {
+    /// What a private study promises to spend at most; every site holds it to that.
+    #[must_use]
+    pub fn promise(&self) -> Option<Promise> {
+        let rules = self.privacy.rules()?;
+        let epsilon = |value| Epsilon::new(value).ok();
+        Some(Promise {
+            cap: Cap { planned: epsilon(rules.epsilon)?, solo: epsilon(rules.solo_cap)? },
+            delta: Delta::new(rules.delta).ok()?,
+            accountant: rules.accountant,
+        })
+    }
+
     /// The noise of a private study whose roster has so many sites; none for another. Everyone
     /// computes it from what was approved, and from nothing else (PROTOCOL D-25).
     ///
@@ -113,7 +135,7 @@ impl Study {
                 rate: SamplingRate::new(rules.sampling_rate)?,
                 delta: Delta::new(rules.delta)?,
                 clip: ClipNorm::new(rules.clipping_norm)?,
-                rounds: self.training.rounds,
+                rounds: self.training.rounds.saturating_add(rules.spare_rounds),
                 steps_per_round: 1,
                 parameters: crate::units::count(self.layout().parameters()),
                 patients: whole(rules.batch()),
@@ -194,6 +216,7 @@ pub(crate) mod tests {
             clipping_norm: 1.0,
             sampling_rate: 0.1,
             patients: 1_000,
+            spare_rounds: 1,
             views: 1,
         }
     }

@@ -15,9 +15,9 @@ use serde::Serialize;
 
 use super::Context;
 use crate::config::{Config, DataKind, DataSet, Proxy};
-use crate::driver::ALARM;
 use crate::identity::{self, Enrolled, SECRETS};
 use crate::link::{self, Client};
+use crate::purse::ALARM;
 use crate::state::{OTHERS, State};
 use crate::{clock, cpu, purse, worker};
 

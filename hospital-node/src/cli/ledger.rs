@@ -10,10 +10,10 @@ use proto::cli::{Exit, Failure};
 use serde_json::{Value, json};
 
 use super::Context;
-use crate::driver::ALARM;
 use crate::identity::Enrolled;
 use crate::journal::Journal;
-use crate::purse::{self, PurseError};
+use crate::policy::up;
+use crate::purse::{self, ALARM, PurseError};
 use crate::state::State;
 
 impl From<PurseError> for Failure {
@@ -108,7 +108,7 @@ fn show(
                 "study", "charged", "released", "epsilon", "solo", "rounds left"
             )?;
             for Row { name, rounds, released, spent, left, .. } in rows {
-                let (planned, solo) = (spent.planned.get(), spent.solo.get());
+                let (planned, solo) = (up(spent.planned.get(), 4), up(spent.solo.get(), 4));
                 writeln!(
                     out,
                     "{name:<28} {rounds:>7} {released:>9} {planned:>10.4} {solo:>10.4} {left:>12}"
@@ -119,9 +119,9 @@ fn show(
         writeln!(
             out,
             "\nall studies: epsilon {:.4} of {}, solo {:.4} of {}",
-            all.planned.get(),
+            up(all.planned.get(), 4),
             lifetime.planned,
-            all.solo.get(),
+            up(all.solo.get(), 4),
             lifetime.solo
         )?;
         writeln!(

@@ -7,6 +7,7 @@ mod shown;
 use std::collections::BTreeMap;
 
 use aggregation::ids::StudyId;
+use aggregation::study::Unit;
 use clap::{Args, Subcommand};
 use proto::cli::{Exit, Failure};
 use proto::federation::{DecideStudyRequest, ListStudiesRequest};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use self::shown::{Shown, row};
 use super::{Context, Session, roster};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, DataKind};
 use crate::identity::{self, Enrolled};
 use crate::journal::{Decision, Journal, JournalError, LocalStudy};
 use crate::link::{self, Client};
@@ -168,6 +169,22 @@ impl Approve {
                 format!("this house's policy forbids the study:{all}"),
             )
             .hint(format!("the caps are in [policy] of {}", session.config.file.display())));
+        }
+        let per_patient = proposal.study.privacy.rules().is_some_and(|r| r.unit == Unit::Patient);
+        if per_patient
+            && session.config.data.get(&data).is_some_and(|set| set.kind == DataKind::Npz)
+        {
+            return Err(Failure::failed(
+                "no_patients",
+                format!(
+                    "privacy is per patient, and an .npz file as data set {data:?} does not say whose \
+                     its images are"
+                ),
+            )
+            .hint(
+                "choose a data set with a manifest, or have the study propose \
+                 privacy.danger_image_level_privacy = true",
+            ));
         }
         let identities = shown.accepted()?;
         context.confirm("approve this study?", self.yes)?;

@@ -6,10 +6,7 @@ use aggregation::privacy::ledger::Head;
 use proto::federation::LedgerEnd;
 
 use super::House;
-use crate::purse::NoCharge;
-
-/// Why the last comparison failed, for `doctor` and `ledger`.
-pub(crate) const ALARM: &str = "ledger.alarm";
+use crate::purse::{ALARM, NoCharge};
 
 /// Compares the ledger with the end that this house has told before. What this house has not signed
 /// says nothing.
@@ -50,8 +47,9 @@ pub(super) fn compare(house: &House, end: &LedgerEnd) {
 pub(super) const fn reason(refused: &NoCharge) -> DeclineReason {
     match refused {
         NoCharge::Declined(_) => DeclineReason::Budget,
-        NoCharge::Unusable(_) | NoCharge::RolledBack(_) | NoCharge::Stopped(_) => {
-            DeclineReason::Ledger
-        }
+        NoCharge::Unusable(_)
+        | NoCharge::RolledBack(_)
+        | NoCharge::Alarmed
+        | NoCharge::Stopped(_) => DeclineReason::Ledger,
     }
 }

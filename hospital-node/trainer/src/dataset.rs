@@ -235,6 +235,9 @@ pub struct Dataset {
     pub test: Examples,
     /// Whose the training images are, in their order.
     pub training_patients: Vec<PatientKey>,
+    /// What names each training image wherever it stands: its file's digest, and how many of the
+    /// same came before it.
+    pub training_images: Vec<([u8; 32], u32)>,
     /// Whether the source says whose its images are; in one that does not each counts as a patient.
     pub has_patients: bool,
     /// The Merkle root over all records.
@@ -255,9 +258,14 @@ impl Dataset {
         let root = merkle::root(&contents.records);
         let mut parts: BTreeMap<Part, Examples> = BTreeMap::new();
         let mut patients: Vec<PatientKey> = Vec::new();
+        let mut images = Vec::new();
+        let mut same: BTreeMap<[u8; 32], u32> = BTreeMap::new();
         for record in contents.records {
             if record.part == Part::Train {
                 patients.push(record.patient);
+                let before = same.entry(record.file).or_default();
+                images.push((record.file, *before));
+                *before += 1;
             }
             let examples = parts.entry(record.part).or_default();
             examples.images.extend_from_slice(&record.image);
@@ -273,7 +281,15 @@ impl Dataset {
             Source::Dicom { .. } => true,
             Source::Npz { .. } => false,
         };
-        Ok(Self { train, validation, test, training_patients: patients, has_patients, root })
+        Ok(Self {
+            train,
+            validation,
+            test,
+            training_patients: patients,
+            training_images: images,
+            has_patients,
+            root,
+        })
     }
 }
 

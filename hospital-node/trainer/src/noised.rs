@@ -56,24 +56,20 @@ struct Picked {
 }
 
 impl NoisedStep<'_> {
-    /// The noised sum of clipped gradients in wire units, one lane for each parameter; `progress` is
-    /// told thousandths.
+    /// The noised sum of clipped gradients in wire units, one lane for each parameter.
+    ///
+    /// Nobody is told how far it is: how long each micro-batch takes says how many were drawn into
+    /// it (PROTOCOL D-17).
     ///
     /// # Errors
     /// [`BackendFault`] when the backend fails. That says nothing of any patient: one whose
     /// gradient is not finite is left out.
-    pub fn lanes(
-        &self,
-        seeds: Seeds,
-        offered: &[f32],
-        progress: &mut dyn FnMut(u32),
-    ) -> Result<Vec<u32>, BackendFault> {
+    pub fn lanes(&self, seeds: Seeds, offered: &[f32]) -> Result<Vec<u32>, BackendFault> {
         let mut sums = vec![0_i64; offered.len()];
         let micro_batches = self.draw(seeds.sampling);
         let model = self.network.load(offered);
         let together =
             if offered.len() > MANY_PARAMETERS { 1 } else { 2 * rayon::current_num_threads() };
-        let mut done = 0;
         for group in micro_batches.chunks(together) {
             let of_group: Vec<Vec<f32>> = group
                 .par_iter()
@@ -84,8 +80,6 @@ impl NoisedStep<'_> {
                 let added = self.plan.grid().add(sum, &mut sums);
                 added.map_err(|_| BackendFault("a finite sum"))?;
             }
-            done += group.len();
-            progress(u32::try_from(done * 1000 / micro_batches.len().max(1)).unwrap_or(1000));
         }
         let mut lanes = vec![0; sums.len()];
         // How many coordinates were clamped stays here: it tells of the data.
@@ -182,7 +176,7 @@ mod tests {
             micro_batches: &micro_batches,
         };
         let model = house.study.layout().initial(1);
-        step.lanes(seeds(seed), &model, &mut |_| ()).expect("the CPU computes")
+        step.lanes(seeds(seed), &model).expect("the CPU computes")
     }
 
     /// The sum that a consortium of three would read, this site's part of it alone, in reals.

@@ -186,6 +186,10 @@ struct Session {
     private: Option<Private>,
 }
 
+/// A house may have so many times its share of the study's patients; the bound on a micro-batch's
+/// rounding does not hold beyond that (PROTOCOL D-11).
+const MOST_SHARES: u64 = 7;
+
 /// What a private study needs beyond the images.
 struct Private {
     plan: Plan,
@@ -210,16 +214,27 @@ impl Private {
                     .to_owned(),
             ));
         }
-        let of_images = |image: usize| (image as u64).to_le_bytes().to_vec();
-        let keys = data.training_patients.iter().enumerate().map(|(image, patient)| {
+        let images = data.training_images.iter();
+        let keys = data.training_patients.iter().zip(images).map(|(patient, (file, before))| {
             Some(match rules.unit {
                 Unit::Patient => patient.as_bytes().to_vec(),
-                Unit::DangerImage => of_images(image),
+                // Never by its place, which others before it decide.
+                Unit::DangerImage => [file.as_slice(), &before.to_le_bytes()].concat(),
             })
         });
         let patients = Patients::group(keys).map_err(|error| Refused::because(&error))?;
+        let sites_here = u32::try_from(sites).unwrap_or(1).max(1);
+        let share = rules.patients.div_ceil(sites_here);
+        if patients.len() as u64 > MOST_SHARES * u64::from(share) {
+            return Err(Refused(format!(
+                "privacy.patients = {} over {sites} hospitals is {share} for each; expected at most \
+                 {MOST_SHARES} times as many here, found {}; the study needs the true number",
+                rules.patients,
+                patients.len()
+            )));
+        }
         // The plan's number, not this house's: see there.
-        let expected = plan.wanted().patients.div_ceil(u32::try_from(sites).unwrap_or(1).max(1));
+        let expected = plan.wanted().patients.div_ceil(sites_here);
         let micro_batches = MicroBatches::new(secret.micro_batch_key(), expected);
         Ok(Some(Self { plan, patients, micro_batches }))
     }
@@ -315,7 +330,7 @@ impl Session {
             .transpose()
             .map_err(|error| Refused::because(&error))?;
         if let Some(private) = &self.private {
-            return self.noised(private, work, model, metrics.as_ref(), progress);
+            return self.noised(private, work, model, metrics.as_ref());
         }
         let (weight, update) = if work.trains() {
             let trainer = Trainer {
@@ -347,7 +362,6 @@ impl Session {
         work: Work,
         model: &[f32],
         metrics: Option<&MetricTally>,
-        progress: &mut dyn FnMut(u32),
     ) -> Result<Vec<u8>, Refused> {
         let lanes = if work.trains() {
             let step = NoisedStep {
@@ -359,7 +373,7 @@ impl Session {
                 micro_batches: &private.micro_batches,
             };
             let seeds = entropy::seeds().map_err(|error| Refused::because(&error))?;
-            step.lanes(seeds, model, progress).map_err(|error| Refused::because(&error))?
+            step.lanes(seeds, model).map_err(|error| Refused::because(&error))?
         } else {
             Vec::new()
         };
@@ -576,6 +590,15 @@ pub(crate) mod tests {
         assert!(format.is_noised());
         assert_eq!(packed.len(), format.packed_bytes());
         assert_ne!(update(&converse(said).0), packed, "the same noise twice");
+        let far_fewer = private("danger_image_level_privacy = true\n");
+        let manifest_toml = far_fewer.manifest_toml.replace("patients = 24", "patients = 3");
+        let open = Open { manifest_toml, ..far_fewer };
+        let (heard, _) = converse(vec![to_trainer::Message::Open(open)]);
+        let refused = failure(&heard[0]);
+        assert!(
+            refused.contains("privacy.patients = 3") && refused.contains("found 12"),
+            "{refused}"
+        );
         let (heard, _) = converse(vec![to_trainer::Message::Open(private(""))]);
         assert!(
             failure(&heard[0]).contains("danger_image_level_privacy"),

@@ -134,7 +134,7 @@ fn study(
                 format!(
                     "mode = \"{mode}\"\nepsilon = {epsilon:?}\ndelta = {DELTA:?}\naccountant = \"pld\"\n\
                      solo_epsilon_cap = 1e6\nclipping_norm = {clipping_norm:?}\n\
-                     sampling_rate = {sampling_rate:?}\npatients = {patients}\n\
+                     sampling_rate = {sampling_rate:?}\npatients = {patients}\nspare_rounds = 0\n\
                      augmentation_multiplicity = {views}\ndanger_image_level_privacy = true\n"
                 ),
             )
@@ -246,9 +246,7 @@ fn noised(
             noise: NoiseSeed::new(secret("noise")),
             augmentation: secret("augmentation"),
         };
-        let lanes = step
-            .lanes(seeds, model, &mut |_| ())
-            .map_err(|error| Trouble::new(error.to_string()))?;
+        let lanes = step.lanes(seeds, model).map_err(|error| Trouble::new(error.to_string()))?;
         let packed = encode_noised(&format, &lanes, None)
             .map_err(|error| Trouble::new(error.to_string()))?;
         sum.add(&packed).map_err(|error| Trouble::new(error.to_string()))?;

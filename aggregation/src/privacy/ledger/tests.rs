@@ -138,10 +138,15 @@ fn a_torn_end_is_told_and_loses_only_itself() {
         assert_eq!(reading.ledger.records().len(), length / RECORD_BYTES);
         // The file system had already made room.
         let padded: Vec<u8> =
-            file[..length - reading.torn].iter().copied().chain([0; 700]).collect();
+            file[..length - reading.torn].iter().copied().chain([0; RECORD_BYTES]).collect();
         let padded = read(&padded).expect("zeros at the end");
-        assert_eq!((padded.torn, padded.ledger), (700, reading.ledger));
+        assert_eq!((padded.torn, padded.ledger), (RECORD_BYTES, reading.ledger));
     }
+    // Nor are more zeros than one write leaves: charges that were wiped out are missed.
+    let mut wiped = file.clone();
+    let length = wiped.len();
+    wiped[length - 2 * RECORD_BYTES..].fill(0);
+    assert!(read(&wiped).is_err());
     // Zeros in the middle are no torn end.
     let mut holed = file.clone();
     holed[RECORD_BYTES..2 * RECORD_BYTES].fill(0);

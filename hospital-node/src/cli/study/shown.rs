@@ -16,7 +16,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::identity::fingerprint;
 use crate::journal::{Decision, LocalStudy, Pin};
-use crate::policy::Violation;
+use crate::policy::{Violation, up};
 use crate::proposal::{Proposal, state_name};
 
 /// A study as one object.
@@ -205,11 +205,13 @@ impl Shown<'_> {
                         "epsilon",
                         format!(
                             "{:.3} against the coordinator and {t} of the sites; {:.3} against \
-                             everybody else together (delta {}, {})",
-                            spent.planned.get(),
-                            spent.solo.get(),
+                             everybody else together (delta {}, {}); {} rounds that are tried again \
+                             included",
+                            up(spent.planned.get(), 3),
+                            up(spent.solo.get(), 3),
                             rules.delta,
-                            rules.accountant.name()
+                            rules.accountant.name(),
+                            rules.spare_rounds
                         ),
                     );
                     line(
@@ -229,7 +231,8 @@ impl Shown<'_> {
                     line("DANGER", what.to_owned());
                 }
                 if study.evaluation.danger_exact {
-                    let what = "EXACT SCORES: sums over held-out patients, whom no epsilon covers";
+                    let what = "EXACT SCORES: sums over held-out patients, whom no epsilon covers; rounds \
+                                that differ by a hospital can tell that hospital's";
                     line("DANGER", what.to_owned());
                 }
             }

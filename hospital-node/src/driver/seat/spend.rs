@@ -9,7 +9,7 @@ use aggregation::units::Delta;
 use proto::federation::{ChargeRequest, LedgerEnd};
 
 use super::Seat;
-use crate::purse::NoCharge;
+use crate::purse::{Limits, NoCharge};
 
 impl Seat {
     /// What a round costs; nothing in a study without privacy, or when nothing is trained.
@@ -25,8 +25,12 @@ impl Seat {
 
     /// Whether this house's caps allow the round.
     pub(in crate::driver) fn affords(&self, terms: &Terms) -> Result<(), NoCharge> {
-        let budget = self.house.config.policy.budget;
-        self.entry(terms).map_or(Ok(()), |entry| self.house.purse.check(&entry, &budget))
+        self.entry(terms).map_or(Ok(()), |entry| self.house.purse.check(&entry, &self.limits()))
+    }
+
+    /// The house's caps, and what was approved of this study.
+    fn limits(&self) -> Limits {
+        Limits { caps: self.house.config.policy.budget, promise: self.study().promise() }
     }
 
     /// Pays for the slot at hand, durably. A slot that was paid for before a crash, of which nothing
@@ -34,11 +38,11 @@ impl Seat {
     pub(super) async fn charge(&self, slot: SlotId) -> Result<(), NoCharge> {
         let terms = self.terms.as_ref().filter(|terms| terms.slot == slot);
         let Some(entry) = terms.and_then(|terms| self.entry(terms)) else { return Ok(()) };
-        let (purse, budget) = (self.house.purse.clone(), self.house.config.policy.budget);
+        let (purse, limits) = (self.house.purse.clone(), self.limits());
         let paid =
             tokio::task::spawn_blocking(move || match purse.charged(entry.study, entry.slot) {
                 Some(record) if *record.entry() == entry => Ok(()),
-                Some(_) | None => purse.charge(&entry, &budget),
+                Some(_) | None => purse.charge(&entry, &limits),
             });
         paid.await.unwrap_or_else(|stopped| Err(NoCharge::Stopped(stopped.to_string())))
     }

@@ -6,7 +6,7 @@
 
 use aggregation::study::{Task, TaskKind};
 use burn::tensor::activation::{log_sigmoid, log_softmax};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use super::BackendFault;
 
@@ -61,11 +61,6 @@ impl Wanted {
     /// How many images it is for.
     pub(super) fn images(&self) -> usize {
         self.0.dims()[0]
-    }
-
-    /// Of some of the images.
-    pub(super) fn only(&self, rows: Tensor<1, Int>) -> Self {
-        Self(self.0.clone().select(0, rows))
     }
 }
 

@@ -2,10 +2,9 @@
 //! before it meets another's.
 
 use aggregation::units::ClipNorm;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use super::layers::Parameters;
-use super::loss::Wanted;
 use super::{BackendFault, Network, Targets};
 
 /// Keeps a gradient of zero from being divided by its norm.
@@ -104,6 +103,9 @@ impl Loaded<'_> {
     }
 
     /// The sum over those patients whose gradient is finite, and their norms.
+    ///
+    /// There is one pass whoever is in it: that one gradient is not finite must not show in the time
+    /// that a step takes (PROTOCOL D-17).
     fn finite(
         &self,
         images: Vec<f32>,
@@ -112,41 +114,10 @@ impl Loaded<'_> {
         clip: ClipNorm,
     ) -> Result<(Vec<f32>, Vec<f32>), BackendFault> {
         let network = self.network;
-        let mut batch = (network.batch(images), network.loss.wanted(targets, &network.device)?);
-        // A value that is not finite would reach the others through the sum, even times zero. So
-        // whoever has one is left out and the rest is done again; as a rule once is all.
-        while batch.1.images() > 0 {
-            let (sum, norms) = self.attempt(&batch, views, clip)?;
-            if let Some(sum) = sum {
-                return Ok((sum, norms));
-            }
-            let finite: Vec<usize> =
-                (0..norms.len()).filter(|patient| norms[*patient].is_finite()).collect();
-            let rows = self.rows(&finite, views);
-            batch = (batch.0.select(0, rows.clone()), batch.1.only(rows));
-        }
-        Ok((vec![0.0; network.layout.parameters()], Vec::new()))
-    }
-
-    /// The places of some patients' images.
-    fn rows(&self, patients: &[usize], views: usize) -> Tensor<1, Int> {
-        let rows = patients.iter().flat_map(|patient| patient * views..(patient + 1) * views);
-        let rows: Vec<i64> = rows.filter_map(|row| i64::try_from(row).ok()).collect();
-        let count = rows.len();
-        Tensor::from_data(TensorData::new(rows, [count]), &self.network.device)
-    }
-
-    /// The patients' norms, and the sum of their clipped gradients if all norms are finite.
-    fn attempt(
-        &self,
-        (images, wanted): &(Tensor<5>, Wanted),
-        views: usize,
-        clip: ClipNorm,
-    ) -> Result<(Option<Vec<f32>>, Vec<f32>), BackendFault> {
-        let network = self.network;
+        let wanted = network.loss.wanted(targets, &network.device)?;
         let mut at = self.parameters.tapped();
-        let scores = network.forward(&mut at, images.clone());
-        let loss = network.loss.of(scores, wanted.clone()).div_scalar(super::count(views));
+        let scores = network.forward(&mut at, network.batch(images));
+        let loss = network.loss.of(scores, wanted).div_scalar(super::count(views));
         let gradients = loss.backward();
         let mut shares = Vec::new();
         let mut squares: Option<Tensor<1>> = None;
@@ -162,11 +133,17 @@ impl Loaded<'_> {
         drop(gradients);
         let squares = squares.ok_or(BackendFault("a norm"))?;
         let squares = squares.try_into_vec_as::<f32>().map_err(|_| BackendFault("norms"))?;
-        // Rounding may leave a square a little below zero; `max` would hide what is not a number.
-        let norms: Vec<f32> =
-            squares.iter().map(|s| if *s < 0.0 { 0.0 } else { s.sqrt() }).collect();
-        if norms.iter().any(|norm| !norm.is_finite()) {
-            return Ok((None, norms));
+        // What is below zero has no root and counts as not finite.
+        let mut norms: Vec<f32> = squares.iter().map(|square| square.sqrt()).collect();
+        // A value that is not finite would reach the others through the sum, even times zero.
+        let finite: Vec<usize> =
+            (0..norms.len()).filter(|patient| norms[*patient].is_finite()).collect();
+        if finite.is_empty() {
+            return Ok((vec![0.0; network.layout.parameters()], Vec::new()));
+        }
+        if finite.len() < norms.len() {
+            shares = shares.into_iter().map(|share| share.only(&finite)).collect();
+            norms.retain(|norm| norm.is_finite());
         }
         let clip = single(clip);
         let factors: Vec<f32> =
@@ -180,8 +157,7 @@ impl Loaded<'_> {
             }
         }
         let flat = self.parameters.flat(sums.into_iter());
-        let flat = flat.ok_or(BackendFault("a clipped sum"))?;
-        Ok((Some(flat), norms))
+        Ok((flat.ok_or(BackendFault("a clipped sum"))?, norms))
     }
 }
 
@@ -222,21 +198,28 @@ mod tests {
         images: &[f32],
         targets: Targets<'_>,
         views: usize,
-        clip: f64,
-    ) -> (Vec<f64>, Vec<f64>) {
-        let mut sum = vec![0.0; model.len()];
-        let mut norms = Vec::new();
+    ) -> Vec<Vec<f32>> {
         let of_each = views * network.values();
-        for (patient, images) in images.chunks_exact(of_each).enumerate() {
+        let patients = images.chunks_exact(of_each).enumerate();
+        let own = patients.map(|(patient, images)| {
             let own = network.loss.part(targets, patient * views, (patient + 1) * views);
-            let own = network.gradient(model, images.to_vec(), own);
-            let own = own.expect("the CPU computes").mean;
-            let norm = own.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-            let factor = (clip / (norm + 1e-6)).min(1.0);
-            sum.iter_mut().zip(&own).for_each(|(sum, g)| *sum += factor * f64::from(*g));
-            norms.push(norm);
+            network.gradient(model, images.to_vec(), own).expect("the CPU computes").mean
+        });
+        own.collect()
+    }
+
+    fn norm(gradient: &[f32]) -> f64 {
+        gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt()
+    }
+
+    /// The sum of gradients, each clipped as one of that norm is.
+    fn summed(gradients: &[Vec<f32>], norms: &[f32], clip: f64) -> Vec<f64> {
+        let mut sum = vec![0.0; gradients[0].len()];
+        for (own, norm) in gradients.iter().zip(norms) {
+            let factor = (clip / (f64::from(*norm) + 1e-6)).min(1.0);
+            sum.iter_mut().zip(own).for_each(|(sum, g)| *sum += factor * f64::from(*g));
         }
-        (sum, norms)
+        sum
     }
 
     fn distance(found: &[f32], expected: &[f64]) -> f64 {
@@ -255,7 +238,10 @@ mod tests {
                 Architecture::VitTiny => &[(16, 5, 1), (28, 2, 2), (48, 2, 1)],
                 Architecture::Unet2d => &[(16, 3, 1), (24, 2, 2)],
                 Architecture::Unet3d => &[(16, 3, 1), (16, 1, 2)],
-                Architecture::CnnTiny | Architecture::CnnSmall | Architecture::Linear => {
+                Architecture::CnnTiny
+                | Architecture::CnnSmall
+                | Architecture::Linear
+                | Architecture::ScatterLinear => {
                     &[(16, 5, 1), (16, 2, 3), (17, 1, 1), (28, 16, 1), (64, 2, 1), (64, 1, 3)]
                 }
             };
@@ -263,20 +249,20 @@ mod tests {
                 let network = network(architecture, side);
                 let model = model_of(&network);
                 let (images, answers) = batch(&network, patients, views);
-                for norm in [1e-3, 1.0, 1e9] {
-                    let (expected, of_each) =
-                        one_by_one(&network, &model, &images, answers.targets(), views, norm);
+                let each = one_by_one(&network, &model, &images, answers.targets(), views);
+                for most in [1e-3, 1.0, 1e9] {
                     let (found, norms) = network
                         .load(&model)
-                        .clipped(&images, answers.targets(), views, clip(norm))
+                        .clipped(&images, answers.targets(), views, clip(most))
                         .expect("the CPU computes");
-                    let what = format!("{architecture} {side} px, {patients} x {views}, {norm}");
-                    let apart = distance(&found.sum, &expected);
+                    let what = format!("{architecture} {side} px, {patients} x {views}, {most}");
+                    let apart = distance(&found.sum, &summed(&each, &norms, most));
                     assert!(apart <= 1e-5, "{what}: the sum is {apart} off");
                     assert_eq!(norms.len(), patients);
-                    for (norm, expected) in norms.iter().zip(&of_each) {
-                        let apart = (f64::from(*norm) / expected - 1.0).abs();
-                        assert!(apart <= 1e-5, "{what}: a norm is {apart} off");
+                    for (found, own) in norms.iter().zip(&each) {
+                        // A bound from above, and a close one.
+                        let over = f64::from(*found) / norm(own) - 1.0;
+                        assert!((-1e-5..=1e-2).contains(&over), "{what}: a norm is {over} over");
                     }
                 }
             }
