@@ -137,6 +137,7 @@ impl Coordinator {
     /// # Errors
     /// When what a study needs cannot be read.
     pub(crate) async fn drive_all(self: &Arc<Self>) -> Result<(), StartError> {
+        self.recover_kept().await?;
         for row in self.store.studies().await? {
             let Some(entry) = self.board.study(row.study) else { continue };
             let unfinished = matches!(row.life, Life::Running | Life::Paused);

@@ -92,8 +92,14 @@ const TABLE: [(&str, Who); 33] = [
 /// Where the log's files are read, by plain GET.
 pub(crate) const LOG: &str = "/log/";
 
+/// Where rounds are read that were kept to be added up again: by those who audit, and by no site.
+pub(crate) const KEPT: &str = "/log/kept/";
+
 /// Whom a path is for; `None` for one that is nobody's.
 fn whose(path: &str) -> Option<Who> {
+    if path.starts_with(KEPT) {
+        return Some(Who::Readers);
+    }
     if path.starts_with(LOG) {
         return Some(Who::Parties);
     }

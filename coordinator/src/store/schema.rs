@@ -8,7 +8,7 @@ use sqlx::{Sqlite, Transaction};
 use super::StoreError;
 
 /// Each entry brings the schema from its index to the next version.
-const MIGRATIONS: [&[&str]; 3] = [FIRST, MASKS, PRIVACY];
+const MIGRATIONS: [&[&str]; 4] = [FIRST, MASKS, PRIVACY, RECOMPUTE];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE sites (
@@ -149,9 +149,23 @@ const PRIVACY: &[&str] = &[
     )",
 ];
 
+/// Rounds that are kept to be added up again, or may have to be.
+const RECOMPUTE: &[&str] = &["CREATE TABLE kept_rounds (
+        study TEXT NOT NULL,
+        slot BIGINT NOT NULL,
+        round BIGINT NOT NULL,
+        sum TEXT NOT NULL,
+        share DOUBLE PRECISION NOT NULL,
+        record TEXT NOT NULL,
+        bytes BIGINT NOT NULL,
+        kept BIGINT NOT NULL,
+        closed_ms BIGINT NOT NULL,
+        PRIMARY KEY (study, slot)
+    )"];
+
 /// The version that this program writes.
-const CURRENT: i64 = 3;
-const _: () = assert!(MIGRATIONS.len() == 3, "a migration goes with a version");
+const CURRENT: i64 = 4;
+const _: () = assert!(MIGRATIONS.len() == 4, "a migration goes with a version");
 
 /// Brings the database to [`CURRENT`], in the transaction given.
 ///
