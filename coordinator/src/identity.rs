@@ -442,6 +442,17 @@ mod tests {
     }
 
     #[test]
+    fn kept_rounds_are_read_by_those_who_audit_and_by_no_hospital() {
+        let gate = gate();
+        let path = format!("{KEPT}{}/3/record.json", "ab".repeat(32));
+        for role in Role::ALL {
+            let answer = gate.check(&path, &peer("north", role, later()), NOW);
+            assert_eq!(answer.is_ok(), role != Role::Site, "{role}: {answer:?}");
+        }
+        assert!(gate.check(&path, &Peer { certificate: None }, NOW).is_err());
+    }
+
+    #[test]
     fn an_unknown_path_is_refused_for_everyone() {
         for role in Role::ALL {
             let refused = gate().check(

@@ -13,6 +13,7 @@ mod manifests;
 mod masked;
 mod one_round;
 mod private;
+mod recompute;
 mod restart;
 mod rosters;
 mod secrets;
