@@ -33,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// What is kept of rounds for an auditor.
     pub(crate) recompute: Recompute,
+    /// Where facts are fed to, if anywhere.
+    pub(crate) syslog: Option<Syslog>,
 }
 
 /// Section `[certificates]`.
@@ -81,6 +83,17 @@ pub(crate) struct Recompute {
     pub(crate) space: u64,
     /// How long each is kept.
     pub(crate) retention: Duration,
+}
+
+/// Section `[syslog]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Syslog {
+    /// `HOST` or `HOST:PORT` of a receiver that speaks RFC 5425.
+    pub(crate) receiver: String,
+    /// Who vouches for it.
+    pub(crate) ca: PathBuf,
+    /// The certificate that it is shown, and its key.
+    pub(crate) client: Option<(PathBuf, PathBuf)>,
 }
 
 /// An `https` address with its host and port taken out.
@@ -243,6 +256,7 @@ impl Config {
             retention: section.span("retention", 365 * DAY, DAY, 3_650 * DAY, &mut faults),
         };
         section.finish(&mut faults);
+        let syslog = top.table.contains_key("syslog").then(|| top.syslog(folder, &mut faults));
         top.finish(&mut faults);
         match (consortium, url, listen) {
             (Some(consortium), Some(url), Some(listen)) if faults.is_empty() => Ok(Self {
@@ -255,6 +269,7 @@ impl Config {
                 operator,
                 limits,
                 recompute,
+                syslog: syslog.flatten(),
             }),
             _ => Err(Refused::Faults(faults)),
         }
@@ -441,6 +456,23 @@ impl Section {
         default
     }
 
+    fn syslog(&mut self, folder: &Path, faults: &mut Vec<Fault>) -> Option<Syslog> {
+        let mut section = self.section("syslog", faults);
+        let allowed = "the receiver's HOST or HOST:PORT, such as \"siem.example.org:6514\"";
+        let receiver = section.text("receiver", allowed, faults);
+        let ca = section.path("ca", "siem-ca.pem", folder);
+        let shown = ["certificate", "key"].map(|key| section.table.contains_key(key));
+        let files = ["certificate", "key"].map(|key| section.path(key, "", folder));
+        if shown[0] != shown[1] {
+            let allowed = "certificate and key together, or neither";
+            faults.push(section.fault("key", "one of the two", allowed));
+        }
+        section.finish(faults);
+        let [certificate, key] = files;
+        let client = shown[0].then_some((certificate, key));
+        receiver.map(|receiver| Syslog { receiver, ca, client })
+    }
+
     /// Names every key that nothing above has taken.
     fn finish(self, faults: &mut Vec<Fault>) {
         for (key, value) in &self.table {
@@ -518,7 +550,15 @@ mod tests {
             unreachable!("the file is valid")
         };
         let wanted = Recompute { share: 1.0, space: 64 << 20, retention: 30 * DAY };
-        assert_eq!(config.recompute, wanted);
+        assert_eq!((config.recompute, config.syslog), (wanted, None));
+        let fed = format!("{GOOD}[syslog]\nreceiver = \"siem.example.org\"\nca = \"ca.pem\"\n");
+        let Ok(config) = Config::parse(&fed, Path::new("/etc")) else {
+            unreachable!("the file is valid")
+        };
+        let syslog = config.syslog.expect("it is there");
+        assert_eq!((syslog.receiver.as_str(), syslog.client), ("siem.example.org", None));
+        assert_eq!(faults(&fed.replace("ca =", "key =")), ["syslog.key"]);
+        assert_eq!(faults(&fed.replace("receiver", "colour")).len(), 2);
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl Who {
 }
 
 /// Every method that this program serves. A path that is not here is nobody's.
-const TABLE: [(&str, Who); 33] = [
+const TABLE: [(&str, Who); 34] = [
     ("/consilium.federation.v1.Enrolment/Enrol", Who::Anyone),
     ("/consilium.federation.v1.Federation/Watch", Who::Sites),
     ("/consilium.federation.v1.Federation/ListStudies", Who::Sites),
@@ -72,6 +72,7 @@ const TABLE: [(&str, Who); 33] = [
     ("/consilium.federation.v1.Federation/SendOpened", Who::Sites),
     ("/consilium.federation.v1.Federation/ReportProgress", Who::Sites),
     ("/consilium.federation.v1.Federation/FetchCheckpoint", Who::Sites),
+    ("/consilium.federation.v1.Federation/ProveFacts", Who::Sites),
     ("/consilium.federation.v1.Federation/SendWitnessKey", Who::Sites),
     ("/consilium.federation.v1.Federation/SendCosignature", Who::Sites),
     ("/consilium.federation.v1.Federation/Renew", Who::Sites),

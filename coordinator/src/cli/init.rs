@@ -163,6 +163,14 @@ upload_idle = "30s"              # an upload that is silent for longer is given 
 share = 0.1                      # of all rounds; 0 keeps nothing
 space = "16GiB"                  # all of them together; what does not fit is forgotten, and logged
 retention = "1y"
+
+# Every fact of the log, live, to a collector: RFC 5424 syslog over TLS (RFC 5425). What happens while
+# it is away is told when it is back. The certificate and its key are for a collector that asks for one.
+# [syslog]
+# receiver = "siem.example.org:6514"
+# ca = "siem-ca.pem"
+# certificate = "siem-client.pem"
+# key = "siem-client.key"
 "#,
         url = url.text,
     )

@@ -203,6 +203,32 @@ pub(super) async fn fetch(
     Ok(wire::CheckpointReply { offer: offer.to_string().into_bytes() })
 }
 
+/// What the log tells of a site in one slot, with proofs.
+pub(super) async fn prove(
+    house: &Coordinator,
+    site: &HospitalId,
+    asked: &wire::FactsRequest,
+) -> Result<wire::FactsReply, Status> {
+    let study = Digest::from_slice(&asked.study)
+        .map_err(|_| Status::invalid_argument("study: expected a digest of 32 bytes"))?;
+    let (study, slot) = (StudyId::new(study), SlotId::new(asked.slot));
+    let found = house.store.facts_of_site(study, slot, site, asked.size).await;
+    let mut facts = Vec::new();
+    for (index, leaf) in found.map_err(|fault| store_status(&fault))? {
+        let proof = house.log.inclusion(index, asked.size).await;
+        let proof = proof.map_err(|fault| log_status(&fault))?.ok_or_else(|| {
+            let signed = house.log.size().signed;
+            Status::out_of_range(format!(
+                "expected a size of at most {signed}, found {}",
+                asked.size
+            ))
+        })?;
+        let proof = proof.iter().map(|hash| hash.to_vec()).collect();
+        facts.push(wire::ProvenFact { index, leaf: leaf.into_bytes(), proof });
+    }
+    Ok(wire::FactsReply { facts })
+}
+
 /// A site says which key it cosigns with.
 pub(super) async fn announce(
     house: &Arc<Coordinator>,

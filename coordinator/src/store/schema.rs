@@ -150,7 +150,8 @@ const PRIVACY: &[&str] = &[
 ];
 
 /// Rounds that are kept to be added up again, or may have to be.
-const RECOMPUTE: &[&str] = &["CREATE TABLE kept_rounds (
+const RECOMPUTE: &[&str] = &[
+    "CREATE TABLE kept_rounds (
         study TEXT NOT NULL,
         slot BIGINT NOT NULL,
         round BIGINT NOT NULL,
@@ -161,7 +162,10 @@ const RECOMPUTE: &[&str] = &["CREATE TABLE kept_rounds (
         kept BIGINT NOT NULL,
         closed_ms BIGINT NOT NULL,
         PRIMARY KEY (study, slot)
-    )"];
+    )",
+    // Sites ask after each round what the log tells of them.
+    "CREATE INDEX facts_of_study ON facts (study, kind)",
+];
 
 /// The version that this program writes.
 const CURRENT: i64 = 4;
