@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use crate::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
 use crate::keys::chain::PairSeed;
 use crate::keys::identity::IdentityKey;
-use crate::masking::keystream::{Mask, MaskKey, Sign};
+use crate::masking::keystream::{KeyedMask, Mask, MaskKey, Sign};
 use crate::masking::sharing::SecretScalar;
 use crate::transcript::Transcript;
 
@@ -102,7 +102,8 @@ impl ContextDigest {
         neighbours: impl IntoIterator<Item = (&'a HospitalId, &'a PairSeed)>,
     ) -> Vec<Mask> {
         let own = Mask::new(&self.self_key(own), Sign::Add);
-        std::iter::once(own).chain(self.pair_masks(hospital, neighbours)).collect()
+        let pairs = self.pair_masks(hospital, neighbours).map(|pair| pair.mask());
+        std::iter::once(own).chain(pairs).collect()
     }
 
     /// The masks that a hospital has in common with these of its neighbours, as it applies them.
@@ -114,16 +115,17 @@ impl ContextDigest {
         &self,
         hospital: &HospitalId,
         neighbours: impl IntoIterator<Item = (&'a HospitalId, &'a PairSeed)>,
-    ) -> impl Iterator<Item = Mask> {
-        neighbours.into_iter().map(move |(neighbour, seed)| {
-            Mask::new(&self.pair_key(seed), pair_sign(hospital, neighbour))
+    ) -> impl Iterator<Item = KeyedMask> {
+        neighbours.into_iter().map(move |(neighbour, seed)| KeyedMask {
+            key: self.pair_key(seed),
+            sign: pair_sign(hospital, neighbour),
         })
     }
 
     /// A hospital's own mask, as the coordinator takes it out of the sum.
     #[must_use]
-    pub fn self_mask_removed(&self, own: &SecretScalar) -> Mask {
-        Mask::new(&self.self_key(own), Sign::Subtract)
+    pub fn self_mask_removed(&self, own: &SecretScalar) -> KeyedMask {
+        KeyedMask { key: self.self_key(own), sign: Sign::Subtract }
     }
 
     fn purpose(&self, label: &'static str) -> Transcript {
@@ -240,7 +242,7 @@ mod tests {
         apply(digest.masks_of(&a, &own[0], [(&b, &seed)]), &mut lanes);
         apply(digest.masks_of(&b, &own[1], [(&a, &seed)]), &mut lanes);
         assert!(lanes.iter().any(|lane| *lane != 0));
-        apply(own.iter().map(|own| digest.self_mask_removed(own)).collect(), &mut lanes);
+        apply(own.iter().map(|own| digest.self_mask_removed(own).mask()).collect(), &mut lanes);
         assert_eq!(lanes, vec![0; 5_000]);
     }
 

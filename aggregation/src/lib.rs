@@ -32,6 +32,7 @@ pub mod masking;
 pub mod message;
 pub mod participant;
 pub mod privacy;
+pub mod recount;
 pub mod refusal;
 pub mod round;
 pub mod secret;

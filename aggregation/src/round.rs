@@ -30,6 +30,8 @@ pub use unmask::Unmask;
 use crate::ids::{Digest, HospitalId};
 use crate::keys::provision::Provision;
 use crate::keys::slots::PrekeyBatch;
+use crate::masking::group::Modulus;
+use crate::masking::keystream::KeyedMask;
 use crate::masking::{self, masks::Tiles};
 use crate::message::{
     Abandoned, Closed, DeclineReason, Dropped, FinalSet, Roster, Said, SignedSet, StopReason, Terms,
@@ -126,6 +128,15 @@ pub struct Release {
     pub contributed: BTreeSet<HospitalId>,
     /// The sum.
     pub total: Total,
+    /// BLAKE3 of each update in it, as it arrived.
+    pub uploads: BTreeMap<HospitalId, Digest>,
+    /// The group that updates were added in.
+    pub modulus: Modulus,
+    /// BLAKE3 of the sum, packed as an update is.
+    pub sum: Digest,
+    /// The masks that were taken out, by their keys; none of a round without masks. Together with
+    /// the updates they give the sum again.
+    pub recovered: Arc<[KeyedMask]>,
 }
 
 /// Something worth recording: for the log, the operator and the trace.
@@ -203,6 +214,8 @@ pub enum Fact {
     Released {
         /// The sites that are in it.
         contributed: BTreeSet<HospitalId>,
+        /// BLAKE3 of the sum, packed as an update is.
+        sum: Digest,
     },
     /// Nothing was released.
     Abandoned {

@@ -12,7 +12,7 @@
 
 mod accumulator;
 
-pub use accumulator::{Accumulator, Implausible, Total};
+pub use accumulator::{Accumulator, Implausible, Total, digest_of_lanes};
 
 use crate::evaluation::{MetricShape, MetricTally};
 use crate::masking::fixed_point::Grid;

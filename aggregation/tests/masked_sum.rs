@@ -212,7 +212,7 @@ fn unmask(
     let mut masks = Vec::new();
     for (id, packed) in uploads {
         modulus.add_packed(&mut sums, packed).expect("the length is right");
-        masks.push(context.self_mask_removed(&recover(id, Kind::Own)?));
+        masks.push(context.self_mask_removed(&recover(id, Kind::Own)?).mask());
     }
     for dropped in roster.iter().filter(|id| !uploads.contains_key(id)) {
         let recovery = recover(dropped, Kind::Recovery)?;
@@ -220,7 +220,7 @@ fn unmask(
         let hood = federation.graph.neighbourhood(dropped).expect("it is a member");
         let neighbours = hood.neighbours().iter().map(|m| &m.hospital).zip(&seeds);
         let added = neighbours.filter(|(id, _)| uploads.contains_key(id));
-        masks.extend(context.pair_masks(dropped, added));
+        masks.extend(context.pair_masks(dropped, added).map(|pair| pair.mask()));
     }
     Masks::new(modulus, masks).apply(Tiles::new(&mut sums));
     Ok(sums.iter().map(|sum| modulus.unsigned(*sum)).collect())

@@ -13,7 +13,7 @@ use toml::{Table, Value};
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The valid settings of a coordinator.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Config {
     /// The consortium's name; part of every certificate.
     pub(crate) consortium: String,
@@ -31,6 +31,10 @@ pub(crate) struct Config {
     pub(crate) operator: Operator,
     /// How much is accepted at once.
     pub(crate) limits: Limits,
+    /// What is kept of rounds for an auditor.
+    pub(crate) recompute: Recompute,
+    /// Where facts are fed to, if anywhere.
+    pub(crate) syslog: Option<Syslog>,
 }
 
 /// Section `[certificates]`.
@@ -68,6 +72,28 @@ pub(crate) struct Limits {
     pub(crate) handshakes: usize,
     /// How long a peer may be silent in the middle of an upload.
     pub(crate) upload_idle: Duration,
+}
+
+/// Section `[recompute]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Recompute {
+    /// The share of released rounds that are kept to be added up again, from 0 to 1.
+    pub(crate) share: f64,
+    /// Bytes that all of them may take on disk.
+    pub(crate) space: u64,
+    /// How long each is kept.
+    pub(crate) retention: Duration,
+}
+
+/// Section `[syslog]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Syslog {
+    /// `HOST` or `HOST:PORT` of a receiver that speaks RFC 5425.
+    pub(crate) receiver: String,
+    /// Who vouches for it.
+    pub(crate) ca: PathBuf,
+    /// The certificate that it is shown, and its key.
+    pub(crate) client: Option<(PathBuf, PathBuf)>,
 }
 
 /// An `https` address with its host and port taken out.
@@ -223,11 +249,28 @@ impl Config {
             ),
         };
         section.finish(&mut faults);
+        let mut section = top.section("recompute", &mut faults);
+        let recompute = Recompute {
+            share: section.share("share", 0.1, &mut faults),
+            space: section.space("space", 16 << 30, &mut faults),
+            retention: section.span("retention", 365 * DAY, DAY, 3_650 * DAY, &mut faults),
+        };
+        section.finish(&mut faults);
+        let syslog = top.table.contains_key("syslog").then(|| top.syslog(folder, &mut faults));
         top.finish(&mut faults);
         match (consortium, url, listen) {
-            (Some(consortium), Some(url), Some(listen)) if faults.is_empty() => {
-                Ok(Self { consortium, url, listen, state, log_key, certificates, operator, limits })
-            }
+            (Some(consortium), Some(url), Some(listen)) if faults.is_empty() => Ok(Self {
+                consortium,
+                url,
+                listen,
+                state,
+                log_key,
+                certificates,
+                operator,
+                limits,
+                recompute,
+                syslog: syslog.flatten(),
+            }),
             _ => Err(Refused::Faults(faults)),
         }
     }
@@ -382,6 +425,54 @@ impl Section {
         }
     }
 
+    /// A part of a whole, from 0 to 1.
+    fn share(&mut self, key: &str, default: f64, faults: &mut Vec<Fault>) -> f64 {
+        let Some(value) = self.table.remove(key) else { return default };
+        let whole = value.as_integer().and_then(|number| i32::try_from(number).ok());
+        match value.as_float().or(whole.map(f64::from)) {
+            Some(share) if (0.0..=1.0).contains(&share) => share,
+            Some(_) | None => {
+                let allowed = format!("a number from 0 to 1, such as {default}");
+                faults.push(self.fault(key, shown(&value), allowed));
+                default
+            }
+        }
+    }
+
+    /// Bytes, as a number with its unit.
+    fn space(&mut self, key: &str, default: u64, faults: &mut Vec<Fault>) -> u64 {
+        let Some(value) = self.table.remove(key) else { return default };
+        let units = [("MiB", 20), ("GiB", 30), ("TiB", 40)];
+        let parsed = value.as_str().and_then(|text| {
+            let (unit, shift) = units.iter().find(|(unit, _)| text.ends_with(unit))?;
+            let number: u64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+            number.checked_mul(1 << shift)
+        });
+        if let Some(bytes) = parsed {
+            return bytes;
+        }
+        let allowed = "a number of MiB, GiB or TiB, such as \"16GiB\"";
+        faults.push(self.fault(key, shown(&value), allowed));
+        default
+    }
+
+    fn syslog(&mut self, folder: &Path, faults: &mut Vec<Fault>) -> Option<Syslog> {
+        let mut section = self.section("syslog", faults);
+        let allowed = "the receiver's HOST or HOST:PORT, such as \"siem.example.org:6514\"";
+        let receiver = section.text("receiver", allowed, faults);
+        let ca = section.path("ca", "siem-ca.pem", folder);
+        let shown = ["certificate", "key"].map(|key| section.table.contains_key(key));
+        let files = ["certificate", "key"].map(|key| section.path(key, "", folder));
+        if shown[0] != shown[1] {
+            let allowed = "certificate and key together, or neither";
+            faults.push(section.fault("key", "one of the two", allowed));
+        }
+        section.finish(faults);
+        let [certificate, key] = files;
+        let client = shown[0].then_some((certificate, key));
+        receiver.map(|receiver| Syslog { receiver, ca, client })
+    }
+
     /// Names every key that nothing above has taken.
     fn finish(self, faults: &mut Vec<Fault>) {
         for (key, value) in &self.table {
@@ -453,13 +544,29 @@ mod tests {
         assert_eq!(config.state, Path::new("/etc/consilium/state"));
         assert_eq!(config.certificates.site_lifetime, 30 * DAY);
         assert_eq!(config.url.port, 8443);
+        let share =
+            format!("{GOOD}[recompute]\nshare = 1\nspace = \"64 MiB\"\nretention = \"30d\"\n");
+        let Ok(config) = Config::parse(&share, Path::new("/")) else {
+            unreachable!("the file is valid")
+        };
+        let wanted = Recompute { share: 1.0, space: 64 << 20, retention: 30 * DAY };
+        assert_eq!((config.recompute, config.syslog), (wanted, None));
+        let fed = format!("{GOOD}[syslog]\nreceiver = \"siem.example.org\"\nca = \"ca.pem\"\n");
+        let Ok(config) = Config::parse(&fed, Path::new("/etc")) else {
+            unreachable!("the file is valid")
+        };
+        let syslog = config.syslog.expect("it is there");
+        assert_eq!((syslog.receiver.as_str(), syslog.client), ("siem.example.org", None));
+        assert_eq!(faults(&fed.replace("ca =", "key =")), ["syslog.key"]);
+        assert_eq!(faults(&fed.replace("receiver", "colour")).len(), 2);
     }
 
     #[test]
     fn every_fault_is_reported_in_one_run() {
         let found = faults(
             "consortium = \"North!\"\nurl = \"http://x\"\nlisten = 8443\nstate = 7\ncolour = \"red\"\n\
-             [certificates]\nsite_lifetime = \"5 minutes\"\nca = 3\n[limits]\nconnections = 0\nspeed = 1\n",
+             [certificates]\nsite_lifetime = \"5 minutes\"\nca = 3\n[limits]\nconnections = 0\nspeed = 1\n\
+             [recompute]\nshare = 2\nspace = \"16\"\nretention = 7\n",
         );
         for key in [
             "consortium",
@@ -471,10 +578,13 @@ mod tests {
             "certificates.ca",
             "limits.connections",
             "limits.speed",
+            "recompute.share",
+            "recompute.space",
+            "recompute.retention",
         ] {
             assert!(found.iter().any(|f| f == key), "{key} is not among {found:?}");
         }
-        assert_eq!(found.len(), 9, "{found:?}");
+        assert_eq!(found.len(), 12, "{found:?}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::service::listener::{self, ListenError};
 use crate::store::sites::SiteState;
 use crate::store::studies::StudyRow;
 use crate::store::{Leaf, Store, StoreError};
+use crate::syslog;
 
 /// How long open calls may take to end when the program is asked to.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -48,6 +49,9 @@ pub(crate) enum StartError {
     /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The receiver of facts cannot be used.
+    #[error("syslog: {0}")]
+    Syslog(String),
     /// The address cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -137,6 +141,7 @@ impl Coordinator {
     /// # Errors
     /// When what a study needs cannot be read.
     pub(crate) async fn drive_all(self: &Arc<Self>) -> Result<(), StartError> {
+        self.recover_kept().await?;
         for row in self.store.studies().await? {
             let Some(entry) = self.board.study(row.study) else { continue };
             let unfinished = matches!(row.life, Life::Running | Life::Paused);
@@ -289,6 +294,13 @@ impl Coordinator {
         self.log.integrate(&self.store).await?;
         self.drive_all().await?;
         let logging = tokio::spawn(Arc::clone(self).keep_log());
+        let feeding = match &self.config.syslog {
+            Some(settings) => {
+                let receiver = syslog::receiver(settings).map_err(StartError::Syslog)?;
+                Some(tokio::spawn(syslog::keep_fed(Arc::clone(self), receiver)))
+            }
+            None => None,
+        };
         let incoming = listener::accept(listener, tls, &config.limits, self);
         let board = Arc::clone(&self.board);
         let signal = async move {
@@ -306,6 +318,9 @@ impl Coordinator {
             () = self.drained() => Ok(()),
         };
         renewal.abort();
+        if let Some(feeding) = feeding {
+            feeding.abort();
+        }
         // It ends by itself, with everything that there is to tell in the log.
         self.board.close();
         let _ = logging.await;

@@ -7,6 +7,7 @@
 
 mod close;
 mod combine;
+mod keep;
 mod lost;
 mod replay;
 mod tell;
@@ -218,6 +219,8 @@ pub(crate) struct Driver {
     parted: Option<(Timestamp, BTreeSet<HospitalId>)>,
     /// Sites whose keys are waited for.
     lag: Option<waiting::Lag>,
+    /// What the last round has left is being put away.
+    sweeping: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// The driver stops here; the study's rows say where to go on.
@@ -258,6 +261,7 @@ impl Driver {
             since: now,
             parted: None,
             lag: None,
+            sweeping: None,
         };
         tokio::spawn(driver.run())
     }
@@ -267,6 +271,7 @@ impl Driver {
             Ok(never) => match never {},
             Err(halt) => halt,
         };
+        self.swept().await;
         {
             let mut standing = self.entry.standing();
             standing.driver = None;
@@ -279,6 +284,7 @@ impl Driver {
             Halt::Closing => tracing::debug!(study = %self.entry.id.short(), "driver rests"),
             Halt::Ended => {
                 self.house.forget_keys(&self.entry).await;
+                self.keep_last().await;
                 tracing::info!(study = %self.entry.id.short(), "study ended");
             }
         }
@@ -528,7 +534,7 @@ impl Driver {
                         tell::note(&mut open.courses, &fact);
                         self.announce_fact(open, &fact);
                         if closing {
-                            ended.leaves.push(tell::leaf(&open.terms, &fact));
+                            ended.leaves.push(self.told(&open.terms, &fact));
                         }
                     }
                     Output::Release(release) => ended.release = Some(release),

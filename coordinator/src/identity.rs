@@ -53,7 +53,7 @@ impl Who {
 }
 
 /// Every method that this program serves. A path that is not here is nobody's.
-const TABLE: [(&str, Who); 33] = [
+const TABLE: [(&str, Who); 34] = [
     ("/consilium.federation.v1.Enrolment/Enrol", Who::Anyone),
     ("/consilium.federation.v1.Federation/Watch", Who::Sites),
     ("/consilium.federation.v1.Federation/ListStudies", Who::Sites),
@@ -72,6 +72,7 @@ const TABLE: [(&str, Who); 33] = [
     ("/consilium.federation.v1.Federation/SendOpened", Who::Sites),
     ("/consilium.federation.v1.Federation/ReportProgress", Who::Sites),
     ("/consilium.federation.v1.Federation/FetchCheckpoint", Who::Sites),
+    ("/consilium.federation.v1.Federation/ProveFacts", Who::Sites),
     ("/consilium.federation.v1.Federation/SendWitnessKey", Who::Sites),
     ("/consilium.federation.v1.Federation/SendCosignature", Who::Sites),
     ("/consilium.federation.v1.Federation/Renew", Who::Sites),
@@ -92,8 +93,14 @@ const TABLE: [(&str, Who); 33] = [
 /// Where the log's files are read, by plain GET.
 pub(crate) const LOG: &str = "/log/";
 
+/// Where rounds are read that were kept to be added up again: by those who audit, and by no site.
+pub(crate) const KEPT: &str = "/log/kept/";
+
 /// Whom a path is for; `None` for one that is nobody's.
 fn whose(path: &str) -> Option<Who> {
+    if path.starts_with(KEPT) {
+        return Some(Who::Readers);
+    }
     if path.starts_with(LOG) {
         return Some(Who::Parties);
     }
@@ -433,6 +440,17 @@ mod tests {
             }
         }
         assert!(gate.check("/log", &peer("north", Role::Admin, later()), NOW).is_err());
+    }
+
+    #[test]
+    fn kept_rounds_are_read_by_those_who_audit_and_by_no_hospital() {
+        let gate = gate();
+        let path = format!("{KEPT}{}/3/record.json", "ab".repeat(32));
+        for role in Role::ALL {
+            let answer = gate.check(&path, &peer("north", role, later()), NOW);
+            assert_eq!(answer.is_ok(), role != Role::Site, "{role}: {answer:?}");
+        }
+        assert!(gate.check(&path, &Peer { certificate: None }, NOW).is_err());
     }
 
     #[test]

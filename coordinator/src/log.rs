@@ -24,6 +24,7 @@ use transparency::folder::{Folder, WriteError, Writer};
 use transparency::key::KeyError;
 use transparency::note::{Signer, VerifierKey};
 use transparency::tile::TILE_WIDTH;
+use transparency::tree::Hash;
 use transparency::witness::Offer;
 
 use self::witnesses::Witnesses;
@@ -238,6 +239,19 @@ impl Log {
             writer.offer_of(size, old)
         })
         .await
+    }
+
+    /// The proof that an entry is in the log of the first `size` leaves; `None` when there is no such
+    /// entry, or no such log.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub(crate) async fn inclusion(
+        self: &Arc<Self>,
+        index: u64,
+        size: u64,
+    ) -> Result<Option<Vec<Hash>>, LogError> {
+        self.with(move |writer| writer.inclusion_of(index, size)).await
     }
 
     /// The newest checkpoint that was signed, and the newest that the world is shown.

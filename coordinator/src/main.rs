@@ -22,6 +22,7 @@ mod rehearsal;
 mod service;
 mod setup;
 mod store;
+mod syslog;
 mod telemetry;
 
 fn main() -> std::process::ExitCode {

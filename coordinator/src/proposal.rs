@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aggregation::architecture::model_bytes;
 use aggregation::charter::Charter;
-use aggregation::ids::{HospitalId, RoundId, SlotId};
+use aggregation::ids::{Digest, HospitalId, RoundId, SlotId};
 use aggregation::keys::roll::{NoRoll, Roll};
 use aggregation::life::Life;
 use aggregation::study::{InitialModel, Privacy, Study, StudyFault};
@@ -88,6 +88,7 @@ impl Coordinator {
             .with("by", by)
             .with("sites", serde_json::Value::from_iter(sites.iter().map(HospitalId::as_str)))
             .with("model", model.to_string())
+            .with("manifest", Digest::sha256(manifest.as_bytes()).to_string())
             .with("privacy", promised(&study.privacy));
         if !self.store.propose_study(&row, now, fact).await?
             && let Some(known) = self.board.study(id)

@@ -10,6 +10,7 @@ pub(crate) mod blobs;
 pub(crate) mod charges;
 pub(crate) mod course;
 mod facts;
+pub(crate) mod kept;
 pub(crate) mod leaf;
 pub(crate) mod recorded;
 pub(crate) mod rounds;
@@ -122,6 +123,8 @@ pub(crate) struct Store {
     journal: PathBuf,
     /// Models, optimiser states and staged updates.
     pub(crate) blobs: Blobs,
+    /// Rounds that are kept to be added up again.
+    pub(crate) shelf: kept::Shelf,
     /// Held for as long as the store is open.
     _lock: std::fs::File,
 }
@@ -158,7 +161,8 @@ impl Store {
         tx.commit().await?;
         let blobs = Blobs::open(&folder.join("blobs"))?;
         let journal = folder.join("coordinator.sqlite-wal");
-        Ok(Self { writer, readers, journal, blobs, _lock: lock })
+        let shelf = kept::Shelf::new(folder);
+        Ok(Self { writer, readers, journal, blobs, shelf, _lock: lock })
     }
 
     /// Closes the database so that nothing is left in the write-ahead log.

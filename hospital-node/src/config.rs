@@ -4,6 +4,8 @@
 //! relative to the working folder; nothing has been opened yet. One run reports every fault.
 //! The coordinator's address and our name are not here: they come from enrolment.
 
+mod syslog;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use aggregation::privacy::accountant::Accountant;
 use proto::cli::Failure;
 use toml::{Table, Value};
 
+pub(crate) use self::syslog::Syslog;
 use crate::policy::{Budget, NewSites, Policy, Window};
 
 /// What `enroll` writes when there is no configuration yet.
@@ -30,6 +33,8 @@ pub(crate) struct Config {
     pub policy: Policy,
     /// The program that sees the records.
     pub trainer: Trainer,
+    /// Where its lines go besides standard error, if anywhere.
+    pub syslog: Option<Syslog>,
     /// The data sets by the name that the administrator gave them.
     pub data: BTreeMap<String, DataSet>,
 }
@@ -202,13 +207,15 @@ impl Config {
         let mut network = top.section("network", &mut faults);
         let mut policy = top.section("policy", &mut faults);
         let mut trainer = top.section("trainer", &mut faults);
+        let mut feed = top.section("syslog", &mut faults);
         let data = read_data(&mut top, &base, &mut faults);
         top.finish(&mut faults);
 
         let proxy = read_proxy(&mut network, &mut faults);
         let policy_settings = read_policy(&mut policy, &mut faults);
         let trainer_settings = read_trainer(&mut trainer, &base, &mut faults);
-        for section in [network, policy, trainer] {
+        let syslog = syslog::read(&mut feed, &base, &mut faults);
+        for section in [network, policy, trainer, feed] {
             section.finish(&mut faults);
         }
         match state {
@@ -221,6 +228,7 @@ impl Config {
                 state,
                 proxy,
                 policy: policy_settings,
+                syslog,
                 data,
             }),
             _ => Err(ConfigError::Faults { path: path.to_owned(), faults }),

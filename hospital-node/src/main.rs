@@ -17,6 +17,7 @@ mod policy;
 mod proposal;
 mod purse;
 mod state;
+mod syslog;
 mod telemetry;
 mod witness;
 mod worker;

@@ -4,8 +4,12 @@
 
 use std::io::{self, IsTerminal as _};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::syslog::Tap;
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -33,13 +37,16 @@ pub(crate) fn start(format: LogFormat, filter: &str) -> Result<(), String> {
     let parsed = EnvFilter::try_new(&directives).map_err(|error| {
         format!("--log: expected a level or directives, found {filter:?}: {error}")
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
+    let tap = Tap.with_filter(Targets::new().with_target("hospital_node", LevelFilter::INFO));
+    let base = tracing_subscriber::registry().with(tap);
     let started = match format {
-        LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => base.with(lines.with_target(false).with_filter(parsed)).try_init(),
+        LogFormat::Json => {
+            base.with(lines.json().flatten_event(true).with_filter(parsed)).try_init()
+        }
     };
     // A second subscriber is only possible in tests, where the first one serves as well.
     drop(started);

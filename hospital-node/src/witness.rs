@@ -10,7 +10,10 @@
 //! witness.log          the log's public key, as it was first told
 //! witness.checkpoint   the newest checkpoint that was cosigned
 //! witness.alarm        what the log said against itself, if it did
+//! witness.owed         what the coordinator said it has, and is yet to be seen in the log
 //! ```
+
+pub(crate) mod owed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -119,6 +122,7 @@ pub(crate) struct Desk {
     alarmed: AtomicBool,
     held: Mutex<Held>,
     seen: std::sync::Mutex<Seen>,
+    claims: std::sync::Mutex<owed::Claims>,
 }
 
 /// What is known without asking.
@@ -185,7 +189,8 @@ impl Desk {
             witness.as_ref().and_then(Witness::latest).map_or(0, |one| one.checkpoint().size());
         let seen = std::sync::Mutex::new(Seen { size, ..Seen::default() });
         let held = Mutex::new(Held { witness, announced: None });
-        Ok(Self { state, me, origin, identity, cosigner, alarmed, held, seen })
+        let claims = std::sync::Mutex::new(owed::Claims::read(&state)?);
+        Ok(Self { state, me, origin, identity, cosigner, alarmed, held, seen, claims })
     }
 
     /// Whether the log has contradicted itself. An administrator who has looked takes the file of
@@ -212,6 +217,7 @@ impl Desk {
         let cosigned = self.advance(&mut held, &mut client, grown).await?;
         let size = cosigned.size;
         self.say(&mut held, &mut client, session, cosigned).await?;
+        self.collect(&held, &mut client, None).await?;
         Ok(size)
     }
 
@@ -267,6 +273,7 @@ impl Desk {
             fetch(&mut client, latest.size, found).await?.proof
         };
         if in_the_past(&terms.log, latest, &proof) {
+            self.collect(&held, &mut client, Some(terms)).await?;
             self.learn(&terms.log);
             return Ok(());
         }
@@ -394,8 +401,8 @@ impl Desk {
         tracing::error!(
             reason,
             file = ALARM,
-            "ALARM: the coordinator's log contradicts what this house cosigned; no round is taken \
-             part in until an administrator has looked"
+            "ALARM: the coordinator's log contradicts what this house cosigned, or was told; no round \
+             is taken part in until an administrator has looked"
         );
         match self.state.replace(ALARM, format!("{evidence:#}\n").as_bytes()) {
             Ok(()) => WitnessError::Alarm(reason),

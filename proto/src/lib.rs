@@ -22,6 +22,8 @@ pub mod channel;
 pub mod identity;
 #[cfg(feature = "grpc")]
 pub mod status;
+#[cfg(feature = "grpc")]
+pub mod syslog;
 
 /// The schema as an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

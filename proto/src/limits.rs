@@ -16,6 +16,10 @@ pub const MAX_TOKEN: usize = 128;
 pub const MAX_VERSION: usize = 64;
 /// Bytes of a checkpoint with its proof.
 pub const MAX_OFFER: usize = 64 * 1024;
+/// Facts of one site in one slot that are proven at once.
+pub const MAX_FACTS: usize = 16;
+/// Bytes of one of them.
+pub const MAX_LEAF: usize = 65_535;
 /// Bytes of a log's key, and of a signature line.
 pub const MAX_LINE: usize = 1024;
 /// Sites in one study.

@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const STAND_INS: [Work; 3] = [Work::StandIn, Work::StandIn, Work::StandIn];
 
 /// Where the coordinator keeps its log.
-fn folder(house: &Consortium) -> PathBuf {
+pub(crate) fn folder(house: &Consortium) -> PathBuf {
     house.home().join("state/log")
 }
 
@@ -34,7 +34,7 @@ fn status(house: &Consortium) -> Outcome<Value> {
 }
 
 /// Waits until everything that happened is published, cosigned by so many hospitals.
-fn await_log(house: &Consortium, cosigned: u64) -> Outcome<Value> {
+pub(crate) fn await_log(house: &Consortium, cosigned: u64) -> Outcome<Value> {
     wait_for("the log to be cosigned", STEP, || {
         let status = status(house)?;
         let done = status["published"] == status["facts"] && status["cosigned"] == cosigned;
@@ -43,7 +43,7 @@ fn await_log(house: &Consortium, cosigned: u64) -> Outcome<Value> {
 }
 
 /// The policy file, as the operator hands it to an auditor.
-fn policy(house: &Consortium) -> Outcome<PathBuf> {
+pub(crate) fn policy(house: &Consortium) -> Outcome<PathBuf> {
     let path = house.dir().join("policy.txt");
     house.operator(["log", "policy", "--out"]).arg(&path).data()?;
     Ok(path)
@@ -244,7 +244,7 @@ fn killed_at_any_moment_the_log_grows_out_of_everything_that_it_ever_showed() ->
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Outcome<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Outcome<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

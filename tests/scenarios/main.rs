@@ -5,6 +5,7 @@ mod command_line;
 mod data;
 mod determinism;
 mod disk;
+mod evidence;
 mod fuzz;
 mod house;
 mod identity;
@@ -13,7 +14,10 @@ mod manifests;
 mod masked;
 mod one_round;
 mod private;
+#[path = "../../proto/transparency/tests/log/python.rs"]
+mod python;
 mod pytorch;
+mod recompute;
 mod restart;
 mod rosters;
 mod secrets;

@@ -16,11 +16,11 @@ use harness::stand_in;
 use harness::{Outcome, Trouble};
 
 const LIMIT: Duration = Duration::from_secs(150);
-const PATIENT: &str = "CANARYPATIENT";
-const RECORD: &str = "canaryrecord";
+pub(crate) const PATIENT: &str = "CANARYPATIENT";
+pub(crate) const RECORD: &str = "canaryrecord";
 
 /// Every file below a folder.
-fn files(folder: &Path, found: &mut Vec<PathBuf>) -> Outcome<()> {
+pub(crate) fn files(folder: &Path, found: &mut Vec<PathBuf>) -> Outcome<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
@@ -61,7 +61,7 @@ pub(crate) fn printed(name: &str, secret: &[u8]) -> Vec<(String, Vec<u8>)> {
 }
 
 /// The longest line of a PEM file's body.
-fn body(pem: &str) -> Outcome<Vec<u8>> {
+pub(crate) fn body(pem: &str) -> Outcome<Vec<u8>> {
     pem.lines()
         .filter(|line| !line.starts_with('-'))
         .max_by_key(|line| line.len())
@@ -70,7 +70,7 @@ fn body(pem: &str) -> Outcome<Vec<u8>> {
 }
 
 /// Renames every record and every patient of a generated folder after canaries.
-fn plant(folder: &Path) -> Outcome<()> {
+pub(crate) fn plant(folder: &Path) -> Outcome<()> {
     let list = folder.join("manifest.csv");
     let text = fs::read_to_string(&list)?;
     let mut lines = text.lines();

@@ -32,6 +32,31 @@ impl MaskKey {
     }
 }
 
+impl MaskKey {
+    /// The bytes, for whoever keeps a round to be added up again.
+    #[must_use]
+    pub const fn secret(&self) -> &Secret<32> {
+        &self.0
+    }
+}
+
+/// A mask by its key: what it takes to put it on, or to take it off, at any later time.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KeyedMask {
+    /// What it grows from.
+    pub key: MaskKey,
+    /// Whether it is added or taken away.
+    pub sign: Sign,
+}
+
+impl KeyedMask {
+    /// The mask, ready to be expanded.
+    #[must_use]
+    pub fn mask(&self) -> Mask {
+        Mask::new(&self.key, self.sign)
+    }
+}
+
 /// Whether a mask is added or taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign {

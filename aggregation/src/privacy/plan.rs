@@ -232,6 +232,14 @@ impl Plan {
         self.clamp.wire_units() + NOISE_ROOM
     }
 
+    /// The noise in a sum over so many sites, as a multiple of the clipping norm: each adds a share
+    /// of its own. None of a round of several steps, whose noise is in each step and not in the sum.
+    #[must_use]
+    pub fn noise_in_sum(&self, sites: u32) -> Option<f64> {
+        let one = self.sigma_share() / self.wanted.clip.get();
+        (self.wanted.steps_per_round == 1).then(|| one * libm::sqrt(f64::from(sites)))
+    }
+
     /// The group that the lanes are added in.
     #[must_use]
     pub const fn modulus(&self) -> Modulus {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::ids::HospitalId;
-use crate::masking::keystream;
+use crate::masking::keystream::KeyedMask;
 use crate::masking::masks::{Masks, Tiles};
 use crate::message::{Abandoned, Roster, Said, Terms};
 use crate::refusal::Refusal;
@@ -16,14 +16,17 @@ use crate::round::{Input, Output, Round, Step};
 pub struct Combine {
     mask: Mask,
     masks: Arc<Masks>,
+    /// The same by their keys, for whoever keeps the round.
+    recovered: Arc<[KeyedMask]>,
 }
 
 impl Combine {
     pub(super) const NAME: &'static str = "combine";
 
-    pub(super) fn open(mask: Mask, masks: Vec<keystream::Mask>, outputs: Vec<Output>) -> Step {
-        let masks = Masks::new(mask.attempt().plan.format.modulus(), masks);
-        let next = Round::Combine(Self { mask, masks: Arc::new(masks) });
+    pub(super) fn open(mask: Mask, recovered: Vec<KeyedMask>, outputs: Vec<Output>) -> Step {
+        let modulus = mask.attempt().plan.format.modulus();
+        let masks = Arc::new(Masks::new(modulus, recovered.iter().map(KeyedMask::mask)));
+        let next = Round::Combine(Self { mask, masks, recovered: recovered.into() });
         Step { outputs, next: Some(next) }
     }
 
@@ -49,7 +52,7 @@ impl Combine {
     /// Takes the masks out and ends the round.
     pub(super) fn combine(&mut self, how: impl FnOnce(&Masks, Tiles<'_>)) -> Step {
         how(&self.masks, self.mask.tiles());
-        self.mask.release()
+        self.mask.release(&self.recovered)
     }
 
     pub(super) fn roster(&self) -> Roster {

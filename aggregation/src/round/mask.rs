@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ids::{Digest, HospitalId};
+use crate::masking::keystream::KeyedMask;
 use crate::masking::masks::Tiles;
 use crate::message::{Abandoned, Dropped, Outcome, Roster, Said, StopReason, Terms};
 use crate::refusal::Refusal;
 use crate::round::recover;
 use crate::round::release::{self, Standing};
 use crate::round::sign::Sign;
-use crate::round::{Attempt, Fact, Input, Output, Round, Step};
+use crate::round::{Attempt, Fact, Input, Output, Release, Round, Step};
 use crate::units::Timestamp;
 use crate::vector::Accumulator;
 
@@ -186,16 +187,25 @@ impl Mask {
         }
         match &self.attempt.plan.masks {
             Some(masks) => Sign::open(now, self.clone(), masks),
-            None => self.release(),
+            None => self.release(&Arc::default()),
         }
     }
 
     /// Reads the sum off and ends the round: there are no masks in it, or none any more.
-    pub(super) fn release(&self) -> Step {
+    pub(super) fn release(&self, recovered: &Arc<[KeyedMask]>) -> Step {
         let contributed = self.contributed();
         match recover::recover(&self.attempt, &self.sum, contributed.len()) {
             Ok(total) => {
-                let released = release::of(&self.attempt, contributed, total);
+                let release = Release {
+                    terms: self.attempt.terms.clone(),
+                    uploads: self.uploads(),
+                    contributed,
+                    total,
+                    modulus: self.attempt.plan.format.modulus(),
+                    sum: self.sum.digest(),
+                    recovered: Arc::clone(recovered),
+                };
+                let released = release::of(release);
                 self.end(Outcome::Released, released)
             }
             Err(recover::Failed { why, alarm }) => {
@@ -256,6 +266,15 @@ impl Mask {
             Some(Upload::Awaited | Upload::Lost) => Err(Refusal::TooLate { what: "an update" }),
             Some(Upload::Complete(_) | Upload::Removed) | None => self.expects_update(from),
         }
+    }
+
+    /// The digest of each update in the sum.
+    fn uploads(&self) -> BTreeMap<HospitalId, Digest> {
+        let complete = |(hospital, upload): (&HospitalId, &Upload)| match upload {
+            Upload::Complete(digest) => Some((hospital.clone(), *digest)),
+            Upload::Awaited | Upload::Lost | Upload::Removed => None,
+        };
+        self.members.iter().filter_map(complete).collect()
     }
 
     pub(super) fn contributed(&self) -> BTreeSet<HospitalId> {

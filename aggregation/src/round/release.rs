@@ -7,7 +7,6 @@ use crate::ids::{Digest, HospitalId};
 use crate::message::{Closed, DeclineReason, Dropped, Outcome, Said, Terms};
 use crate::refusal::Refusal;
 use crate::round::{Attempt, Fact, Input, Output, Release, Round, Step};
-use crate::vector::Total;
 
 /// How an invited site stands in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +24,9 @@ pub struct Ended {
 }
 
 /// The outputs with which a sum leaves.
-pub(super) fn of(
-    attempt: &Attempt,
-    contributed: BTreeSet<HospitalId>,
-    total: Total,
-) -> Vec<Output> {
-    vec![
-        Output::Fact(Fact::Released { contributed: contributed.clone() }),
-        Output::Release(Box::new(Release { terms: attempt.terms.clone(), contributed, total })),
-    ]
+pub(super) fn of(release: Release) -> Vec<Output> {
+    let (contributed, sum) = (release.contributed.clone(), release.sum);
+    vec![Output::Fact(Fact::Released { contributed, sum }), Output::Release(Box::new(release))]
 }
 
 /// Ends a round, whatever has come of it: names everyone who is missing, then lets `outputs` out,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::context::ContextDigest;
 use crate::ids::{HospitalId, SlotId};
 use crate::keys::slots::Kind;
-use crate::masking::keystream;
+use crate::masking::keystream::KeyedMask;
 use crate::masking::sharing::{SecretScalar, Share};
 use crate::message::{Abandoned, Roster, Said, Shares, SignedSet, Terms};
 use crate::refusal::Refusal;
@@ -35,7 +35,7 @@ pub struct Unmask {
 /// What came of trying to recover everything.
 enum Recovered {
     /// Everything, with whoever gave a wrong share, and of whose secret.
-    Masks { masks: Vec<keystream::Mask>, wrong: Vec<(HospitalId, HospitalId)> },
+    Masks { masks: Vec<KeyedMask>, wrong: Vec<(HospitalId, HospitalId)> },
     /// Too few shares of something.
     TooFew,
     /// Enough shares, but no choice of them fits.
@@ -200,7 +200,7 @@ impl Unmask {
         dropped: &HospitalId,
         slot: SlotId,
         secret: &SecretScalar,
-    ) -> Option<Vec<keystream::Mask>> {
+    ) -> Option<Vec<KeyedMask>> {
         let seeds = self.masks.batches.get(dropped)?.open_escrow(slot, secret).ok()?;
         let neighbourhood = self.masks.provision.neighbourhood(dropped)?;
         let neighbours = neighbourhood.neighbours().iter().map(|member| &member.hospital);

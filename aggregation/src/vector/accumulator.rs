@@ -1,7 +1,9 @@
 //! The running sum of updates, and what can be read off it.
 
 use crate::evaluation::MetricTally;
-use crate::masking::group::WrongLength;
+use crate::ids::Digest;
+use crate::masking::group::{Modulus, WrongLength};
+use crate::masking::keystream::TILE_LANES;
 use crate::masking::masks::Tiles;
 use crate::units::real;
 use crate::vector::{Coding, VectorFormat};
@@ -104,6 +106,13 @@ impl Accumulator {
         Tiles::new(self.sums.as_mut_slice())
     }
 
+    /// BLAKE3 of the sum as an update of these lanes would travel: what an auditor compares who adds
+    /// the updates up again.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        digest_of_lanes(self.format.modulus(), &self.sums)
+    }
+
     /// What the updates add up to (PROTOCOL R-11), unless honest sites cannot have sent them
     /// (PROTOCOL R-12).
     ///
@@ -157,6 +166,19 @@ impl Accumulator {
         };
         Ok(Total { weight, update, metrics })
     }
+}
+
+/// BLAKE3 of lanes in their packed form, which is never there as a whole.
+#[must_use]
+pub fn digest_of_lanes(modulus: Modulus, lanes: &[u32]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    let mut packed = Vec::with_capacity(TILE_LANES * modulus.bytes());
+    for lanes in lanes.chunks(TILE_LANES) {
+        packed.clear();
+        modulus.pack(lanes, &mut packed);
+        hasher.update(&packed);
+    }
+    Digest::new(*hasher.finalize().as_bytes())
 }
 
 #[cfg(test)]

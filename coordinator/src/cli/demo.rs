@@ -116,6 +116,8 @@ pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> 
         model: told.model,
         dir: args.keep.then(|| folder.path().to_owned()),
         verify: evidence.line(),
+        recompute: evidence.recompute(),
+        recomputed: evidence.recomputed,
         log: evidence.log,
         policy: evidence.policy,
         report: evidence.report,

@@ -155,6 +155,22 @@ key = "operator.key"
 connections = 1024
 handshakes = 64                  # under way at once
 upload_idle = "30s"              # an upload that is silent for longer is given up
+
+# Of some released rounds everything is kept that it takes to add the sum up again: the updates as
+# they arrived, and the keys of the masks in them. Which ones is drawn so that nobody knows it when
+# the sum is released. An auditor compares with the log (`consilium-audit recompute`).
+[recompute]
+share = 0.1                      # of all rounds; 0 keeps nothing
+space = "16GiB"                  # all of them together; what does not fit is forgotten, and logged
+retention = "1y"
+
+# Every fact of the log, live, to a collector: RFC 5424 syslog over TLS (RFC 5425). What happens while
+# it is away is told when it is back. The certificate and its key are for a collector that asks for one.
+# [syslog]
+# receiver = "siem.example.org:6514"
+# ca = "siem-ca.pem"
+# certificate = "siem-client.pem"
+# key = "siem-client.key"
 "#,
         url = url.text,
     )

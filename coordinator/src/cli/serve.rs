@@ -16,6 +16,7 @@ use crate::coordinator::{Coordinator, StartError, bind};
 use crate::identity::authority::{Authority, AuthorityError};
 use crate::log::{self, LogError};
 use crate::store::StoreError;
+use crate::syslog;
 use crate::telemetry::{self, LogFormat};
 
 /// Arguments of `coordinator serve`.
@@ -107,6 +108,7 @@ fn trouble(fault: &StartError) -> Failure {
         StartError::Log(LogError::Key { .. } | LogError::Name(_))
         | StartError::Authority(_)
         | StartError::Server(_)
+        | StartError::Syslog(_)
         | StartError::Consortium(_) => {
             Failure::usage("bad_files", message).hint("`coordinator check` checks every file")
         }
@@ -138,6 +140,9 @@ pub(super) fn check(path: &Path, out: Out) -> Result<(), Failure> {
     }
     if let Err(fault) = log::check_key(&config.log_key) {
         faults.push(fault.to_string());
+    }
+    if let Some(Err(fault)) = config.syslog.as_ref().map(syslog::receiver) {
+        faults.push(format!("syslog: {fault}"));
     }
     let operator = &config.operator;
     for file in [&certificates.server, &operator.certificate] {

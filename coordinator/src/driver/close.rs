@@ -15,6 +15,7 @@ use super::{Driver, Halt, Open};
 use crate::board::{Happened, Told};
 use crate::clock;
 use crate::store::course::Course;
+use crate::store::kept::Keeping;
 use crate::store::rounds::{After, Fit, RoundRow, Spent};
 use crate::store::{Leaf, StoreError};
 
@@ -45,7 +46,7 @@ struct Next {
 impl Driver {
     /// Closes the round for good; tries again for as long as the disk refuses.
     pub(super) async fn close(&mut self, open: Open, ended: Ended) -> Result<(), Halt> {
-        let Some(closed) = ended.closed else { return Ok(()) };
+        let Some(closed) = ended.closed.clone() else { return Ok(()) };
         let (next, failed) = match ended.release.as_deref().map(|release| self.step_model(release))
         {
             None | Some(Ok(None)) => (None, None),
@@ -63,9 +64,9 @@ impl Driver {
             row.released = false;
             row.reason = reason;
         }
-        let after = loop {
-            match self.keep(&mut row, next.as_ref(), &ended.leaves).await {
-                Ok(after) => break after,
+        let (after, keeping) = loop {
+            match self.keep(&mut row, next.as_ref(), &ended).await {
+                Ok(kept) => break kept,
                 Err(fault) => self.unreachable_store(&fault).await?,
             }
         };
@@ -84,7 +85,7 @@ impl Driver {
             standing.model = Some((self.study.model, self.study.model_bytes.clone()));
             standing.released += u32::from(row.released);
         }
-        self.sweep(&open, replaced);
+        self.sweep(&open, replaced, keeping).await;
         let seconds = row.closed.since(row.announced).as_secs_f64();
         tracing::info!(
             study = %closed.study.short(), round = closed.round.get(), slot = closed.slot.get(),
@@ -123,8 +124,8 @@ impl Driver {
         &self,
         row: &mut RoundRow,
         next: Option<&Next>,
-        leaves: &[Leaf],
-    ) -> Result<After, StoreError> {
+        ended: &Ended,
+    ) -> Result<(After, Keeping), StoreError> {
         let blobs = &self.house.store.blobs;
         let mut after = After {
             next_round: if row.released { row.round.next() } else { row.round },
@@ -141,7 +142,7 @@ impl Driver {
         }
         row.model = after.model;
         row.closed = clock::now();
-        let mut leaves = leaves.to_vec();
+        let mut leaves = ended.leaves.clone();
         if row.released {
             leaves.push(
                 Leaf::of(self.entry.id, "model_changed")
@@ -152,8 +153,9 @@ impl Driver {
             );
             leaves.extend(evaluated(self.entry.id, self.study.model, row));
         }
-        self.house.store.close_round(self.entry.id, row, &after, &leaves).await?;
-        Ok(after)
+        let keeping = self.keeping(ended.release.as_deref()).await?;
+        self.house.store.close_round(self.entry.id, row, &after, &leaves, &keeping).await?;
+        Ok((after, keeping))
     }
 
     /// The model that a sum makes, and the optimiser's state after it. `None` when nothing was
@@ -175,17 +177,32 @@ impl Driver {
         })
     }
 
-    /// Forgets what the closed round leaves on disk; nobody waits for it.
-    fn sweep(&self, open: &Open, optimizer: Option<Digest>) {
+    /// Forgets what the closed round leaves on disk, and puts away what is kept of it; the next round
+    /// does not wait for that.
+    async fn sweep(&mut self, open: &Open, optimizer: Option<Digest>, keeping: Keeping) {
         let house = std::sync::Arc::clone(&self.house);
         let (study, slot) = (open.terms.study, open.terms.slot);
         let unused = optimizer.filter(|old| Some(*old) != self.study.optimizer);
-        tokio::spawn(async move {
+        self.swept().await;
+        self.sweeping = Some(tokio::spawn(async move {
+            // What is kept goes to its place before the rest goes away.
+            house.tidy(&keeping).await;
             house.store.blobs.drop_slot(study, slot).await;
+            if let Err(fault) = house.expire_kept().await {
+                tracing::warn!(fault = %fault.chain(), "kept rounds were not looked through");
+            }
             if let Some(old) = unused {
                 house.store.blobs.drop_optimizer(old).await;
             }
-        });
+        }));
+    }
+
+    /// Waits until the round before is swept up.
+    pub(super) async fn swept(&mut self) {
+        if let Some(sweeping) = self.sweeping.take() {
+            // What a broken-off task leaves is seen at the next start.
+            let _ = sweeping.await;
+        }
     }
 
     /// After an abandoned attempt the next one waits a little; after too many the study pauses.

@@ -85,7 +85,9 @@ pub(super) fn leaf(terms: &Terms, fact: &Fact) -> Leaf {
         Fact::DroppedOut { hospital, why } => {
             leaf.with("site", hospital.as_str()).with("reason", why.to_string())
         }
-        Fact::Released { contributed } => leaf.with("contributed", names(contributed)),
+        Fact::Released { contributed, sum } => {
+            leaf.with("contributed", names(contributed)).with("sum", sum.to_string())
+        }
         Fact::Abandoned { why } => leaf.with("reason", why.to_string()),
         Fact::Alarm { reason } => leaf.with("reason", reason.as_str()),
     }
@@ -126,7 +128,7 @@ pub(super) fn trace(terms: &Terms, fact: &Fact) {
         Fact::DroppedOut { hospital, why } => {
             tracing::warn!(%study, round, slot, %hospital, reason = %why, "dropped out");
         }
-        Fact::Released { contributed } => {
+        Fact::Released { contributed, .. } => {
             tracing::info!(%study, round, slot, contributed = contributed.len(), "sum released");
         }
         Fact::Abandoned { why } => {
@@ -165,6 +167,19 @@ pub(super) fn courses(terms: &Terms) -> Courses {
 }
 
 impl Driver {
+    /// A fact of the closing input as a leaf: of a release also what the round does not know.
+    pub(super) fn told(&self, terms: &Terms, fact: &Fact) -> Leaf {
+        let told = leaf(terms, fact);
+        let Fact::Released { contributed, .. } = fact else { return told };
+        let told = told.with("recompute_share", self.house.config.recompute.share);
+        let sites = u32::try_from(contributed.len()).unwrap_or(u32::MAX);
+        let noise = self.charter.noise().filter(|_| terms.work.trains());
+        match noise.and_then(|noise| noise.noise_in_sum(sites)) {
+            Some(noise) => told.with("noise_multiplier", noise),
+            None => told,
+        }
+    }
+
     /// Tells watching operators of a fact, as far as it concerns them.
     pub(super) fn announce_fact(&self, open: &Open, fact: &Fact) {
         let round = open.terms.round.get();

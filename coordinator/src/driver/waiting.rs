@@ -304,7 +304,8 @@ impl Driver {
     }
 
     /// The study has run its last round.
-    async fn complete(&self) {
+    async fn complete(&mut self) {
+        self.keep_last().await;
         let done = self.house.change_life(&self.entry, Change::Complete, "", "coordinator").await;
         if let Err(fault) = done {
             self.waiting(fault.to_string());

@@ -358,6 +358,14 @@ impl Federation for Service {
         Ok(Response::new(log::fetch(&self.house, request.get_ref()).await?))
     }
 
+    async fn prove_facts(
+        &self,
+        request: Request<wire::FactsRequest>,
+    ) -> Result<Response<wire::FactsReply>, Status> {
+        let site = Caller::site(&request)?;
+        Ok(Response::new(log::prove(&self.house, &site, request.get_ref()).await?))
+    }
+
     async fn send_witness_key(
         &self,
         request: Request<wire::WitnessKeyRequest>,

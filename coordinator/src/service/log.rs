@@ -5,10 +5,11 @@
 //! out of the folder; the answer is streamed from the disk in small pieces.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aggregation::ids::HospitalId;
+use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
 use aggregation::keys::identity::Signature as Said;
 use aggregation::keys::witness::WitnessKey;
 use bytes::BytesMut;
@@ -27,12 +28,13 @@ use tonic::Status;
 use tonic::body::Body;
 use transparency::folder::CHECKPOINT;
 use transparency::note::Signature;
+use transparency::recompute::{RECORD, update_file};
 use transparency::tile::Tile;
 
 use super::store_status;
 use crate::clock;
 use crate::coordinator::{Coordinator, LogFault};
-use crate::identity::{LOG, Peer, refused_status};
+use crate::identity::{KEPT, LOG, Peer, refused_status};
 use crate::log::LogError;
 use crate::log::witnesses::{CosignError, Witness, key_of, quorum};
 
@@ -82,10 +84,18 @@ pub(super) async fn get(house: &Coordinator, method: &Method, path: &str) -> Res
     if method != Method::GET && method != Method::HEAD {
         return bare(StatusCode::METHOD_NOT_ALLOWED);
     }
-    let path = path.strip_prefix(LOG).unwrap_or_default();
-    let Some((kind, caching)) = file_kind(path) else { return bare(StatusCode::NOT_FOUND) };
+    let found = match path.strip_prefix(KEPT) {
+        Some(path) => {
+            kept_file(house, path).await.map(|file| (file, "application/octet-stream", "no-store"))
+        }
+        None => {
+            let path = path.strip_prefix(LOG).unwrap_or_default();
+            file_kind(path).map(|(kind, caching)| (house.log.folder().join(path), kind, caching))
+        }
+    };
+    let Some((path, kind, caching)) = found else { return bare(StatusCode::NOT_FOUND) };
     let opened = async {
-        let file = File::open(house.log.folder().join(path)).await?;
+        let file = File::open(path).await?;
         let length = file.metadata().await?.len();
         Ok::<_, std::io::Error>((file, length))
     };
@@ -106,6 +116,27 @@ pub(super) async fn get(house: &Coordinator, method: &Method, path: &str) -> Res
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static(caching));
     headers.insert(header::CONTENT_LENGTH, length.into());
     answer
+}
+
+/// The file of a kept round, by its one spelling; none of a round that is not kept.
+async fn kept_file(house: &Coordinator, path: &str) -> Option<PathBuf> {
+    let (study, slot, file) = kept_name(path)?;
+    let rows = house.store.kept_rounds(Some(study)).await.ok()?;
+    let kept = rows.iter().any(|row| row.kept && row.slot == slot);
+    kept.then(|| house.store.shelf.place(study, slot).join(file))
+}
+
+/// What `STUDY/SLOT/FILE` names.
+fn kept_name(path: &str) -> Option<(StudyId, SlotId, String)> {
+    let mut parts = path.split('/');
+    let (study, slot, file) = (parts.next()?, parts.next()?, parts.next()?);
+    let (digest, number): (Digest, u64) = (study.parse().ok()?, slot.parse().ok()?);
+    let file = match file.strip_suffix(".update") {
+        Some(site) => update_file(HospitalId::new(site).ok()?.as_str()),
+        None => RECORD.to_owned(),
+    };
+    let (study, slot) = (StudyId::new(digest), SlotId::new(number));
+    (path == format!("{study}/{number}/{file}")).then_some((study, slot, file))
 }
 
 /// Type and caching of a file of the log; `None` for what is none.
@@ -170,6 +201,32 @@ pub(super) async fn fetch(
         ))
     })?;
     Ok(wire::CheckpointReply { offer: offer.to_string().into_bytes() })
+}
+
+/// What the log tells of a site in one slot, with proofs.
+pub(super) async fn prove(
+    house: &Coordinator,
+    site: &HospitalId,
+    asked: &wire::FactsRequest,
+) -> Result<wire::FactsReply, Status> {
+    let study = Digest::from_slice(&asked.study)
+        .map_err(|_| Status::invalid_argument("study: expected a digest of 32 bytes"))?;
+    let (study, slot) = (StudyId::new(study), SlotId::new(asked.slot));
+    let found = house.store.facts_of_site(study, slot, site, asked.size).await;
+    let mut facts = Vec::new();
+    for (index, leaf) in found.map_err(|fault| store_status(&fault))? {
+        let proof = house.log.inclusion(index, asked.size).await;
+        let proof = proof.map_err(|fault| log_status(&fault))?.ok_or_else(|| {
+            let signed = house.log.size().signed;
+            Status::out_of_range(format!(
+                "expected a size of at most {signed}, found {}",
+                asked.size
+            ))
+        })?;
+        let proof = proof.iter().map(|hash| hash.to_vec()).collect();
+        facts.push(wire::ProvenFact { index, leaf: leaf.into_bytes(), proof });
+    }
+    Ok(wire::FactsReply { facts })
 }
 
 /// A site says which key it cosigns with.
@@ -283,6 +340,31 @@ mod tests {
             "/etc/passwd",
         ] {
             assert!(file_kind(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_the_files_of_a_kept_round_have_a_path() {
+        let study = "ab".repeat(32);
+        for good in ["record.json", "north-1.update"] {
+            assert!(kept_name(&format!("{study}/17/{good}")).is_some(), "{good}");
+        }
+        let upper = study.to_uppercase();
+        for wrong in [
+            String::new(),
+            study.clone(),
+            format!("{study}/17"),
+            format!("{study}/17/"),
+            format!("{study}/017/record.json"),
+            format!("{study}/17/record.tmp"),
+            format!("{study}/17/record.json/"),
+            format!("{study}/17/../.update"),
+            format!("{study}/../17/record.json"),
+            format!("{upper}/17/record.json"),
+            format!("{study}/17//etc/passwd"),
+            format!("{study}/17/%2e%2e.update"),
+        ] {
+            assert!(kept_name(&wrong).is_none(), "{wrong}");
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The facts as the log takes them: in order, and only once they are durable.
 
-use aggregation::ids::HospitalId;
+use aggregation::ids::{HospitalId, SlotId, StudyId};
 use aggregation::keys::identity::{IdentityKey, Signature};
 use aggregation::keys::witness::WitnessKey;
 use aggregation::units::Timestamp;
 use data_encoding::HEXLOWER;
+use proto::limits::MAX_FACTS;
 use serde_json::Value;
 use sqlx::Row as _;
 
@@ -48,6 +49,41 @@ impl Store {
             leaves.push(row.try_get("leaf")?);
         }
         Ok(leaves)
+    }
+
+    /// Updates and ledger charges of a site in one slot, among the first so many facts: each with its
+    /// place from 0.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub(crate) async fn facts_of_site(
+        &self,
+        study: StudyId,
+        slot: SlotId,
+        site: &HospitalId,
+        size: u64,
+    ) -> Result<Vec<(u64, String)>, StoreError> {
+        // Leaves have one spelling, in which these two fields are neighbours. No name has what LIKE
+        // would read as more than itself.
+        let pattern = format!(r#"%"site":"{site}","slot":{},"study"%"#, slot.get());
+        let rows = sqlx::query(
+            "SELECT id, leaf FROM facts
+             WHERE study = $1 AND kind IN ('round_contribution', 'ledger_charge') AND id <= $2
+                AND leaf LIKE $3
+             ORDER BY id LIMIT $4",
+        )
+        .bind(study.digest().to_string())
+        .bind(i64::try_from(size).unwrap_or(i64::MAX))
+        .bind(pattern)
+        .bind(i64::try_from(MAX_FACTS).unwrap_or(i64::MAX))
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                let id: u64 = number(row.try_get("id")?, "of a fact")?;
+                Ok((id.saturating_sub(1), row.try_get("leaf")?))
+            })
+            .collect()
     }
 
     /// Waits until everything that was committed is durable. Commits themselves do not wait for the

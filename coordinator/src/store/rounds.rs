@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, Sqlite, Transaction};
 
 use super::course::{self, Absences, Courses};
+use super::kept::Keeping;
 use super::recorded::Recorded;
 use super::studies::{round_of, slot_column};
 use super::{
@@ -243,7 +244,8 @@ impl Store {
         Ok(Some(OpenRound { terms, opened, absent, journal }))
     }
 
-    /// Closes the open round: its row, what the study becomes, the facts; the journal goes.
+    /// Closes the open round: its row, what the study becomes, the facts, what is kept to be added
+    /// up again; the journal goes.
     ///
     /// A model that `after` names must be on disk.
     ///
@@ -255,6 +257,7 @@ impl Store {
         row: &RoundRow,
         after: &After,
         facts: &[Leaf],
+        keeping: &Keeping,
     ) -> Result<(), StoreError> {
         let mut tx = self.begin().await?;
         insert_round(&mut tx, study, row).await?;
@@ -284,6 +287,7 @@ impl Store {
                 .await?;
         }
         leaf::append(&mut tx, row.closed, facts).await?;
+        keeping.apply(&mut tx, row.closed).await?;
         tx.commit().await?;
         Ok(())
     }

@@ -8,7 +8,7 @@ use sqlx::{Sqlite, Transaction};
 use super::StoreError;
 
 /// Each entry brings the schema from its index to the next version.
-const MIGRATIONS: [&[&str]; 4] = [FIRST, MASKS, PRIVACY, TASKS];
+const MIGRATIONS: [&[&str]; 5] = [FIRST, MASKS, PRIVACY, TASKS, RECOMPUTE];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE sites (
@@ -157,6 +157,24 @@ const TASKS: &[&str] = &[
     "ALTER TABLE rounds ADD COLUMN dice DOUBLE PRECISION",
     "ALTER TABLE rounds ADD COLUMN hausdorff DOUBLE PRECISION",
     "ALTER TABLE rounds ADD COLUMN hausdorff_95 DOUBLE PRECISION",
+];
+
+/// Rounds that are kept to be added up again, or may have to be.
+const RECOMPUTE: &[&str] = &[
+    "CREATE TABLE kept_rounds (
+        study TEXT NOT NULL,
+        slot BIGINT NOT NULL,
+        round BIGINT NOT NULL,
+        sum TEXT NOT NULL,
+        share DOUBLE PRECISION NOT NULL,
+        record TEXT NOT NULL,
+        bytes BIGINT NOT NULL,
+        kept BIGINT NOT NULL,
+        closed_ms BIGINT NOT NULL,
+        PRIMARY KEY (study, slot)
+    )",
+    // Sites ask after each round what the log tells of them.
+    "CREATE INDEX facts_of_study ON facts (study, kind)",
 ];
 
 /// The version that this program writes.

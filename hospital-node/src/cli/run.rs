@@ -15,7 +15,7 @@ use crate::link::Link;
 use crate::purse::Purse;
 use crate::state::State;
 use crate::witness::Desk;
-use crate::{clock, cpu};
+use crate::{clock, cpu, syslog};
 
 /// Notices that wait for the driver; beyond that the session itself waits.
 const WAITING: usize = 64;
@@ -49,6 +49,15 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
     let state = State::open(&config.state)?;
     let _held = state.lock()?;
     let enrolled = Enrolled::load(&state)?;
+    let feeding = match &config.syslog {
+        Some(settings) => {
+            let fed = syslog::begin(settings, &state, enrolled.me.as_str());
+            let fed =
+                fed.map_err(|fault| Failure::usage("bad_syslog", format!("syslog: {fault}")))?;
+            Some(tokio::spawn(fed))
+        }
+        None => None,
+    };
     let identity = Arc::new(identity::signing(&state)?);
     let journal = Journal::open(&state.journal()).await?;
     let purse = Purse::open(&state, &enrolled.me)?;
@@ -88,6 +97,9 @@ async fn run(context: &Context, orphaned: &Notify) -> Result<Exit, Failure> {
     };
     driver.run(hears, stop).await;
     linking.abort();
+    if let Some(feeding) = feeding {
+        feeding.abort();
+    }
     journal.finish().await;
     tracing::info!("stopped");
     Ok(Exit::Ok)

@@ -487,8 +487,9 @@ impl Seat {
                     bytes,
                     "update sent"
                 );
-                if let Some(terms) = &self.terms {
+                if let Some(terms) = self.terms.as_ref().filter(|terms| terms.slot == *slot) {
                     self.progress.say(terms, Reported::Done, 1000);
+                    self.note_owed(terms);
                 }
                 self.happen(session, Event::Uploaded { slot: *slot }).await;
             }

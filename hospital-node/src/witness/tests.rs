@@ -139,7 +139,7 @@ fn the_announced_key_is_under_this_houses_identity_and_for_this_log() {
 }
 
 /// Terms that name this head.
-fn terms(slot: u64, size: usize, leaves: &[Hash]) -> Terms {
+pub(super) fn terms(slot: u64, size: usize, leaves: &[Hash]) -> Terms {
     use aggregation::ids::{Digest, RoundId};
     use aggregation::message::Work;
     use aggregation::units::Timestamp;

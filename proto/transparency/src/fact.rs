@@ -177,7 +177,16 @@ pub enum Fact {
     /// An invited site did not contribute.
     RoundDropout { site: String, reason: String },
     /// The sum left the aggregation.
-    RoundReleased { contributed: Vec<String>, sum: Option<Digest>, noise_multiplier: Option<f64> },
+    RoundReleased {
+        contributed: Vec<String>,
+        sum: Option<Digest>,
+        noise_multiplier: Option<f64>,
+        recompute_share: Option<f64>,
+    },
+    /// What it takes to add the sum up again is kept for an auditor.
+    RoundKept { record: Digest, bytes: u64 },
+    /// What was kept, or was to be, is not there any more.
+    RoundForgotten { reason: String },
     /// Nothing was released; the round is tried again in another slot.
     RoundAbandoned { reason: String },
     /// The coordinator went on after a restart.
@@ -271,6 +280,8 @@ impl Fact {
             | Self::RoundContribution { .. }
             | Self::RoundDropout { .. }
             | Self::RoundReleased { .. }
+            | Self::RoundKept { .. }
+            | Self::RoundForgotten { .. }
             | Self::RoundAbandoned { .. }
             | Self::RoundResumed {}
             | Self::RoundEvaluated { .. }
@@ -314,6 +325,8 @@ impl Fact {
             | Self::RoundAnnounced { .. }
             | Self::RoundFrozen { .. }
             | Self::RoundReleased { .. }
+            | Self::RoundKept { .. }
+            | Self::RoundForgotten { .. }
             | Self::RoundAbandoned { .. }
             | Self::RoundResumed {}
             | Self::RoundEvaluated { .. }
@@ -348,6 +361,8 @@ impl Fact {
             | Self::RoundContribution { .. }
             | Self::RoundDropout { .. }
             | Self::RoundReleased { .. }
+            | Self::RoundKept { .. }
+            | Self::RoundForgotten { .. }
             | Self::RoundAbandoned { .. }
             | Self::RoundResumed {}
             | Self::RoundEvaluated { .. }

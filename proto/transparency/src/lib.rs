@@ -17,6 +17,7 @@
 //! - [`note`], [`checkpoint`], [`cosignature`]: who vouches for a root.
 //! - [`witness`]: the one who cosigns, and refuses a fork. [`policy`]: whom the auditor believes.
 //! - [`proof`]: a receipt for one entry, valid without the log at hand.
+//! - [`recompute`]: which sums an auditor adds up again, and from what.
 //! - [`folder`]: all of it on a disk that may lose power at any instant.
 //! - [`verify`]: the auditor's question, answered from nothing but files and a policy.
 //!
@@ -40,6 +41,7 @@ pub mod leaf;
 pub mod note;
 pub mod policy;
 pub mod proof;
+pub mod recompute;
 mod text;
 pub mod tile;
 pub mod time;

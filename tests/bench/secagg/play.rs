@@ -261,13 +261,13 @@ impl Federation {
         for (owner, batch) in &self.batches {
             if members.contains(owner) {
                 let own = slots::recover(batch, slot, Kind::Own, &holders, &shares(owner))?;
-                masks.push(context.self_mask_removed(&own));
+                masks.push(context.self_mask_removed(&own).mask());
             } else {
                 let secret = slots::recover(batch, slot, Kind::Recovery, &holders, &shares(owner))?;
                 let seeds = batch.open_escrow(slot, &secret)?;
                 let neighbours = self.sites[owner].hood.neighbours().iter().map(|m| &m.hospital);
                 let added = neighbours.zip(&seeds).filter(|(id, _)| members.contains(*id));
-                masks.extend(context.pair_masks(owner, added));
+                masks.extend(context.pair_masks(owner, added).map(|pair| pair.mask()));
             }
         }
         Masks::new(format.modulus(), masks).apply(sum.tiles());

@@ -31,10 +31,14 @@ pub(super) struct Evidence {
     pub(super) policy: PathBuf,
     /// The report on the study.
     pub(super) report: PathBuf,
+    /// Rounds that were kept to be added up again.
+    pub(super) kept: PathBuf,
+    /// How many of their sums were found to be those of the log.
+    pub(super) recomputed: u64,
 }
 
 /// What of the demo's folder stays when the rest of it is removed.
-pub(super) const KEPT: [&str; 3] = ["log", "policy.txt", "report.html"];
+pub(super) const KEPT: [&str; 4] = ["log", "policy.txt", "report.html", "kept"];
 
 /// Waits until everything that happened is in a checkpoint that the hospitals have cosigned, and
 /// writes the policy file.
@@ -62,9 +66,11 @@ pub(super) async fn settle(
 /// Verifies the log under that policy as anybody would, and writes the report. The coordinator must
 /// have ended: the log is copied.
 pub(super) async fn gather(dir: &Path, study: &str) -> Result<Evidence, Failure> {
-    let [log, policy, report] = KEPT.map(|name| dir.join(name));
-    let from = dir.join("coordinator/state/log");
-    copy(&from, &log).map_err(|error| files(&from, &error))?;
+    let [log, policy, report, kept] = KEPT.map(|name| dir.join(name));
+    for (from, to) in [("log", &log), ("kept", &kept)] {
+        let from = dir.join("coordinator/state").join(from);
+        copy(&from, to).map_err(|error| files(&from, &error))?;
+    }
     let audit = |command: &str| -> Result<Command, Failure> {
         let mut audit = Command::new(program("consilium-audit")?);
         audit.arg(command).arg("--log").arg(&log).arg("--policy").arg(&policy);
@@ -74,7 +80,12 @@ pub(super) async fn gather(dir: &Path, study: &str) -> Result<Evidence, Failure>
     let mut page = audit("report")?;
     page.args(["--study", study]).arg("--out").arg(&report);
     run(page).await?;
-    Ok(Evidence { log, policy, report })
+    let mut again = audit("recompute")?;
+    again.args(["--format", "json", "--study", study]).arg("--kept").arg(&kept);
+    let verdicts: serde_json::Value = serde_json::from_slice(&run(again).await?)
+        .map_err(|error| Failure::failed("log_not_verified", error.to_string()))?;
+    let recomputed = verdicts["data"]["same"].as_u64().unwrap_or_default();
+    Ok(Evidence { log, policy, report, kept, recomputed })
 }
 
 impl Evidence {
@@ -83,16 +94,23 @@ impl Evidence {
         let (log, policy) = (self.log.display(), self.policy.display());
         format!("consilium-audit verify --log {log} --policy {policy}")
     }
+
+    /// The line that adds the kept rounds up again.
+    pub(super) fn recompute(&self) -> String {
+        let Self { log, policy, kept, .. } = self;
+        let (log, policy, kept) = (log.display(), policy.display(), kept.display());
+        format!("consilium-audit recompute --log {log} --policy {policy} --kept {kept}")
+    }
 }
 
-async fn run(mut audit: Command) -> Result<(), Failure> {
+async fn run(mut audit: Command) -> Result<Vec<u8>, Failure> {
     let failed = |what: &dyn std::fmt::Display| {
         Failure::failed("log_not_verified", format!("consilium-audit: {what}"))
     };
     let output = audit.stdin(Stdio::null()).kill_on_drop(true).output().await;
     let output = output.map_err(|error| failed(&error))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(output.stdout);
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let error = said.lines().find_map(|line| line.strip_prefix("error: "));

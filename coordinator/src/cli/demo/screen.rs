@@ -87,6 +87,11 @@ pub(super) struct Done {
     /// The line that verifies it again; for people.
     #[serde(skip)]
     pub(super) verify: String,
+    /// The line that adds the kept rounds up again; for people.
+    #[serde(skip)]
+    pub(super) recompute: String,
+    /// Kept rounds whose updates were found to give the sum that the log has.
+    pub(super) recomputed: u64,
     pub(super) seconds: f64,
 }
 
@@ -210,6 +215,12 @@ impl Screen {
                 self.text(&format!("  report    {}", done.report.display()));
                 self.text("  log       verified; again by hand:");
                 self.text(&format!("            {}", done.verify));
+                let sums = if done.recomputed == 1 { "sum" } else { "sums" };
+                self.text(&format!(
+                    "  sums      {} {sums} added up again, and as the log has it",
+                    done.recomputed
+                ));
+                self.text(&format!("            {}", done.recompute));
                 if let Some(dir) = &done.dir {
                     self.text(&format!("  all of it {}", dir.display()));
                 }

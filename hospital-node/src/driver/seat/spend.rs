@@ -10,6 +10,7 @@ use proto::federation::{ChargeRequest, LedgerEnd};
 
 use super::Seat;
 use crate::purse::{Limits, NoCharge};
+use crate::witness::owed::Owed;
 
 impl Seat {
     /// What a round costs; nothing in a study without privacy, or when nothing is trained.
@@ -79,6 +80,16 @@ impl Seat {
         self.entry(terms).is_none_or(|entry| {
             self.house.purse.charged(entry.study, entry.slot).is_some_and(|r| *r.entry() == entry)
         })
+    }
+
+    /// The coordinator has the update and its charge: from now on the log owes them.
+    pub(super) fn note_owed(&self, terms: &Terms) {
+        let Some(packed) = self.packed else { return };
+        let place = (terms.study, terms.round, terms.slot);
+        let told = self.told_charge(terms);
+        let record = self.house.purse.charged(terms.study, terms.slot);
+        let charged = record.as_ref().zip(told.as_ref());
+        self.house.witness.owe(Owed::new(place, (packed.digest, packed.bytes), charged));
     }
 
     /// The sum was released with this site in it: noted beside the charge, which stays as it is.

@@ -226,6 +226,13 @@ impl Federation for Fake {
         Err(Status::unimplemented("no log here"))
     }
 
+    async fn prove_facts(
+        &self,
+        _: Request<wire::FactsRequest>,
+    ) -> Result<Response<wire::FactsReply>, Status> {
+        Err(Status::unimplemented("no log here"))
+    }
+
     async fn send_witness_key(
         &self,
         _: Request<wire::WitnessKeyRequest>,

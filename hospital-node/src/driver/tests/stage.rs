@@ -149,6 +149,7 @@ impl Stage {
             proxy: Proxy::Direct,
             policy: lenient(),
             trainer,
+            syslog: None,
             data: [("images".to_owned(), data)].into(),
         };
         let identity = Arc::new(identity_of(&me));

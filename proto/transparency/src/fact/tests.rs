@@ -54,6 +54,8 @@ fn least() -> Vec<(&'static str, Value)> {
         ("round_contribution", at(json!({"site": "north", "digest": digest, "bytes": 9}))),
         ("round_dropout", at(json!({"site": "north", "reason": "was not ready in time"}))),
         ("round_released", at(json!({"contributed": ["north"]}))),
+        ("round_kept", at(json!({"record": digest, "bytes": 12_000}))),
+        ("round_forgotten", at(json!({"reason": "retention"}))),
         ("round_abandoned", at(json!({"reason": "the study was paused"}))),
         ("round_resumed", at(json!({}))),
         ("round_evaluated", at(json!({"model": digest, "sites": 4}))),

@@ -41,6 +41,8 @@ impl Fact {
             | Self::RoundFrozen { .. }
             | Self::RoundContribution { .. }
             | Self::RoundReleased { .. }
+            | Self::RoundKept { .. }
+            | Self::RoundForgotten { .. }
             | Self::RoundResumed {}
             | Self::RoundEvaluated { .. }
             | Self::KeyAnnounced { .. }
@@ -104,6 +106,12 @@ impl Fact {
             Self::RoundDropout { site, reason } => format!("{site} dropped out: {reason}"),
             Self::RoundReleased { contributed, .. } => {
                 format!("the sum of {} sites was released", contributed.len())
+            }
+            Self::RoundKept { bytes, .. } => {
+                format!("{bytes} bytes are kept with which the sum can be added up again")
+            }
+            Self::RoundForgotten { reason } => {
+                format!("the sum cannot be added up again: {reason}")
             }
             Self::RoundAbandoned { reason } => format!("nothing was released: {reason}"),
             Self::RoundResumed {} => "the coordinator was restarted and went on".to_owned(),

@@ -152,6 +152,15 @@ impl<S: Source> Reader<S> {
         proof.ok_or(ReadError::Inconsistent { old, size })
     }
 
+    /// The proof that an entry is among the first `size`, as [`Self::consistency_within`].
+    pub(crate) fn inclusion_within(
+        &self,
+        index: u64,
+        size: u64,
+    ) -> Result<Option<Vec<Hash>>, ReadError> {
+        inclusion_proof(&mut self.tiles(), index, size)
+    }
+
     /// The root of the first `size` leaves as the tiles have it, unauthenticated.
     pub(crate) fn root_at(&self, size: u64) -> Result<Hash, ReadError> {
         root_of(&mut self.tiles(), size)

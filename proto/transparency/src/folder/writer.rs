@@ -309,6 +309,18 @@ impl<D: Disk> Writer<D> {
         Ok(Some(Offer { old_size: old, proof, signed }))
     }
 
+    /// The proof that an entry is among the first `size`; `None` when there is no such entry, or the
+    /// log is not so long.
+    ///
+    /// # Errors
+    /// When the tiles cannot be read.
+    pub fn inclusion_of(&self, index: u64, size: u64) -> Result<Option<Vec<Hash>>, WriteError> {
+        if size > self.head().size {
+            return Ok(None);
+        }
+        Ok(self.reader().inclusion_within(index, size)?)
+    }
+
     fn root_of(&self, size: u64) -> Result<Hash, ReadError> {
         if size == 0 { Ok(empty_root()) } else { self.reader().root_at(size) }
     }

@@ -11,8 +11,8 @@ use serde_json::Value;
 use transparency::folder::Folder;
 
 use crate::fixture::{ORIGIN, build, policy};
-use crate::foreign::environment;
 use crate::program::Desk;
+use crate::python::environment;
 use crate::story::{SITES, Story};
 
 fn desk() -> (Desk, Story) {

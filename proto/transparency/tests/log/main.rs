@@ -9,6 +9,8 @@ mod foreign;
 mod memory;
 mod online;
 mod program;
+mod python;
+mod recompute;
 mod report;
 mod story;
 mod tamper;

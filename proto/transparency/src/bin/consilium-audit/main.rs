@@ -10,6 +10,7 @@ mod export;
 mod output;
 mod place;
 mod prove;
+mod recompute;
 mod report;
 mod search;
 mod show;
@@ -51,6 +52,8 @@ enum Command {
     Epsilon(epsilon::Arguments),
     /// Write one study as a page that a person reads and prints.
     Report(report::Arguments),
+    /// Add the updates of kept rounds up again and compare with the sums that the log has.
+    Recompute(recompute::Arguments),
     /// Print completions for a shell.
     Completions(docs::CompletionArguments),
     /// Write manual pages, one for each command.
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Command::Export(arguments) => export::run(arguments, &mut output),
         Command::Epsilon(arguments) => epsilon::run(arguments, &mut output),
         Command::Report(arguments) => report::run(arguments, &mut output),
+        Command::Recompute(arguments) => recompute::run(arguments, &mut output),
         Command::Completions(arguments) => {
             docs::completions(arguments, Arguments::command(), &mut output)
         }

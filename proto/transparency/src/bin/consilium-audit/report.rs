@@ -146,7 +146,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
 }
 
 /// Tells every leaf with its place and kind, or why a leaf of a known kind cannot be read.
-fn each<S: Source>(
+pub(crate) fn each<S: Source>(
     reader: &Reader<S>,
     mut visit: impl FnMut(u64, &Leaf, Result<Told, String>),
 ) -> Result<(), ReadError> {
@@ -161,7 +161,7 @@ fn each<S: Source>(
 }
 
 /// The study of this name or digest.
-fn find<S: Source>(reader: &Reader<S>, wanted: &str) -> Result<Digest, Failure> {
+pub(crate) fn find<S: Source>(reader: &Reader<S>, wanted: &str) -> Result<Digest, Failure> {
     let mut studies: BTreeMap<Digest, String> = BTreeMap::new();
     each(reader, |_, _, told| {
         let Ok(Told { study: Some(study), fact, .. }) = told else { return };

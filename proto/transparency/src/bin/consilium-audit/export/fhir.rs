@@ -67,6 +67,8 @@ impl Sort {
             | Fact::RoundSetSigned { .. }
             | Fact::RoundShares { .. }
             | Fact::RoundRecovery { .. }
+            | Fact::RoundKept { .. }
+            | Fact::RoundForgotten { .. }
             | Fact::LedgerCharge(_)
             | Fact::Unknown => sort("110100", "Application Activity", "E"),
         }

@@ -57,6 +57,8 @@ fn sort(fact: &Fact) -> (Class, (u32, &'static str)) {
         | Fact::RoundSetSigned { .. }
         | Fact::RoundShares { .. }
         | Fact::RoundRecovery { .. }
+        | Fact::RoundKept { .. }
+        | Fact::RoundForgotten { .. }
         | Fact::RoundResumed {}
         | Fact::ModelChanged { .. }
         | Fact::LedgerCharge(_) => (Class::Api, (3, "Update")),

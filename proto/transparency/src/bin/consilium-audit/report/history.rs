@@ -300,6 +300,8 @@ impl History {
             | Fact::RoundShares { .. }
             | Fact::RoundWrongShare { .. }
             | Fact::RoundRecovery { .. }
+            | Fact::RoundKept { .. }
+            | Fact::RoundForgotten { .. }
             | Fact::LedgerCharge(_)
             | Fact::LedgerRefused { .. }) => {
                 if let (Some(round), Some(slot)) = (round, slot) {
@@ -367,6 +369,8 @@ impl History {
             | Fact::RoundShares { .. }
             | Fact::RoundWrongShare { .. }
             | Fact::RoundRecovery { .. }
+            | Fact::RoundKept { .. }
+            | Fact::RoundForgotten { .. }
             | Fact::LedgerRefused { .. }
             | Fact::ModelChanged { .. }
             | Fact::ModelExported { .. }

@@ -1,0 +1,219 @@
+//! The live feed to this hospital's own collector: what this program tells its log at `info` and above,
+//! one line each. Lines are on disk before anything is sent, and wait there while the collector is away.
+
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use proto::syslog::{Feed, Line, Place, Receiver, Severity, Spool, feed};
+use tokio::sync::Notify;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+
+use crate::clock;
+use crate::config::Syslog;
+use crate::state::State;
+
+/// The folder of waiting lines, in the state folder.
+const FOLDER: &str = "syslog";
+/// Bytes in one batch.
+const AT_ONCE: usize = 256 * 1024;
+/// A spool that could not be read is tried again after this.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Where lines go once the daemon has its settings; the log begins before that.
+static DESK: OnceLock<Arc<Desk>> = OnceLock::new();
+
+/// Lines that wait, and who tells them.
+#[derive(Debug)]
+struct Desk {
+    spool: Mutex<Spool>,
+    host: String,
+    news: Notify,
+}
+
+impl Desk {
+    fn take(&self, severity: Severity, fields: &[(String, String)], text: &str) -> io::Result<()> {
+        let millis = clock::now().as_millis();
+        let kind = kind_of(severity, text);
+        let (host, program) = (self.host.as_str(), env!("CARGO_PKG_NAME"));
+        let line = Line { severity, millis, host, program, kind: &kind, fields, text };
+        let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = spool.append(&line.frame())?;
+        if lost > 0 {
+            let fields = [("lost".to_owned(), lost.to_string())];
+            let text = "lines were dropped, the receiver was away for too long";
+            let (severity, kind) = (Severity::Error, "lines_dropped");
+            let line = Line { severity, millis, host, program, kind, fields: &fields, text };
+            spool.append(&line.frame())?;
+        }
+        drop(spool);
+        self.news.notify_one();
+        Ok(())
+    }
+}
+
+/// Reads the certificates that the configuration names.
+///
+/// # Errors
+/// What was expected and not found.
+pub(crate) fn receiver(settings: &Syslog) -> Result<Receiver, String> {
+    let read = |path: &std::path::PathBuf| {
+        std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let ca = read(&settings.ca)?;
+    let client = match &settings.client {
+        Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+        None => None,
+    };
+    let client = client.as_ref().map(|(shown, key)| (shown.as_slice(), key.as_slice()));
+    Receiver::new(&settings.receiver, &ca, client)
+}
+
+/// Keeps every line from now on; gives what sends them.
+///
+/// # Errors
+/// When certificates or folder cannot be used.
+pub(crate) fn begin(
+    settings: &Syslog,
+    state: &State,
+    host: &str,
+) -> Result<impl Future<Output = ()> + Send + use<>, String> {
+    let receiver = receiver(settings)?;
+    let folder = state.file(FOLDER);
+    let spool = Spool::open(&folder, settings.space)
+        .map_err(|error| format!("{}: {error}", folder.display()))?;
+    let desk =
+        Arc::new(Desk { spool: Mutex::new(spool), host: host.to_owned(), news: Notify::new() });
+    // One daemon runs in a process.
+    let desk = Arc::clone(DESK.get_or_init(|| desk));
+    let lines = Lines { desk, address: receiver.address().to_owned() };
+    Ok(async move { feed(&receiver, lines).await })
+}
+
+struct Lines {
+    desk: Arc<Desk>,
+    address: String,
+}
+
+impl Feed for Lines {
+    type Place = Place;
+
+    async fn next(&mut self) -> io::Result<Option<(Vec<u8>, Place)>> {
+        self.desk.spool.lock().unwrap_or_else(PoisonError::into_inner).next(AT_ONCE)
+    }
+
+    async fn delivered(&mut self, place: Place) -> io::Result<()> {
+        self.desk.spool.lock().unwrap_or_else(PoisonError::into_inner).delivered(place)
+    }
+
+    async fn more(&mut self) {
+        tokio::select! {
+            () = self.desk.news.notified() => {}
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+
+    fn tell(&mut self, reached: Result<(), &io::Error>) {
+        let receiver = self.address.as_str();
+        match reached {
+            Ok(()) => tracing::info!(receiver, "the syslog receiver takes our lines"),
+            Err(error) => {
+                tracing::warn!(receiver, %error, "the syslog receiver is away; lines wait for it");
+            }
+        }
+    }
+}
+
+/// The tap on this program's log.
+#[derive(Debug)]
+pub(crate) struct Tap;
+
+impl<S: Subscriber> Layer<S> for Tap {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let Some(desk) = DESK.get() else { return };
+        let mut told = Words::default();
+        event.record(&mut told);
+        let level = *event.metadata().level();
+        // There is nobody to tell that this did not work: telling is what did not work. The log on
+        // stderr has the line.
+        let _ = desk.take(severity(level, &told.text), &told.fields, &told.text);
+    }
+}
+
+fn severity(level: Level, text: &str) -> Severity {
+    if text.starts_with("ALARM") {
+        Severity::Alert
+    } else if level == Level::ERROR {
+        Severity::Error
+    } else if level == Level::WARN {
+        Severity::Warning
+    } else {
+        Severity::Informational
+    }
+}
+
+/// The line's fixed text as one word: texts are fixed, and data is in fields.
+fn kind_of(severity: Severity, text: &str) -> String {
+    if severity == Severity::Alert {
+        return "alarm".to_owned();
+    }
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let mut kind = String::new();
+    for word in words {
+        if kind.len() + word.len() >= 32 {
+            break;
+        }
+        if !kind.is_empty() {
+            kind.push('_');
+        }
+        kind.push_str(&word.to_ascii_lowercase());
+    }
+    kind
+}
+
+/// What an event says.
+#[derive(Debug, Default)]
+struct Words {
+    text: String,
+    fields: Vec<(String, String)>,
+}
+
+impl Words {
+    fn put(&mut self, field: &Field, value: String) {
+        if field.name() == "message" {
+            self.text = value;
+        } else {
+            self.fields.push((field.name().to_owned(), value));
+        }
+    }
+}
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.put(field, format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_is_an_alert_and_a_kind_is_one_short_word() {
+        assert_eq!(severity(Level::ERROR, "ALARM: refused"), Severity::Alert);
+        assert_eq!(severity(Level::ERROR, "cannot journal"), Severity::Error);
+        assert_eq!(severity(Level::WARN, "refused"), Severity::Warning);
+        assert_eq!(severity(Level::INFO, "update sent"), Severity::Informational);
+        assert_eq!(kind_of(Severity::Alert, "ALARM: refused"), "alarm");
+        assert_eq!(kind_of(Severity::Informational, "update sent"), "update_sent");
+        let long = kind_of(Severity::Warning, "the log of a round could not be looked at at all");
+        assert_eq!(long, "the_log_of_a_round_could_not_be");
+    }
+}

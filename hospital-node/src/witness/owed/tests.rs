@@ -1,0 +1,190 @@
+use serde_json::{Value, json};
+use transparency::time::UtcTime;
+use transparency::tree::{Leaves, inclusion_proof, root};
+
+use super::*;
+
+fn me() -> HospitalId {
+    HospitalId::new("alpha").expect("a name")
+}
+
+fn study() -> StudyId {
+    StudyId::new(Digest::sha256(b"study"))
+}
+
+/// What the coordinator said yes to: an update that was paid for.
+fn owed() -> Owed {
+    Owed {
+        study: study().to_string(),
+        slot: 4,
+        round: 3,
+        digest: Digest::sha256(b"update").to_string(),
+        bytes: 900,
+        charge: Some(OwedCharge { seq: 7, head: [9; 32], figures: [1e-5, 0.5, 2.5] }),
+        seen: None,
+    }
+}
+
+fn update() -> (&'static str, Value) {
+    let digest = Digest::sha256(b"update").to_string();
+    ("round_contribution", json!({"site": "alpha", "digest": digest, "bytes": 900}))
+}
+
+fn charge() -> (&'static str, Value) {
+    let head = Digest::new([9; 32]).to_string();
+    let fields = json!({
+        "site": "alpha", "mode": "distributed", "z": 1.5, "q": 0.1, "delta": 1e-5,
+        "epsilon_planned": 0.5, "epsilon_solo": 2.5, "cap_planned": 3.0, "cap_solo": 20.0,
+        "seq": 7, "head": head,
+    });
+    ("ledger_charge", fields)
+}
+
+/// A log of these facts, of which each is of the slot, and what the coordinator proves of it.
+fn log(facts: &[(&str, Value)]) -> (FactsReply, Head) {
+    let leaf = |(kind, fields): &(&str, Value)| {
+        let Value::Object(mut fields) = fields.clone() else { return Vec::new() };
+        for (key, value) in
+            [("study", json!(study().to_string())), ("slot", json!(4)), ("round", json!(3))]
+        {
+            fields.entry(key).or_insert(value);
+        }
+        let time = UtcTime::from_millis(5).expect("a time");
+        Leaf::new(kind, time, fields).expect("a small leaf").bytes().to_vec()
+    };
+    let leaves: Vec<Vec<u8>> = facts.iter().map(leaf).collect();
+    let hashes: Vec<Hash> = leaves.iter().map(|leaf| leaf_hash(leaf)).collect();
+    let size = u64::try_from(leaves.len()).expect("few");
+    let proof = |index: u64| {
+        let proof = inclusion_proof(&mut Leaves(&hashes), index, size).expect("in memory");
+        proof.expect("below the size").iter().map(|hash| hash.to_vec()).collect()
+    };
+    let facts =
+        (0..).zip(leaves).map(|(index, leaf)| ProvenFact { index, leaf, proof: proof(index) });
+    (FactsReply { facts: facts.collect() }, Head { size, root: root(&hashes) })
+}
+
+fn judged(facts: &[(&str, Value)], due: Option<u64>) -> Verdict {
+    let (reply, head) = log(facts);
+    owed().judge(&me(), &proven(&reply, head).expect("proven"), due)
+}
+
+fn with(mut fact: (&'static str, Value), key: &str, value: Value) -> (&'static str, Value) {
+    fact.1[key] = value;
+    fact
+}
+
+#[test]
+fn what_is_there_unchanged_is_proven_and_what_is_not_yet_due_is_waited_for() {
+    assert_eq!(judged(&[update(), charge()], Some(2)), Verdict::Proven);
+    assert_eq!(judged(&[charge(), update()], None), Verdict::Proven);
+    assert_eq!(judged(&[charge()], None), Verdict::NotYet);
+    assert_eq!(judged(&[], None), Verdict::NotYet);
+    // Facts of others, and of other slots, are none of this house's.
+    let others = [
+        with(update(), "site", "beta".into()),
+        with(update(), "slot", 5.into()),
+        with(update(), "study", Digest::sha256(b"other").to_string().into()),
+    ];
+    assert_eq!(judged(&others, None), Verdict::NotYet);
+}
+
+#[test]
+fn what_is_omitted_is_named() {
+    for (facts, what) in [
+        (vec![charge()], "update"),
+        (vec![update()], "ledger charge"),
+        (vec![], "update"),
+        // Behind what the round names it comes too late.
+        (vec![update(), charge()], "ledger charge"),
+    ] {
+        let due = Some(u64::from(facts.len() == 2));
+        let Verdict::Wrong(why) = judged(&facts, due) else { unreachable!("{facts:?}") };
+        assert!(why.starts_with("omitted") && why.contains(what), "{why}");
+    }
+}
+
+#[test]
+fn what_is_altered_is_named_by_its_entry() {
+    let none = Value::Null;
+    for wrong in [
+        with(update(), "digest", Digest::sha256(b"another").to_string().into()),
+        with(update(), "bytes", 901.into()),
+        with(update(), "round", 4.into()),
+        with(charge(), "seq", 8.into()),
+        with(charge(), "seq", none.clone()),
+        with(charge(), "head", Digest::sha256(b"another").to_string().into()),
+        with(charge(), "head", none),
+        with(charge(), "delta", 1e-6.into()),
+        with(charge(), "epsilon_planned", 0.4.into()),
+        with(charge(), "epsilon_solo", 2.4.into()),
+    ] {
+        // Though the true ones stand beside it, and though nothing is due.
+        for due in [None, Some(3)] {
+            let Verdict::Wrong(why) = judged(&[update(), charge(), wrong.clone()], due) else {
+                unreachable!("{wrong:?}")
+            };
+            assert!(why.starts_with("altered: entry 2"), "{why}");
+        }
+    }
+    // A charge that this house never made.
+    let mut free = owed();
+    free.charge = None;
+    let (reply, head) = log(&[update(), charge()]);
+    let verdict = free.judge(&me(), &proven(&reply, head).expect("proven"), None);
+    assert!(matches!(verdict, Verdict::Wrong(_)), "{verdict:?}");
+}
+
+#[test]
+fn what_is_not_proven_is_no_answer() {
+    let (good, head) = log(&[update(), charge(), update()]);
+    assert!(proven(&good, head).is_some());
+    let other = Head { root: [7; 32], ..head };
+    assert!(proven(&good, other).is_none());
+    let change = |change: &dyn Fn(&mut ProvenFact)| {
+        let mut reply = good.clone();
+        change(&mut reply.facts[1]);
+        proven(&reply, head)
+    };
+    assert!(change(&|fact| fact.index = 2).is_none());
+    assert!(change(&|fact| fact.index = u64::MAX).is_none());
+    assert!(change(&|fact| fact.leaf[3] ^= 1).is_none());
+    assert!(change(&|fact| fact.proof[0].clear()).is_none());
+    assert!(change(&|fact| drop(fact.proof.pop())).is_none());
+    assert!(change(&|fact| fact.proof = vec![vec![0; 32]; 1_000]).is_none());
+    let many = FactsReply { facts: vec![good.facts[0].clone(); MAX_FACTS + 1] };
+    assert!(proven(&many, head).is_none());
+}
+
+#[test]
+fn a_claim_is_due_before_the_next_round_and_in_a_log_signed_after_it_was_looked_for() {
+    let head = Head { size: 30, root: [0; 32] };
+    let terms = |study, slot, size| {
+        let mut terms = super::super::tests::terms(slot, 0, &[]);
+        terms.study = study;
+        terms.log.size = size;
+        terms
+    };
+    let mut owed = owed();
+    assert_eq!(owed.due(None, head), None);
+    assert_eq!(owed.due(Some(&terms(study(), 5, 20)), head), Some(20));
+    assert_eq!(owed.due(Some(&terms(study(), 4, 20)), head), None, "its own round, once more");
+    let other = StudyId::new(Digest::sha256(b"other"));
+    assert_eq!(owed.due(Some(&terms(other, 5, 20)), head), None);
+    owed.seen = Some(30);
+    assert_eq!(owed.due(None, head), None, "the same log");
+    owed.seen = Some(29);
+    assert_eq!(owed.due(None, head), Some(30));
+}
+
+#[test]
+fn claims_outlive_a_restart_and_a_damaged_file_is_named() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let state = State::open(folder.path()).expect("ours");
+    assert!(Claims::read(&state).expect("none yet").0.is_empty());
+    let claims = Claims([(owed().place(), owed())].into());
+    claims.write(&state).expect("written");
+    assert_eq!(Claims::read(&state).expect("read").0, claims.0);
+    state.replace(OWED, b"[{}]").expect("written");
+    assert!(matches!(Claims::read(&state), Err(IdentityError::Damaged { .. })));
+}

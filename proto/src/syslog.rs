@@ -1,0 +1,25 @@
+//! A live feed for a hospital's own collector: RFC 5424 syslog over TLS (RFC 5425), one line for each
+//! fact or alarm.
+//!
+//! Syslog has no receipts. What was written to a connection counts as delivered once the connection has
+//! stood for a moment after it ([`feed`]); what was not is sent again, from the disk, in the same
+//! order. So a line may come twice, and none is lost while there is room for it ([`Spool`]).
+//!
+//! Sources: [RFC 5424], [RFC 5425] sections 4.2 and 4.3 (TLS, octet counting).
+//!
+//! [RFC 5424]: https://www.rfc-editor.org/rfc/rfc5424
+//! [RFC 5425]: https://www.rfc-editor.org/rfc/rfc5425
+
+mod line;
+mod sender;
+mod spool;
+
+pub use line::{Line, Severity};
+pub use sender::{Feed, Receiver, feed};
+pub use spool::{Place, Spool};
+
+/// The port that RFC 5425 section 4.1 gives to syslog over TLS.
+pub const PORT: u16 = 6514;
+
+#[cfg(test)]
+mod tests;

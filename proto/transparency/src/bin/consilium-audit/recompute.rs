@@ -1,0 +1,299 @@
+//! `recompute`: the sums of the rounds that were drawn for it, added up again from the updates as
+//! they arrived.
+//!
+//! The log says which updates are in which sum, what digest the sum has, and, by a draw that anybody
+//! can repeat, which rounds the coordinator must keep. What it kept is believed in nothing: every
+//! update is held against the digest that the log has of it.
+
+mod history;
+
+use std::path::{Path, PathBuf};
+
+use aggregation::ids::{Digest as Blake, HospitalId};
+use aggregation::masking::group::Modulus;
+use aggregation::masking::keystream::{KeyedMask, MaskKey, Sign};
+use aggregation::recount::Recount;
+use aggregation::secret::Secret;
+use clap::Args;
+use data_encoding::HEXLOWER;
+use ring::digest::{SHA256, digest};
+use serde::Serialize;
+use transparency::fact::Digest;
+use transparency::folder::{Folder, Source};
+use transparency::recompute::{self, MAX_RECORD_BYTES, RECORD, Record, folder_of, update_file};
+
+use self::history::{Fate, Round, rounds};
+use crate::entries::{LogArguments, unreadable};
+use crate::output::{Failure, Output, visible};
+use crate::place::Place;
+use crate::report::{each, find};
+
+/// The longest update that is read: as long as the longest model.
+const MAX_UPDATE_BYTES: u64 = 4 << 30;
+/// Where a coordinator serves what it kept, below the address of its log.
+const SERVED: &str = "kept/";
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    log: LogArguments,
+    /// The folder of the kept rounds, as the coordinator has it at state/kept. With the address of a
+    /// log it need not be given: the coordinator serves them to auditors.
+    #[arg(long, value_name = "DIR")]
+    kept: Option<PathBuf>,
+    /// One study alone: its name, or its digest or at least 8 digits of that.
+    #[arg(long, value_name = "STUDY")]
+    study: Option<String>,
+    /// One round alone; otherwise every round that was drawn.
+    #[arg(long, value_name = "ROUND")]
+    round: Option<u64>,
+}
+
+/// What came of one round.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    study: Digest,
+    round: u64,
+    slot: u64,
+    /// `same`, `wrong`, or `unchecked`.
+    result: &'static str,
+    /// Updates that were added up.
+    updates: usize,
+    /// Masks that were taken out.
+    masks: usize,
+    /// What is wrong, or why it was not checked.
+    reasons: Vec<String>,
+}
+
+/// All of them.
+#[derive(Debug, Serialize)]
+struct Verdicts {
+    same: usize,
+    wrong: usize,
+    unchecked: usize,
+    /// Released rounds that nothing was to be kept of.
+    not_drawn: usize,
+    rounds: Vec<Verdict>,
+}
+
+pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
+    let reader = arguments.log.open()?;
+    let kept = match &arguments.kept {
+        Some(folder) => Kept { place: open_kept(folder)?, prefix: "" },
+        None => match arguments.log.place()? {
+            place @ Place::Url(_) => Kept { place, prefix: SERVED },
+            Place::Folder(_) => {
+                let message = "expected --kept DIR beside the folder of a log";
+                return Err(Failure::usage("no_kept", message)
+                    .hint("the coordinator keeps rounds in its state folder, as state/kept"));
+            }
+        },
+    };
+    let study = arguments.study.as_deref().map(|wanted| find(&reader, wanted)).transpose()?;
+    let mut all = rounds(|visit| each(&reader, |_, _, told| visit(told)))
+        .map_err(|error| unreadable(&error))?;
+    all.retain(|round| study.as_ref().is_none_or(|study| round.released.study == *study));
+    if let Some(number) = arguments.round {
+        all.retain(|round| round.released.round == number);
+        if all.is_empty() {
+            let message = format!("expected a round {number} that was released, found none");
+            return Err(Failure::usage("no_such_round", message));
+        }
+    }
+    let mut verdicts =
+        Verdicts { same: 0, wrong: 0, unchecked: 0, not_drawn: 0, rounds: Vec::new() };
+    for round in &all {
+        if matches!(round.fate, Fate::NotDrawn) && arguments.round.is_none() {
+            verdicts.not_drawn += 1;
+            continue;
+        }
+        let verdict = kept.judge(round);
+        output.line(&visible(&describe(&verdict)))?;
+        match verdict.result {
+            "same" => verdicts.same += 1,
+            "wrong" => verdicts.wrong += 1,
+            _ => verdicts.unchecked += 1,
+        }
+        verdicts.rounds.push(verdict);
+    }
+    output.line(&format!(
+        "{} sums are as the log has them, {} are not; {} could not be added up; {} rounds were not drawn",
+        verdicts.same, verdicts.wrong, verdicts.unchecked, verdicts.not_drawn
+    ))?;
+    let bad = |verdict: &&Verdict| {
+        verdict.result == "wrong" || arguments.round.is_some() && verdict.result != "same"
+    };
+    match verdicts.rounds.iter().find(bad) {
+        None => Ok(output.data(&verdicts)?),
+        Some(first) => {
+            let code = if first.result == "wrong" { "recompute_failed" } else { "not_kept" };
+            Err(Failure::failed(code, visible(&describe(first))).data(&verdicts))
+        }
+    }
+}
+
+fn open_kept(folder: &Path) -> Result<Place, Failure> {
+    Folder::open(folder).map(Place::Folder).map_err(|error| {
+        let message =
+            format!("expected the folder of kept rounds at {}: {error}", folder.display());
+        Failure::usage("no_kept", visible(&message))
+    })
+}
+
+fn describe(verdict: &Verdict) -> String {
+    let Verdict { study, round, slot, result, updates, masks, reasons } = verdict;
+    let place = format!("round {round} (slot {slot}) of study {}", study.short());
+    match *result {
+        "same" => format!(
+            "same         {place}: {updates} updates less {masks} masks give the sum that the log has"
+        ),
+        result => format!("{result:<12} {place}: {}", reasons.join("; ")),
+    }
+}
+
+/// Where kept rounds lie.
+struct Kept {
+    place: Place,
+    prefix: &'static str,
+}
+
+impl Kept {
+    fn judge(&self, round: &Round) -> Verdict {
+        let released = &round.released;
+        let mut verdict = Verdict {
+            study: released.study.clone(),
+            round: released.round,
+            slot: released.slot,
+            result: "wrong",
+            updates: 0,
+            masks: 0,
+            reasons: Vec::new(),
+        };
+        let unchecked = match &round.fate {
+            Fate::Kept { record } => {
+                self.add_up(round, record, &mut verdict);
+                return verdict;
+            }
+            Fate::Withheld => {
+                let reason = "it was drawn, and the log has nothing of it being kept";
+                verdict.reasons.push(reason.to_owned());
+                return verdict;
+            }
+            Fate::NotDrawn => "it was not drawn, so nothing of it is kept".to_owned(),
+            Fate::Undecided => "the next sum of its study decides whether it is kept".to_owned(),
+            Fate::Untold => "the log has neither its digest nor a share".to_owned(),
+            Fate::Forgotten { reason } => format!("it was drawn, and is forgotten: {reason}"),
+        };
+        verdict.result = "unchecked";
+        verdict.reasons.push(unchecked);
+        verdict
+    }
+
+    /// Adds the round up; what is wrong goes into the verdict.
+    fn add_up(&self, round: &Round, named: &Digest, verdict: &mut Verdict) {
+        let mut wrong = |what: String| verdict.reasons.push(what);
+        let folder = folder_of(&round.released.study, round.released.slot);
+        let bytes = match self.read(&format!("{folder}/{RECORD}"), MAX_RECORD_BYTES) {
+            Ok(bytes) => bytes,
+            Err(what) => return wrong(format!("its record {what}")),
+        };
+        if HEXLOWER.encode(digest(&SHA256, &bytes).as_ref()) != named.as_str() {
+            return wrong("its record is not the one that the log names".to_owned());
+        }
+        let record = match Record::parse(&bytes) {
+            Ok(record) => record,
+            Err(error) => return wrong(error.to_string()),
+        };
+        let place = (&record.study, record.round, record.slot);
+        if place != (&round.released.study, round.released.round, round.released.slot) {
+            return wrong("its record is that of another round".to_owned());
+        }
+        let Some(modulus) = Modulus::ALL.into_iter().find(|one| one.bits() == record.bits) else {
+            return wrong(format!(
+                "lanes of 16, 24 or 32 bits were expected; found {}",
+                record.bits
+            ));
+        };
+        let masks: Option<Vec<KeyedMask>> = record.masks.iter().map(mask).collect();
+        let Some(masks) = masks else {
+            return wrong("its record has a key that is none".to_owned());
+        };
+        let logged: Vec<_> = round.updates.keys().collect();
+        if !record.uploads.keys().eq(logged) {
+            return wrong("its record is over other sites than the log has in the sum".to_owned());
+        }
+        let mut sum: Option<Recount> = None;
+        for (site, upload) in &round.updates {
+            let update = match self.update(&folder, site, upload) {
+                Ok(update) => update,
+                Err(what) => {
+                    verdict.reasons.push(format!("the update of {site} {what}"));
+                    continue;
+                }
+            };
+            let total = match &mut sum {
+                Some(total) => total,
+                none @ None => match Recount::new(modulus, update.len()) {
+                    Some(total) => none.insert(total),
+                    None => {
+                        let what = format!("the update of {site} is no whole number of lanes");
+                        verdict.reasons.push(what);
+                        continue;
+                    }
+                },
+            };
+            match total.add(&update) {
+                Ok(()) => verdict.updates += 1,
+                Err(error) => verdict.reasons.push(format!("the update of {site}: {error}")),
+            }
+        }
+        // With a fault the sum would say nothing that the fault does not.
+        if let (true, Some(sum)) = (verdict.reasons.is_empty(), sum) {
+            verdict.masks = masks.len();
+            let found = sum.finish(&masks).to_string();
+            let expected = &round.released.sum;
+            if found == expected.as_str() {
+                verdict.result = "same";
+            } else {
+                let what = format!("the log has the sum {expected}, the updates give {found}");
+                verdict.reasons.push(what);
+            }
+        } else if verdict.reasons.is_empty() {
+            verdict.reasons.push("the log has no update in its sum".to_owned());
+        }
+    }
+
+    /// A site's update, if it is the one that the log has.
+    fn update(
+        &self,
+        folder: &str,
+        site: &str,
+        upload: &recompute::Upload,
+    ) -> Result<Vec<u8>, String> {
+        // The log's texts are the coordinator's; this one becomes a part of a path.
+        HospitalId::new(site).map_err(|error| error.to_string())?;
+        let limit = usize::try_from(upload.bytes.min(MAX_UPDATE_BYTES))
+            .map_err(|_| "is longer than this machine can hold".to_owned())?;
+        let bytes = self.read(&format!("{folder}/{}", update_file(site)), limit)?;
+        let found = Blake::blake3(&bytes).to_string();
+        if found == upload.digest.as_str() {
+            return Ok(bytes);
+        }
+        let (expected, found) = (upload.digest.short(), found.get(..12).unwrap_or_default());
+        Err(format!("is not the one that arrived: the log has {expected}, found {found}"))
+    }
+
+    fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>, String> {
+        match self.place.read(&format!("{}{path}", self.prefix), limit) {
+            Ok(Some(bytes)) => Ok(bytes),
+            Ok(None) => Err("is missing".to_owned()),
+            Err(error) => Err(format!("cannot be read: {error}")),
+        }
+    }
+}
+
+fn mask(mask: &recompute::MaskKey) -> Option<KeyedMask> {
+    let bytes = HEXLOWER.decode(mask.key.as_bytes()).ok()?;
+    let key = MaskKey::new(Secret::from_slice(&bytes)?);
+    Some(KeyedMask { key, sign: if mask.add { Sign::Add } else { Sign::Subtract } })
+}
