@@ -280,29 +280,6 @@ impl MetricTally {
             .then(|| real(self.correct) / real(self.examples))
     }
 
-    /// The mean over the classes but the first of [`Region::dice`].
-    #[must_use]
-    pub fn dice(&self) -> Option<f64> {
-        self.mean_of(Region::dice)
-    }
-
-    /// The same of [`Region::hausdorff`].
-    #[must_use]
-    pub fn hausdorff(&self) -> Option<f64> {
-        self.mean_of(Region::hausdorff)
-    }
-
-    /// The same of [`Region::hausdorff_95`].
-    #[must_use]
-    pub fn hausdorff_95(&self) -> Option<f64> {
-        self.mean_of(Region::hausdorff_95)
-    }
-
-    fn mean_of(&self, figure: fn(&Region) -> Option<f64>) -> Option<f64> {
-        let figures: Vec<f64> = self.regions.iter().filter_map(figure).collect();
-        (!figures.is_empty()).then(|| figures.iter().sum::<f64>() / real(count(figures.len())))
-    }
-
     /// Area under the ROC curve: of two classes that exclude each other, the second's; else the mean
     /// over the classes that have examples on both sides, each against the rest. Ties count half, as in
     /// \[Faw06\] section 7; two scores in one bin are a tie.
@@ -446,58 +423,6 @@ const fn ratio(part: u128, whole: u128) -> f64 {
 mod tests {
     use super::*;
     use crate::rehearsal::Seeded;
-
-    /// Breaks R-16: what sites add up must say of all of them what one would say alone.
-    #[test]
-    fn regions_of_several_sites_add_up_to_means_over_their_patients() {
-        let shape = MetricShape { kind: TaskKind::Segmentation, classes: 3 };
-        let overlap =
-            |common, found, wanted, distances| Overlap { common, found, wanted, distances };
-        let mut one = MetricTally::new(shape);
-        let first = [overlap(30, 40, 60, Some((3.0, 2.0))), overlap(0, 0, 0, None)];
-        one.record_regions(0.5, &first).expect("two classes");
-        let mut two = MetricTally::new(shape);
-        let second = [overlap(50, 50, 50, Some((0.0, 0.0))), overlap(0, 0, 9, None)];
-        two.record_regions(0.25, &second).expect("two classes");
-        assert!(one.record_regions(0.5, &second[..1]).is_err());
-        assert!(one.record(&[0.0; 3], 1).is_err());
-        one.merge(&two).expect("the same shape");
-        // (0.6 + 1) / 2 of the first class; the second is missed where it is, and is in one only.
-        assert_eq!(one.regions[0].dice(), Some(0.8));
-        assert_eq!(one.regions[1].dice(), Some(0.0));
-        assert_eq!(
-            (one.dice(), one.hausdorff(), one.hausdorff_95()),
-            (Some(0.4), Some(1.5), Some(1.0))
-        );
-        assert_eq!((one.loss(), one.accuracy(), one.auroc()), (Some(0.375), None, None));
-        let again = MetricTally::from_counters(shape, one.counters());
-        assert_eq!(again, one);
-        assert_eq!(one.counters().count(), shape.counters());
-        assert!(one.consistent());
-        one.regions[0].common = 111;
-        assert!(!one.consistent(), "more in common than either has");
-    }
-
-    #[test]
-    fn each_of_several_labels_is_counted_by_itself() {
-        let shape = MetricShape { kind: TaskKind::MultiLabel, classes: 2 };
-        let mut tally = MetricTally::new(shape);
-        for (logits, labels) in [
-            ([2.0, 1.0], [true, true]),
-            ([-1.0, 3.0], [false, true]),
-            ([-2.0, -3.0], [false, false]),
-            ([1.0, f32::NAN], [false, false]),
-        ] {
-            tally.record_labels(&logits, &labels).expect("two of each");
-        }
-        assert_eq!((tally.examples, tally.correct), (4, 3));
-        assert!(tally.consistent());
-        // The first class is in order; the second has a score in the middle that is no number.
-        assert_eq!(tally.auroc(), Some(1.0));
-        assert!(tally.loss().is_some_and(|loss| loss > 25.0), "one loss is no number");
-        assert!(tally.record_labels(&[0.0], &[true, false]).is_err());
-        assert_eq!(MetricTally::from_counters(shape, tally.counters()), tally);
-    }
 
     const BINARY: MetricShape = MetricShape::new(2);
 

@@ -79,6 +79,14 @@ fn write(folder: &Path, architecture: Architecture, side: u16) -> Outcome<()> {
 #[expect(clippy::print_stderr, reason = "says why nothing was tried, or how close it came")]
 fn exports_load_into_pytorch_by_name_and_score_alike() -> Outcome<()> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/zoo.py");
+    let Ok(asked) = Command::new("python3").args([script, "--help"]).output() else {
+        eprintln!("skipped: there is no python3");
+        return Ok(());
+    };
+    if !asked.status.success() {
+        eprintln!("skipped: {}", String::from_utf8_lossy(&asked.stderr).trim());
+        return Ok(());
+    }
     let folder = tempfile::tempdir()?;
     for (architecture, side) in [
         (Architecture::CnnTiny, 28),
@@ -95,11 +103,7 @@ fn exports_load_into_pytorch_by_name_and_score_alike() -> Outcome<()> {
         write(folder.path(), architecture, side)?;
         let (model, probe) =
             (folder.path().join("model.safetensors"), folder.path().join("probe.json"));
-        let run = Command::new("python3").args([script, "check"]).arg(model).arg(probe).output();
-        let Ok(run) = run else {
-            eprintln!("skipped: there is no python3");
-            return Ok(());
-        };
+        let run = Command::new("python3").args([script, "check"]).arg(model).arg(probe).output()?;
         let said = String::from_utf8_lossy(&run.stderr);
         if run.status.code() == LACKS {
             eprintln!("skipped {architecture}: {}", said.trim());

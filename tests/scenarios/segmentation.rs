@@ -9,7 +9,7 @@ use harness::consortium::Consortium;
 use harness::manifests::Manifest;
 use harness::site::Work;
 
-/// Rounds of a few seconds each on two cores that are idle.
+/// Rounds of half a minute each on two cores that are idle.
 const LIMIT: Duration = Duration::from_secs(1_800);
 /// Patients of all three hospitals together. Every fifth is held out.
 const PATIENTS: usize = 75;
@@ -63,9 +63,9 @@ fn three_hospitals_learn_to_find_the_parts_of_hippocampi() -> Outcome<()> {
     let manifest = Manifest {
         arch: "unet3d",
         rounds: 8,
-        epochs: 2,
-        batch_size: 4,
-        learning_rate: 4e-3,
+        epochs: 4,
+        batch_size: 2,
+        learning_rate: 5e-3,
         quorum: 3,
         masked: true,
         every: 2,
