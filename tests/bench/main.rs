@@ -58,7 +58,11 @@ enum Command {
     Zoo(zoo::ZooArgs),
     /// Answers an agent as a trainer would, without training: how `round` starts this program
     #[command(hide = true)]
-    Serve,
+    Serve {
+        /// What a trainer would be told: heard, and of no consequence
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        told: Vec<std::ffi::OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -105,7 +109,7 @@ fn run(command: Command, format: Format) -> Result<(), Failure> {
         Command::Utility(arguments) => tell(utility::measure(&arguments), format),
         Command::Zoo(arguments) => tell(zoo::measure(&arguments), format),
         Command::Simulate(arguments) => simulate::run(&arguments, format),
-        Command::Serve => {
+        Command::Serve { told: _ } => {
             answer().map_err(|trouble| Failure::failed("conversation", trouble.to_string()))
         }
     }

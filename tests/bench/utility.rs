@@ -36,6 +36,10 @@ pub(crate) struct UtilityArgs {
     /// Hospitals that the file is split among
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(3..=100))]
     hospitals: u16,
+    /// Fewest hospitals whose sum is released; the noise of so many, less one that may collude, has to
+    /// suffice. Default: all
+    #[arg(long, value_parser = clap::value_parser!(u16).range(3..=100))]
+    quorum: Option<u16>,
     /// How much the hospitals are alike: the Dirichlet distribution's parameter
     #[arg(long, default_value_t = 0.5)]
     alpha: f64,
@@ -68,13 +72,17 @@ pub(crate) struct Measured {
     split: &'static str,
     seeds: u8,
     hospitals: u16,
+    quorum: u16,
     rows: Vec<Row>,
 }
 
 impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { split, seeds, hospitals, rows } = self;
-        writeln!(f, "{split} split, mean of {seeds} seeds, {hospitals} hospitals")?;
+        let Self { split, seeds, hospitals, quorum, rows } = self;
+        writeln!(
+            f,
+            "{split} split, mean of {seeds} seeds, {hospitals} hospitals, quorum {quorum}, one may collude"
+        )?;
         writeln!(
             f,
             "{:<12} {:<28} {:>7} {:>7} {:>7} {:>7} {:>8} {:>8}",
@@ -103,7 +111,8 @@ impl fmt::Display for Measured {
 
 /// Plays every setting at every epsilon with every seed.
 pub(crate) fn measure(arguments: &UtilityArgs) -> Outcome<Measured> {
-    let UtilityArgs { data, seeds, epsilon, setting, hospitals, alpha, tried } = arguments;
+    let UtilityArgs { data, seeds, epsilon, setting, hospitals, quorum, alpha, tried } = arguments;
+    let quorum = quorum.unwrap_or(*hospitals);
     let wanted = |one: Setting| setting.is_empty() || setting.contains(&one);
     let mut jobs = Vec::new();
     match tried {
@@ -131,7 +140,7 @@ pub(crate) fn measure(arguments: &UtilityArgs) -> Outcome<Measured> {
     let mut rows = Vec::new();
     let mut splits = Vec::new();
     for seed in 1..=u64::from(*seeds) {
-        splits.push(Data::open(data, usize::from(*hospitals), seed, *alpha)?);
+        splits.push(Data::open(data, (*hospitals).into(), quorum, seed, *alpha)?);
     }
     for (setting, epsilon, name, recipe) in jobs {
         let begun = Instant::now();
@@ -147,7 +156,7 @@ pub(crate) fn measure(arguments: &UtilityArgs) -> Outcome<Measured> {
         return Err(Trouble::new("expected a setting to play, found none"));
     }
     let split = if tried.is_some() { "validation" } else { "test" };
-    Ok(Measured { split, seeds: *seeds, hospitals: *hospitals, rows })
+    Ok(Measured { split, seeds: *seeds, hospitals: *hospitals, quorum, rows })
 }
 
 /// A long experiment says how far it is.

@@ -478,7 +478,10 @@ mod tests {
                 s.task.preprocess.window = Window::Values { low: 7.0, high: f64::INFINITY }
             }),
             ("task.preprocess.fit", |s| {
+                s.model = Architecture::Unet2d;
                 s.task.kind = TaskKind::Segmentation;
+                s.task.input.height = 16;
+                s.task.input.width = 16;
                 s.task.preprocess.fit = Fit::Crop;
             }),
             ("task.preprocess.mean", |s| s.task.preprocess.mean = f32::NAN),

@@ -144,7 +144,10 @@ mod tests {
 
     /// Eight images of eight by eight pixels; the study draws at this rate.
     fn house(rate: f64) -> House {
-        let study = proto::manifest::parse(&private_manifest(rate, "")).expect("valid");
+        // A rate at which nobody comes is one for a great many.
+        let many = if rate < 0.01 { "patients = 4000000000" } else { "patients = 24" };
+        let manifest = private_manifest(rate, "").replace("patients = 24", many);
+        let study = proto::manifest::parse(&manifest).expect("valid");
         let plan = study.noise_plan(3).expect("a plan").expect("private");
         let network = Network::new(study.model, &study.task, Device::flex());
         let mut random = Random::new("images", &[]);

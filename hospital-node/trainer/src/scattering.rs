@@ -207,7 +207,7 @@ mod tests {
         InputShape { channels, depth: 1, height, width }
     }
 
-    /// Soft blobs, as anatomy has and noise has not.
+    /// Soft blobs, as anatomy has and noise has not, and fine lines across them.
     fn picture(input: InputShape, down: f32) -> Vec<f32> {
         let mut random = Random::new("blobs", &[]);
         let mut blobs = Vec::new();
@@ -220,12 +220,14 @@ mod tests {
         for channel in 0..input.channels {
             for y in 0..height {
                 for x in 0..width {
+                    let lines = (2.0 * (real(y) - down) + 1.1 * real(x)).cos()
+                        + (0.9 * real(x) - 0.4 * (real(y) - down)).cos();
                     let (y, x) = ((real(y) - down) / real(height), real(x) / real(width));
                     let value = blobs.iter().map(|[at_y, at_x, wide, tall]| {
                         let square = (y - at_y).powi(2) + (x - at_x).powi(2);
                         tall * (-square / (2.0 * wide * wide)).exp()
                     });
-                    image.push(value.sum::<f32>() * (1.0 + f32::from(channel)));
+                    image.push((value.sum::<f32>() + lines) * (4.0 + f32::from(channel)));
                 }
             }
         }

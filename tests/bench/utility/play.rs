@@ -32,6 +32,7 @@ const DELTA: f64 = 1e-5;
 pub(crate) struct Data {
     prepared: Places,
     through_front: OnceCell<Places>,
+    quorum: u16,
 }
 
 /// The images, in one place and split among hospitals.
@@ -55,8 +56,15 @@ pub(crate) struct Scored {
 
 impl Data {
     /// Reads the file and splits it.
-    pub(super) fn open(file: &Path, hospitals: usize, seed: u64, alpha: f64) -> Outcome<Self> {
-        let study = study(Setting::Pooled, 1.0, &Recipe::of(Setting::Pooled, 1.0), 1, 5, seed)?;
+    pub(super) fn open(
+        file: &Path,
+        hospitals: usize,
+        quorum: u16,
+        seed: u64,
+        alpha: f64,
+    ) -> Outcome<Self> {
+        let study =
+            study(Setting::Pooled, 1.0, &Recipe::of(Setting::Pooled, 1.0), 1, quorum, seed)?;
         let secret = SiteSecret::new([1; 32]);
         let preparation = Preparation::new(&study.task);
         let how = Look {
@@ -74,7 +82,7 @@ impl Data {
             .map_err(|error| Trouble::new(error.to_string()))?;
         let hospitals = parts.files.iter().map(|part| open(part)).collect::<Result<_, _>>()?;
         let prepared = Places { pooled: open(file)?, hospitals };
-        Ok(Self { prepared, through_front: OnceCell::new() })
+        Ok(Self { prepared, through_front: OnceCell::new(), quorum })
     }
 
     /// The images as this network takes them; all networks with a front share one.
@@ -101,7 +109,7 @@ fn study(
     epsilon: f64,
     recipe: &Recipe,
     patients: usize,
-    hospitals: usize,
+    quorum: u16,
     seed: u64,
 ) -> Outcome<Study> {
     let Recipe {
@@ -115,7 +123,6 @@ fn study(
         views,
         augment,
     } = recipe;
-    let quorum = hospitals - (hospitals / 5).max(1);
     let (train, privacy) = match setting {
         Setting::Pooled => (
             format!(
@@ -162,7 +169,7 @@ pub(super) fn play(
 ) -> Outcome<Scored> {
     let hospitals = data.prepared.hospitals.len();
     let patients = data.prepared.pooled.train.len();
-    let study = study(setting, epsilon, recipe, patients, hospitals, seed)?;
+    let study = study(setting, epsilon, recipe, patients, data.quorum, seed)?;
     let device = backend::device("auto").map_err(|error| Trouble::new(error.to_string()))?;
     let network = Network::new(study.model, &study.task, device);
     let data = data.of(&network)?;
