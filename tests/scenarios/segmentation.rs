@@ -47,8 +47,9 @@ fn hospital(shared: &Path, place: usize, folder: &Path) -> Outcome<Work> {
     Ok(Work::Nifti(folder.to_owned()))
 }
 
-/// Prints its figures; `cargo test --release --test scenarios -- --nocapture hippocampi`.
+/// Prints its figures; `cargo test --release --test scenarios -- --ignored --nocapture hippocampi`.
 #[test]
+#[ignore = "keeps all cores busy for many minutes; the README names its command"]
 #[expect(clippy::print_stderr, reason = "says why nothing was tried, or how well it went")]
 fn three_hospitals_learn_to_find_the_parts_of_hippocampi() -> Outcome<()> {
     let Some(shared) = shared() else {
