@@ -538,6 +538,8 @@ mod tests {
             ("privacy.patients", |s| ruled(s, |rules| rules.patients = 0)),
             ("train.local.augment", |s| {
                 s.model = Architecture::ScatterLinear;
+                s.task.input.height = 16;
+                s.task.input.width = 16;
                 s.training.local.augment = true;
             }),
             ("privacy.augmentation_multiplicity", |s| ruled(s, |rules| rules.views = 0)),
