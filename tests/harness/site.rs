@@ -28,7 +28,8 @@ impl Work {
     fn sections(&self, programs: &Programs) -> String {
         match self {
             Self::StandIn => format!(
-                "[trainer]\nprogram = {:?}\n\n[data.set]\nkind = \"npz\"\npath = \"unused.npz\"\n",
+                "[trainer]\nprogram = {:?}\n\n[data.set]\nkind = \"images\"\npath = \"unused\"\n\
+                 manifest = \"unused.csv\"\n",
                 programs.stand_in()
             ),
             Self::Dicom(folder) => Self::folder("dicom", folder),

@@ -259,13 +259,14 @@ mod tests {
     }
 
     #[test]
-    fn brightness_and_contrast_do_not_matter_and_a_small_shift_hardly() {
+    fn contrast_does_not_matter_and_a_small_shift_hardly() {
         let input = shape(1, 28, 28);
         let scattering = Scattering::new(input);
         let image = picture(input, 0.0);
         let features = scattering.of_all(&image);
-        let brighter: Vec<f32> = image.iter().map(|value| 2.0 * value + 0.5).collect();
-        assert!(apart(&scattering.of_all(&brighter), &features) < 0.02);
+        let stronger: Vec<f32> = image.iter().map(|value| 3.0 * value).collect();
+        let moved = apart(&scattering.of_all(&stronger), &features);
+        assert!(moved < 0.02, "{moved}");
         let shifted = picture(input, 1.0);
         let moved = apart(&scattering.of_all(&shifted), &features);
         assert!(moved > 0.01 && moved < 0.3, "{moved}");
