@@ -74,11 +74,11 @@ fn every_hospital_counts_for_itself_what_a_private_study_spends() -> Outcome<()>
     let digest = house.begin(&manifest)?;
     let view = house.await_completion(&digest, LIMIT)?;
     assert_nothing_lost_or_doubled(&manifest, SITES, &view)?;
-    // Epsilon grows from round to round and ends at its target, not above it.
+    // Epsilon grows from round to round and ends below its target by what a spare round costs.
     let told: Vec<f64> = view.released().filter_map(|round| round.epsilon).collect();
     assert!(told.len() == 7 && told.is_sorted(), "{told:?}");
     let last = told.last().copied().unwrap_or(f64::NAN);
-    assert!(last <= 2.0 && last > 1.99, "{told:?}");
+    assert!(last < 2.0 && last > 1.7, "{told:?}");
     for site in &house.sites {
         let spent = spent(site)?;
         let [study] = spent.studies.as_slice() else {
