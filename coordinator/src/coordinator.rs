@@ -14,7 +14,7 @@ use proto::identity::{PartyName, Role};
 use tokio::net::TcpListener;
 
 use crate::board::{Board, Entry, Standing, Told};
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::driver::{Command, Driver, Progress};
 use crate::identity::Gate;
@@ -99,6 +99,8 @@ pub(crate) struct Coordinator {
     pub(crate) gate: Arc<Gate>,
     /// What happened, for the world to see.
     pub(crate) log: Arc<Log>,
+    /// By which studies are driven.
+    pub(crate) clock: Clock,
 }
 
 impl Coordinator {
@@ -133,7 +135,8 @@ impl Coordinator {
             let entry = entry_of(&store, &row).await?;
             board.put(Arc::new(entry));
         }
-        Ok(Arc::new(Self { config, consortium, authority, store, board, gate, log }))
+        let clock = Clock::default();
+        Ok(Arc::new(Self { config, consortium, authority, store, board, gate, log, clock }))
     }
 
     /// Starts a driver for each study that has something left to do.

@@ -30,7 +30,6 @@ use aggregation::units::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::board::{Entry, Happened, Told};
-use crate::clock;
 use crate::coordinator::Coordinator;
 use crate::store::course::{Absences, Courses};
 use crate::store::recorded::Recorded;
@@ -247,7 +246,7 @@ impl Driver {
             standing.model = Some((study.model, study.model_bytes.clone()));
             standing.next_slot = study.next_slot;
         }
-        let now = clock::now();
+        let now = house.clock.now();
         let driver = Self {
             house,
             entry,
@@ -315,7 +314,7 @@ impl Driver {
             let closing = taken.last().is_some_and(closes);
             let leaves = tell::leaves(&open.terms, &taken, closing);
             let inputs: Vec<_> = taken.iter().map(|one| (one.at, one.recorded.clone())).collect();
-            let now = clock::now();
+            let now = self.house.clock.now();
             let (study, slot) = (open.terms.study, open.terms.slot);
             let kept =
                 self.house.store.journal(study, slot, open.journaled, &inputs, now, &leaves).await;
@@ -347,10 +346,10 @@ impl Driver {
             tokio::select! {
                 () = self.house.board.until_closing() => return Err(Halt::Closing),
                 command = self.inbox.recv() => batch.extend(command),
-                () = wake(open.wake) => {}
+                () = self.house.clock.wait_until(open.wake) => {}
                 // The board outlives its drivers.
                 _ = presence.changed() => {}
-                () = wake(loss) => {}
+                () = self.house.clock.wait_until(loss) => {}
             }
         }
         while batch.len() < BATCH {
@@ -368,6 +367,7 @@ impl Driver {
         let mut replies = Vec::new();
         let mut commands = VecDeque::from(batch);
         while let Some(command) = commands.pop_front() {
+            let now = self.house.clock.now();
             match command {
                 Command::Expect { from, round, slot, terms, reply } => {
                     let answer = self.expects(Some(open), &from, terms, (round, slot));
@@ -378,13 +378,12 @@ impl Driver {
                     let _ = reply.send(self.late(&from, &heard));
                 }
                 Command::Said { from, heard, reply } => {
-                    let at = clock::now();
-                    match self.say(open, at, &from, &heard).await {
+                    match self.say(open, now, &from, &heard).await {
                         Ok(outputs) if outputs.is_empty() => {
                             let _ = reply.send(Ok(Heed::Kept));
                         }
                         Ok(outputs) => {
-                            taken.push(Taken { at, recorded: heard.recorded(from), outputs });
+                            taken.push(Taken { at: now, recorded: heard.recorded(from), outputs });
                             replies.push(reply);
                         }
                         Err(turned) => {
@@ -395,13 +394,14 @@ impl Driver {
                 }
                 Command::Removed(hospital) => {
                     let recorded = Recorded::Removed { hospital: hospital.clone() };
-                    taken.extend(shove(open, recorded, Input::Removed { hospital }));
+                    taken.extend(shove(open, now, recorded, Input::Removed { hospital }));
                 }
                 Command::Nudge => {
                     if self.entry.standing().life == Life::Stopped {
                         let reason = StopReason::Stopped;
                         taken.extend(shove(
                             open,
+                            now,
                             Recorded::Stop { reason },
                             Input::Stop { reason },
                         ));
@@ -416,10 +416,11 @@ impl Driver {
         if !taken.last().is_some_and(closes) {
             self.tell_losses(open, &mut taken);
         }
-        let due = open.wake.is_some_and(|wake| wake <= clock::now());
+        let now = self.house.clock.now();
+        let due = open.wake.is_some_and(|wake| wake <= now);
         if due && !taken.last().is_some_and(closes) {
             open.wake = None;
-            let woken = shove(open, Recorded::Deadline, Input::Deadline);
+            let woken = shove(open, now, Recorded::Deadline, Input::Deadline);
             taken.extend(woken.filter(|one| !one.outputs.is_empty()));
         }
         (taken, replies)
@@ -474,7 +475,7 @@ impl Driver {
         let previous = self.previous.as_mut().filter(|(digest, _)| heard.terms() == *digest);
         let number = previous.as_ref().map(|(_, round)| round.terms().round.get());
         let answer = match previous {
-            Some((_, round)) => Self::say_late(round, from, heard),
+            Some((_, round)) => Self::say_late(round, self.house.clock.now(), from, heard),
             None => Err(Turned::NoRound),
         };
         if let Err(turned) = &answer {
@@ -483,10 +484,15 @@ impl Driver {
         answer
     }
 
-    fn say_late(round: &mut Round, from: &HospitalId, heard: &Heard) -> Result<Heed, Turned> {
+    fn say_late(
+        round: &mut Round,
+        now: Timestamp,
+        from: &HospitalId,
+        heard: &Heard,
+    ) -> Result<Heed, Turned> {
         // A closed round compares digests; an update's bytes would only be looked at to be added.
         let said = heard.said(Vec::new());
-        round.handle(clock::now(), Input::Said { from: from.clone(), said })?;
+        round.handle(now, Input::Said { from: from.clone(), said })?;
         Ok(Heed::Repeated)
     }
 
@@ -579,22 +585,13 @@ fn closes(taken: &Taken) -> bool {
 }
 
 /// Gives the round an input that no peer has said: it is never refused.
-fn shove(open: &mut Open, recorded: Recorded, input: Input) -> Option<Taken> {
-    let at = clock::now();
+fn shove(open: &mut Open, at: Timestamp, recorded: Recorded, input: Input) -> Option<Taken> {
     match combine::step(&mut open.round, at, input) {
         Ok(outputs) => Some(Taken { at, recorded, outputs }),
         Err(refusal) => {
             tracing::error!(reason = %refusal, "the round refused an input of the coordinator's own");
             None
         }
-    }
-}
-
-/// Waits for the moment, or for ever if there is none.
-async fn wake(moment: Option<Timestamp>) {
-    match moment {
-        Some(moment) => clock::wait_until(moment).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -13,7 +13,6 @@ use bytes::Bytes;
 
 use super::{Driver, Halt, Open};
 use crate::board::{Happened, Told};
-use crate::clock;
 use crate::store::course::Course;
 use crate::store::kept::Keeping;
 use crate::store::rounds::{After, Fit, RoundRow, Spent};
@@ -96,7 +95,7 @@ impl Driver {
         let released = row.released;
         let reason = row.reason.clone();
         self.entry.tell(Happened::Closed(Box::new(row)));
-        self.parted = Some((clock::now(), open.terms.invited));
+        self.parted = Some((self.house.clock.now(), open.terms.invited));
         self.previous = Some((open.digest, open.round));
         self.rest_after(released, &reason).await;
         Ok(())
@@ -141,7 +140,7 @@ impl Driver {
             };
         }
         row.model = after.model;
-        row.closed = clock::now();
+        row.closed = self.house.clock.now();
         let mut leaves = ended.leaves.clone();
         if row.released {
             leaves.push(
@@ -214,7 +213,7 @@ impl Driver {
         self.failures += 1;
         let doublings = self.failures.saturating_sub(1).min(16);
         let rest = FIRST_REST.saturating_mul(1 << doublings).min(LONGEST_REST);
-        self.not_before = clock::now().saturating_add(rest);
+        self.not_before = self.house.clock.now().saturating_add(rest);
         if self.failures >= PATIENCE {
             self.failures = 0;
             let why =

@@ -11,7 +11,6 @@ use transparency::fact;
 use transparency::recompute::{MaskKey, Record, Released, Upload};
 
 use super::Driver;
-use crate::clock;
 use crate::coordinator::Coordinator;
 use crate::store::StoreError;
 use crate::store::kept::{Fate, Keeping, KeptRow};
@@ -71,7 +70,7 @@ impl Driver {
             record: Digest::sha256(&bytes),
             bytes: updates.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             kept: false,
-            closed: clock::now(),
+            closed: self.house.clock.now(),
         };
         self.house.store.shelf.put_record(terms.study, terms.slot, bytes).await?;
         Ok(Some(row))
@@ -97,7 +96,7 @@ impl Coordinator {
 
     /// Forgets what has been kept for long enough.
     pub(crate) async fn expire_kept(&self) -> Result<(), StoreError> {
-        let (now, retention) = (clock::now(), self.config.recompute.retention);
+        let (now, retention) = (self.clock.now(), self.config.recompute.retention);
         let mut rows = self.store.kept_rounds(None).await?;
         rows.retain(|row| row.kept && row.closed.saturating_add(retention) <= now);
         self.settle(rows.into_iter().map(|row| (row, Fate::Forgotten("retention"))).collect()).await
@@ -108,7 +107,7 @@ impl Coordinator {
             return Ok(());
         }
         let keeping = Keeping { fresh: None, settled, space: self.config.recompute.space };
-        self.store.settle_kept(&keeping, clock::now()).await?;
+        self.store.settle_kept(&keeping, self.clock.now()).await?;
         self.log.ask();
         self.tidy(&keeping).await;
         Ok(())

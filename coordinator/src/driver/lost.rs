@@ -7,7 +7,6 @@ use aggregation::round::Input;
 use aggregation::units::Timestamp;
 
 use super::{Driver, Open, Taken, closes, shove};
-use crate::clock;
 use crate::store::recorded::Recorded;
 
 /// After a start of the coordinator: sites need a while to find it again.
@@ -33,7 +32,7 @@ impl Driver {
     /// Tells the round who is lost. One that is back can be lost again.
     pub(super) fn tell_losses(&self, open: &mut Open, taken: &mut Vec<Taken>) {
         open.lost.retain(|site| self.house.board.left(site).is_some());
-        let now = clock::now();
+        let now = self.house.clock.now();
         let lost = |site: &HospitalId| self.lost_from(site).is_some_and(|from| from <= now);
         let invited = open.terms.invited.iter();
         let lost: Vec<HospitalId> =
@@ -41,7 +40,7 @@ impl Driver {
         for hospital in lost {
             open.lost.insert(hospital.clone());
             let recorded = Recorded::Lost { hospital: hospital.clone() };
-            taken.extend(shove(open, recorded, Input::Lost { hospital }));
+            taken.extend(shove(open, now, recorded, Input::Lost { hospital }));
             if taken.last().is_some_and(closes) {
                 return;
             }

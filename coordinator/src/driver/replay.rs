@@ -8,6 +8,7 @@ use aggregation::ids::{Digest, RoundId, SlotId};
 use aggregation::message::{Said, StopReason};
 use aggregation::round::{Input, Output, Plan, Round};
 use aggregation::strategy::ServerState;
+use aggregation::units::Timestamp;
 use bytes::Bytes;
 
 use super::{DISK_RETRY, Driver, Halt, Open, Taken, closes, combine, shove, tell};
@@ -79,7 +80,9 @@ impl Driver {
         if let Some(mut open) = self.rebuilt().await? {
             self.house.store.blobs.clear_staged(self.entry.id, Some(open.terms.slot)).await;
             loop {
-                let Some(taken) = shove(&mut open, Recorded::Resumed, Input::Resumed) else {
+                let Some(taken) =
+                    shove(&mut open, self.house.clock.now(), Recorded::Resumed, Input::Resumed)
+                else {
                     return Ok(Some(open));
                 };
                 let leaves = [super::fact_of_round(&open.terms, "round_resumed")];
@@ -134,7 +137,7 @@ impl Driver {
                 Ok(replayed) => replayed,
                 Err(StoreError::Corrupt(what)) => {
                     tracing::warn!(study = %self.entry.id.short(), what, "round cannot be rebuilt");
-                    interrupted(&self.charter, &found)?
+                    interrupted(&self.charter, self.house.clock.now(), &found)?
                 }
                 Err(fault) => {
                     self.unreachable_store(&fault).await?;
@@ -188,7 +191,7 @@ impl Driver {
         }
         let plain =
             outputs.into_iter().filter(|output| !matches!(output, Output::Fact(_))).collect();
-        let at = clock::now();
+        let at = self.house.clock.now();
         // No closing is among these, so nothing comes back.
         let _ = self.let_out(open, vec![Taken { at, recorded: Recorded::Resumed, outputs: plain }]);
     }
@@ -252,7 +255,7 @@ async fn input_of(
 
 /// What was staged, or a key, is gone: the attempt is opened once more only to be ended, so that
 /// no update can come to this plan, which has no masks.
-fn interrupted(charter: &Charter, found: &OpenRound) -> Result<Replayed, Halt> {
+fn interrupted(charter: &Charter, now: Timestamp, found: &OpenRound) -> Result<Replayed, Halt> {
     let cohort = &charter.study().cohort;
     let plan = Plan {
         format: charter.format(found.terms.work).map_err(|_| Halt::Ended)?,
@@ -263,6 +266,6 @@ fn interrupted(charter: &Charter, found: &OpenRound) -> Result<Replayed, Halt> {
     };
     let (mut open, _) = again(found, plan);
     let reason = StopReason::Interrupted;
-    let last = shove(&mut open, Recorded::Stop { reason }, Input::Stop { reason });
+    let last = shove(&mut open, now, Recorded::Stop { reason }, Input::Stop { reason });
     Ok(Replayed { open, last })
 }

@@ -17,8 +17,7 @@ use aggregation::round::{Plan, Round};
 use aggregation::units::Timestamp;
 use proto::federation::Decision;
 
-use super::{Command, DISK_RETRY, Driver, Halt, Open, tell, wake};
-use crate::clock;
+use super::{Command, DISK_RETRY, Driver, Halt, Open, tell};
 use crate::coordinator::LogFault;
 use crate::setup::{Keyed, listed};
 use crate::store::StoreError;
@@ -50,7 +49,7 @@ impl Driver {
     pub(super) async fn next(&mut self) -> Result<Open, Halt> {
         let mut presence = self.house.board.presence_changes();
         loop {
-            let now = clock::now();
+            let now = self.house.clock.now();
             let life = self.entry.standing().life;
             let look = match life {
                 Life::Completed | Life::Failed | Life::Stopped => return Err(Halt::Ended),
@@ -84,7 +83,7 @@ impl Driver {
                 },
                 // The board outlives its drivers.
                 _ = presence.changed() => {}
-                () = wake(look) => {}
+                () = self.house.clock.wait_until(look) => {}
             }
         }
     }

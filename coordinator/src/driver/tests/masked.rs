@@ -18,14 +18,8 @@ use crate::rehearsal::{Hospital, Step};
 use crate::setup::{Key, SetupFault};
 use crate::store::course::Course;
 
+/// Of these, three have to be in the sum, to sign and to unmask.
 const FOUR: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
-
-/// Four sites of which three have to be in the sum, to sign and to unmask; and short deadlines.
-fn hasty() -> String {
-    masked()
-        .replace("round_deadline = \"30s\"", "round_deadline = \"3s\"")
-        .replace("upload_deadline = \"30s\"", "upload_deadline = \"1s\"")
-}
 
 fn masked() -> String {
     MANIFEST.replace("quorum = 2\ndanger_unmasked_updates = true", "quorum = 3")
@@ -144,7 +138,8 @@ impl World {
         .await;
     }
 
-    /// Plays the open round until nobody says anything more; each hospital stops after its last.
+    /// Plays the open round, of which three have to sign and to unmask, until nobody says anything more; each hospital stops after
+    /// its last.
     async fn round(&self, hospitals: &mut [Hospital], lasts: &[Last]) {
         let slot = self.entry.standing().offer.as_ref().map(|terms| terms.slot);
         let open = || self.entry.standing().offer.as_ref().map(|terms| terms.slot) == slot;
@@ -153,8 +148,10 @@ impl World {
             let round = (&standing.roster, &standing.final_set, &standing.signed_set);
             (round.0.is_some(), round.1.is_some(), round.2.is_some())
         };
-        // Three phases follow the first.
-        for _ in 0..4 {
+        let all = hospitals.len();
+        for (now, awaited) in
+            [(Last::Ready, all), (Last::Upload, all), (Last::Sign, 3), (Last::Unmask, 3)]
+        {
             let before = phase();
             for (hospital, last) in hospitals.iter_mut().zip(lasts) {
                 if open() {
@@ -162,6 +159,9 @@ impl World {
                 }
             }
             // Whoever is silent is waited for until the deadline.
+            if lasts.iter().filter(|last| **last >= now).count() < awaited {
+                self.house.clock.put_forward(Duration::from_secs(31));
+            }
             until(|| !open() || phase() != before).await;
             if !open() {
                 return;
@@ -296,7 +296,7 @@ async fn a_crash_after_each_thing_that_is_said_costs_a_masked_study_nothing() {
 async fn whoever_goes_away_when_the_round_ends_without_it_or_is_tried_again() {
     use Last::{Ready, Sign, Unmask, Upload};
     let folder = tempfile::tempdir().expect("a folder");
-    let manifest = hasty().replace("rounds = 2", "rounds = 6");
+    let manifest = masked().replace("rounds = 2", "rounds = 6");
     let world = World::masked(folder.path(), &manifest, &FOUR).await;
     let mut hospitals = world.hospitals();
     world.set_up(&mut hospitals).await;
@@ -444,7 +444,7 @@ async fn what_does_not_hold_in_the_setup_is_refused_by_its_rule() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_has_no_keys_is_waited_for_then_named_and_invited_again_when_it_has_them() {
     let folder = tempfile::tempdir().expect("a folder");
-    let world = World::masked(folder.path(), &hasty(), &FOUR).await;
+    let world = World::masked(folder.path(), &masked(), &FOUR).await;
     let mut hospitals = world.hospitals();
     until(|| world.entry.standing().waiting_for == "the keys of alpha, beta, delta, gamma").await;
     // Everybody announces and reveals; delta leaves no batch.
@@ -456,6 +456,7 @@ async fn who_has_no_keys_is_waited_for_then_named_and_invited_again_when_it_has_
     let (delta, others) = hospitals.split_last_mut().expect("four");
     world.set_up(others).await;
     until(|| world.entry.standing().waiting_for.starts_with("the keys of delta")).await;
+    world.house.clock.put_forward(Duration::from_secs(31));
     let first = world.offer(0).await.expect("the others are enough");
     assert!(!first.invited.contains(&site("delta")));
     world.set_up(std::slice::from_mut(delta)).await;
