@@ -279,7 +279,7 @@ mod tests {
         drop(store);
         let refused = Store::open(folder.path()).await.expect_err("newer");
         let expected =
-            "the state folder has schema version 99; this program knows versions up to 5";
+            "the state folder has schema version 99; this program knows versions up to 6";
         assert_eq!(refused.to_string(), expected);
     }
 }

@@ -49,9 +49,9 @@ pub(super) async fn receive(
         ));
     }
     let offered = entry.standing().offer.clone();
-    if offered.is_none_or(|terms| (terms.round, terms.slot) != (round, slot)) {
-        return Err(Status::failed_precondition("no round is open under this slot"));
-    }
+    let terms = offered
+        .filter(|terms| (terms.round, terms.slot) == (round, slot))
+        .ok_or_else(|| Status::failed_precondition("no round is open under this slot"))?;
     let statement = LedgerStatement { site: site.clone(), record };
     let signed = entry.identities.get(site).map(|key| key.verify(&statement, &signature));
     if !matches!(signed, Some(Ok(()))) {
@@ -74,7 +74,7 @@ pub(super) async fn receive(
         .with("unit", unit)
         .with("seq", record.seq())
         .with("head", record.hash().to_string());
-    let charged = Charged { site, study, slot, seq: record.seq(), end };
+    let charged = Charged { site, study, slot, seq: record.seq(), end, opened_on: terms.log.size };
     let kept = house.store.keep_charge(&charged, clock::now(), fact).await;
     match kept.map_err(|fault| store_status(&fault))? {
         ChargeKept::Kept => Ok(()),

@@ -44,7 +44,8 @@ impl Leaf {
     }
 }
 
-/// Appends leaves in the transaction of what they tell of.
+/// Appends leaves in the transaction of what they tell of; how many there are then, which is the
+/// number of the last, from 1.
 ///
 /// # Errors
 /// When the database refuses, or a leaf is too long for the log.
@@ -52,10 +53,7 @@ pub(crate) async fn append(
     tx: &mut Transaction<'_, Sqlite>,
     at: Timestamp,
     leaves: &[Leaf],
-) -> Result<(), StoreError> {
-    if leaves.is_empty() {
-        return Ok(());
-    }
+) -> Result<i64, StoreError> {
     let last: Option<i64> =
         sqlx::query_scalar("SELECT MAX(id) FROM facts").fetch_one(&mut **tx).await?;
     let mut id = last.unwrap_or(0);
@@ -72,7 +70,7 @@ pub(crate) async fn append(
             .execute(&mut **tx)
             .await?;
     }
-    Ok(())
+    Ok(id)
 }
 
 #[cfg(test)]

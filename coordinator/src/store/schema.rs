@@ -8,7 +8,7 @@ use sqlx::{Sqlite, Transaction};
 use super::StoreError;
 
 /// Each entry brings the schema from its index to the next version.
-const MIGRATIONS: [&[&str]; 5] = [FIRST, MASKS, PRIVACY, TASKS, RECOMPUTE];
+const MIGRATIONS: [&[&str]; 6] = [FIRST, MASKS, PRIVACY, TASKS, RECOMPUTE, CHARGE_FACTS];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE sites (
@@ -177,9 +177,13 @@ const RECOMPUTE: &[&str] = &[
     "CREATE INDEX facts_of_study ON facts (study, kind)",
 ];
 
+/// Which fact a charge is: what a site had told when a round's log head was signed is what counts
+/// against it.
+const CHARGE_FACTS: &[&str] = &["ALTER TABLE charges ADD COLUMN fact BIGINT NOT NULL DEFAULT 0"];
+
 /// The version that this program writes.
-const CURRENT: i64 = 5;
-const _: () = assert!(MIGRATIONS.len() == 5, "a migration goes with a version");
+const CURRENT: i64 = 6;
+const _: () = assert!(MIGRATIONS.len() == 6, "a migration goes with a version");
 
 /// Brings the database to [`CURRENT`], in the transaction given.
 ///

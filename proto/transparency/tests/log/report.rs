@@ -147,6 +147,11 @@ fn every_rule_that_facts_break_is_named_with_the_place() {
             "alder: round 20 after round 19",
         ),
         (
+            bent("ledger_charge", set("z", 0.3.into())),
+            "at least what its charges make it",
+            "alder: epsilon",
+        ),
+        (
             bent("ledger_charge", set("cap_planned", 1.into())),
             "more than its caps",
             "alder: planned epsilon 1.776 above 1 since round 20",

@@ -4,6 +4,7 @@
 //!
 //! There is no report of a log that is not verified: what such a log tells may be anything.
 
+mod accounted;
 mod checks;
 mod history;
 mod html;

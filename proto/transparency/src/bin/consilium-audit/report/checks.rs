@@ -16,11 +16,11 @@ pub(super) struct Check {
 }
 
 impl Check {
-    fn new(rule: &'static str) -> Self {
+    pub(super) fn new(rule: &'static str) -> Self {
         Self { rule, asked: 0, exceptions: Vec::new() }
     }
 
-    fn ask(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+    pub(super) fn ask(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         self.asked += 1;
         if !holds {
             self.exceptions.push(otherwise());
@@ -39,6 +39,7 @@ pub(super) fn all(history: &History) -> Vec<Check> {
         offers(history),
         charges(history),
         epsilons(history),
+        super::accounted::accounted(history),
         caps(history),
         readable(history),
     ]

@@ -1,0 +1,63 @@
+//! Epsilon, computed again from what the log says of noise and steps: nobody's word is taken for it.
+
+use aggregation::privacy::accountant::{Accountant, Composition, Mechanism};
+use aggregation::units::{Delta, NoiseMultiplier, SamplingRate};
+use transparency::fact::Charge;
+
+use super::checks::Check;
+use super::history::{Charged, History};
+
+/// What two computers may make different of the same sum, relative to it.
+const SLACK: f64 = 1e-9;
+
+/// Whether each site's last epsilon covers the noise and the steps of all of its charges, by the
+/// accountant that asks for less. Sites that were charged for the same are computed once.
+pub(super) fn accounted(history: &History) -> Check {
+    let mut check = Check::new("Every site's epsilon is at least what its charges make it");
+    let mut known: Vec<(Composition, Delta, f64)> = Vec::new();
+    for (site, charges) in &history.charges {
+        let Some(last) = charges.last() else { continue };
+        let told = last.charge.epsilon_planned;
+        let Some((composition, delta)) = composed(charges) else {
+            check.ask(false, || format!("{site}: noise, rate or delta out of range"));
+            continue;
+        };
+        let same = known.iter().find(|(one, at, _)| *one == composition && *at == delta);
+        let least = match same {
+            Some((_, _, least)) => *least,
+            None => {
+                let least = least(&composition, delta, told);
+                known.push((composition, delta, least));
+                least
+            }
+        };
+        check.ask(told >= least * (1.0 - SLACK), || {
+            format!(
+                "{site}: epsilon {} after round {}, where {} charges make it {}",
+                super::html::value_text(told),
+                last.round,
+                charges.len(),
+                super::html::value_text(least)
+            )
+        });
+    }
+    check
+}
+
+/// The charges of one site one after another, at the delta of the last.
+fn composed(charges: &[Charged]) -> Option<(Composition, Delta)> {
+    let mut composition = Composition::new();
+    for Charged { charge: Charge { z, q, .. }, .. } in charges {
+        let mechanism = Mechanism::new(NoiseMultiplier::new(*z).ok()?, SamplingRate::new(*q).ok()?);
+        composition.add(mechanism, 1);
+    }
+    let delta = Delta::new(charges.last()?.charge.delta).ok()?;
+    Some((composition, delta))
+}
+
+/// The lesser of both accountants' bounds. The slow one is asked only where the fast one leaves a
+/// doubt.
+fn least(composition: &Composition, delta: Delta, told: f64) -> f64 {
+    let fast = Accountant::Rdp.epsilon(composition, delta).get();
+    if told >= fast { fast } else { Accountant::Pld.epsilon(composition, delta).get() }
+}
