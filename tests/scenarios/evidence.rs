@@ -14,6 +14,7 @@ use harness::manifests::Manifest;
 use harness::patience::{STEP, wait_for};
 use harness::programs::Programs;
 use harness::site::Work;
+use harness::study::StudyView;
 use harness::{Outcome, Trouble};
 use serde_json::Value;
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -254,9 +255,11 @@ fn slow(rounds: u32) -> Manifest {
     }
 }
 
-/// From here on nothing may be released any more.
+/// Once a paused study is resumed, nothing may be released any more.
 fn no_further_round(house: &Consortium, digest: &str) -> Outcome<()> {
-    let before = house.study(digest)?.released().count();
+    // The round that was open when it was paused may still end well.
+    let paused = |view: &StudyView| view.waiting_for.starts_with("paused");
+    let before = house.await_study(digest, LIMIT, paused)?.released().count();
     house.operator(["study", "resume", digest]).data()?;
     let stuck = house.await_study(digest, LIMIT, |view| {
         let abandoned = view.history.iter().rev().take_while(|round| !round.released);

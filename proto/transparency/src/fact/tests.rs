@@ -125,6 +125,13 @@ fn the_page_documents_every_kind_with_its_fields() {
             let shared = ["study", "round", "slot"].contains(&key.as_str());
             assert!(shared || row.contains(&format!("`{key}`")), "{kind}: {key}");
         }
+        // What may be left out, too: each field of the fact is in its words for people who debug.
+        let words = format!("{:?}", told(kind, data).expect("all that it needs").fact);
+        let field =
+            |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        for key in words.split(' ').filter_map(|word| word.strip_suffix(':')).filter(field) {
+            assert!(row.contains(&format!("`{key}`")), "{kind}: {key}");
+        }
     }
 }
 

@@ -182,9 +182,12 @@ fn at_round(round: &Round, mut fields: Value) -> Value {
     fields
 }
 
+/// A leaf; so many `days` after the others, if it says so.
 fn entry(at: u64, kind: &str, fields: Value) -> Vec<u8> {
-    let time = UtcTime::from_millis(1_795_000_000_000 + at).expect("before 10000");
-    let Value::Object(fields) = fields else { return Vec::new() };
+    let Value::Object(mut fields) = fields else { return Vec::new() };
+    let days = fields.remove("days").and_then(|days| days.as_u64()).unwrap_or(0);
+    let time = 1_795_000_000_000 + at + days * 86_400_000;
+    let time = UtcTime::from_millis(time).expect("before 10000");
     Leaf::new(kind, time, fields).expect("a small leaf").bytes().to_vec()
 }
 
@@ -231,7 +234,7 @@ fn a_tampered_and_a_missing_update_and_a_record_of_another_kind_are_named() {
     let mut long = round.updates[SITES[1]].clone();
     long.push(0);
     fs::write(&file, long).expect("written");
-    stage.fails_with("the update of birch cannot be read");
+    stage.fails_with("the update of birch is too long");
     // The update of another site, which arrived, too.
     fs::write(&file, &round.updates[SITES[0]]).expect("written");
     stage.fails_with("the update of birch is not the one that arrived");
@@ -269,20 +272,26 @@ fn a_wrong_sum_a_withheld_round_and_an_unlogged_update_are_caught() {
     assert_ne!(first, 8);
     assert_eq!(silent.run(&format!("--round {first}")).code, Some(0), "others are as before");
 
-    // It forgot, and says so: nothing to check, and that is told.
-    let forgot = Stage::new(|leaves| {
-        let at = leaves.iter().rposition(|(kind, _)| kind == "round_kept").expect("kept");
-        leaves[at].0 = "round_forgotten".to_owned();
-        leaves[at].1["reason"] = "size cap".into();
-    });
-    let text = forgot.run("");
-    assert_eq!(text.code, Some(0), "{}", text.err);
-    assert!(
-        text.out.contains("1 could not be added up") && text.out.contains("size cap"),
-        "{}",
-        text.out
-    );
-    assert_eq!(forgot.run("--round 8").code, Some(1));
+    // It forgot, and says so: only the time that it has to keep rounds for excuses that.
+    for (reason, days, outcome, code) in [
+        ("size cap", 0, "unchecked", Some(1)),
+        ("damaged", 400, "unchecked", Some(1)),
+        ("retention", 0, "unchecked", Some(1)),
+        ("retention", 30, "expired", Some(0)),
+    ] {
+        let forgot = Stage::new(|leaves| {
+            let at = leaves.iter().rposition(|(kind, _)| kind == "round_kept").expect("kept");
+            leaves[at].0 = "round_forgotten".to_owned();
+            leaves[at].1["reason"] = reason.into();
+            leaves[at].1["days"] = days.into();
+        });
+        let text = forgot.run("");
+        assert_eq!(text.code, code, "{reason}: {}", text.err);
+        let line = text.out.lines().find(|line| line.starts_with(outcome)).expect("it is told");
+        assert!(line.contains("round 8 ") && line.contains(reason), "{line}");
+        let json = forgot.run("--format json --round 8").json();
+        assert_eq!((&json["error_code"], &json["data"][outcome]), (&"not_kept".into(), &1.into()));
+    }
 
     // The sum is said to be over a site of which no update is in the log.
     let unlogged = Stage::new(|leaves| {
@@ -292,7 +301,60 @@ fn a_wrong_sum_a_withheld_round_and_an_unlogged_update_are_caught() {
         logged["site"] = "../elm".into();
     });
     let text = unlogged.run("");
-    assert_eq!((text.code, text.err.contains("over other sites")), (Some(1), true), "{}", text.err);
+    let cedar = text.err.contains("cedar is in the sum, and no update of it is in the log");
+    assert_eq!((text.code, cedar), (Some(1), true), "{}", text.err);
+}
+
+/// Each of them would have turned a lie into "same", or into a round that was not drawn.
+#[test]
+fn what_is_told_twice_or_after_the_draw_is_no_way_out() {
+    type Alter = fn(&mut Vec<(String, Value)>);
+    let cases: [(&str, Alter); 5] = [
+        ("it was released twice", |leaves| {
+            let at = leaves.iter().rposition(|(kind, _)| kind == "round_released").expect("one");
+            let mut lie = leaves[at].clone();
+            lie.1["sum"] = digest("another sum").into();
+            leaves.insert(at, lie);
+        }),
+        ("two updates of birch are in the log", |leaves| {
+            let is_last = |(kind, fields): &(String, Value)| {
+                kind == "round_contribution" && fields["site"] == "birch"
+            };
+            let at = leaves.iter().rposition(is_last).expect("one");
+            let mut late = leaves[at].clone();
+            late.1["digest"] = digest("ground until the coin falls well").into();
+            leaves.push(late);
+        }),
+        ("a share of 0, where its study began with 0.5", |leaves| {
+            last_of(leaves, "round_released")["recompute_share"] = 0.into();
+        }),
+        ("two records of it are in the log", |leaves| {
+            let mut other = last_of(leaves, "round_kept").clone();
+            other["record"] = digest("another record").into();
+            leaves.push(("round_kept".to_owned(), other));
+        }),
+        ("its slot is round 9 as well", |leaves| {
+            let mut other = last_of(leaves, "round_contribution").clone();
+            other["round"] = 9.into();
+            leaves.push(("round_contribution".to_owned(), other));
+        }),
+    ];
+    for (words, alter) in cases {
+        Stage::new(alter).fails_with(words);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_accuses_nobody_and_is_not_passed_over() {
+    let stage = Stage::good();
+    let (_, file) = stage.last();
+    fs::remove_file(&file).expect("removed");
+    fs::create_dir(&file).expect("made");
+    let json = stage.run("--format json").json();
+    assert_eq!(
+        (&json["error_code"], &json["data"]["wrong"], &json["data"]["unreadable"]),
+        (&"unreadable".into(), &0.into(), &1.into())
+    );
 }
 
 #[test]
@@ -304,7 +366,7 @@ fn a_log_from_before_rounds_were_drawn_has_nothing_to_add_up() {
         }
     });
     let text = stage.run("");
-    assert_eq!(text.code, Some(0), "{}", text.err);
+    assert_eq!(text.code, Some(1), "{}", text.err);
     assert!(text.out.contains("0 sums are as the log has them"), "{}", text.out);
     assert!(text.out.contains("neither its digest nor a share"), "{}", text.out);
 }

@@ -9,7 +9,7 @@ use transparency::leaf::Leaf;
 
 use crate::fixture::{build, policy};
 use crate::program::Desk;
-use crate::story::{HOSTILE, ROUNDS, SITES, Story};
+use crate::story::{HOSTILE, ROUNDS, SITES, Story, digest};
 
 /// A desk with the log of a story and a policy.
 fn desk(name: &str, last: &str) -> Desk {
@@ -81,7 +81,10 @@ fn facts_that_do_not_fit_are_said() {
         "report --log log --policy policy --study radiographs --out report.html --format json",
     );
     assert_eq!((&said.json()["data"]["exceptions"], said.code), (&0.into(), Some(0)));
-    let page = page(&desk, "rehearsal");
+    let line = "report --log log --policy policy --study rehearsal --out report.html --format json";
+    let said = desk.run(line);
+    assert_eq!((&said.json()["error_code"], said.code), (&"does_not_fit".into(), Some(1)));
+    let page = fs::read_to_string(desk.at("report.html")).expect("written nevertheless");
     let verified = section(&page, "What was verified");
     assert!(verified.contains("expected slot") || verified.contains("missing field"), "{verified}");
     assert!(verified.contains("fact_of_tomorrow"), "{verified}");
@@ -111,10 +114,42 @@ fn bent(kind: &str, bend: impl Fn(&mut Map<String, Value>) -> bool) -> Vec<Vec<u
     leaves.into_iter().filter_map(bend_one).collect()
 }
 
+/// The story of the study with one more leaf after the last one of this kind, of its twentieth round
+/// where it is of a round, made of it by `change`.
+fn with_another(kind: &str, change: impl Fn(&mut Map<String, Value>)) -> Vec<Vec<u8>> {
+    let mut leaves = Story::new("radiographs", SITES[4]).leaves;
+    let study = Value::from(Story::private());
+    let is_it = |bytes: &Vec<u8>| {
+        let leaf = Leaf::decode(bytes).expect("a leaf");
+        let slot = leaf.data().get("slot").is_none_or(|slot| *slot == 21);
+        leaf.kind() == kind && slot && leaf.data().get("study") == Some(&study)
+    };
+    let at = leaves.iter().rposition(is_it).expect("there is one");
+    let leaf = Leaf::decode(&leaves[at]).expect("a leaf");
+    let mut data = leaf.data().clone();
+    change(&mut data);
+    let other = Leaf::new(kind, leaf.time(), data).expect("a leaf").bytes().to_vec();
+    leaves.insert(at + 1, other);
+    leaves
+}
+
 /// The story of a study that was to be private, without a single charge.
 fn without_charges() -> Vec<Vec<u8>> {
     let mut leaves = Story::new("radiographs", SITES[4]).leaves;
     leaves.retain(|bytes| Leaf::decode(bytes).is_ok_and(|leaf| leaf.kind() != "ledger_charge"));
+    leaves
+}
+
+/// An approval that is written after the round, and dated before it.
+fn late_approval() -> Vec<Vec<u8>> {
+    let mut leaves = Story::new("radiographs", SITES[4]).leaves;
+    let is_it = |bytes: &Vec<u8>| {
+        let leaf = Leaf::decode(bytes).expect("a leaf");
+        leaf.kind() == "study_decided" && leaf.data().get("site") == Some(&SITES[0].into())
+    };
+    let at = leaves.iter().position(is_it).expect("an approval");
+    let approval = leaves.remove(at);
+    leaves.push(approval);
     leaves
 }
 
@@ -156,6 +191,30 @@ fn every_rule_that_facts_break_is_named_with_the_place() {
             "more than its caps",
             "alder: planned epsilon 1.776 above 1 since round 20",
         ),
+        (with_another("round_released", |_| {}), "told once", "round 20, slot 21: ended once more"),
+        (
+            with_another("round_contribution", |data| {
+                data.insert("digest".to_owned(), digest("another").into());
+            }),
+            "told once",
+            "round 20, slot 21: another update of",
+        ),
+        (
+            with_another("model_changed", |data| {
+                let before = data.insert("after".to_owned(), digest("not of a sum").into());
+                data.insert("before".to_owned(), before.expect("a model"));
+            }),
+            "made by a released sum",
+            "round 20, slot 21: model",
+        ),
+        (
+            with_another("model_exported", |data| {
+                data.insert("model".to_owned(), digest("not of the study").into());
+            }),
+            "taken out is one of the study",
+            "entry",
+        ),
+        (late_approval(), "approved it before", "alder: no approval"),
         (
             bent("round_ready", set("site", 7.into())),
             "says what its kind says",
@@ -165,7 +224,7 @@ fn every_rule_that_facts_break_is_named_with_the_place() {
         let desk = desk_with(&leaves);
         let line = "report --log log --policy policy --study radiographs --out report.html";
         let said = desk.run(line);
-        assert_eq!(said.code, Some(0), "{rule}: {}", said.err);
+        assert_eq!(said.code, Some(1), "{rule}: {}", said.err);
         let found = said.out.lines().any(|line| line.contains(rule) && line.contains(place));
         assert!(found, "{rule}: {}", said.out);
         let page = fs::read_to_string(desk.at("report.html")).expect("written");

@@ -19,6 +19,8 @@ pub(crate) const MAX_CA_BYTES: usize = 1 << 20;
 /// How long a server may take to be reached, and to answer one question.
 const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(60);
+/// How many bytes of a long answer a slow line brings in a second.
+const SLOW: u64 = 1 << 20;
 
 /// The most tiles above the lowest that are kept: each spares a question for 256 bundles.
 const MOST_KEPT: usize = 512;
@@ -96,8 +98,11 @@ impl Url {
     }
 
     fn ask(&self, path: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
-        let mut answer =
-            self.agent.get(format!("{}/{path}", self.base)).call().map_err(io_error)?;
+        let most = u64::try_from(limit).map_or(u64::MAX, |limit| limit.saturating_add(1));
+        let time = ANSWER + Duration::from_secs(most / SLOW);
+        let question = self.agent.get(format!("{}/{path}", self.base));
+        let question = question.config().timeout_global(Some(time)).build();
+        let mut answer = question.call().map_err(io_error)?;
         match answer.status().as_u16() {
             200 => {}
             404 => return Ok(None),
@@ -115,7 +120,6 @@ impl Url {
             let message = format!("expected at most {limit} bytes");
             io::Error::new(io::ErrorKind::FileTooLarge, message)
         };
-        let most = u64::try_from(limit).map_or(u64::MAX, |limit| limit.saturating_add(1));
         match answer.body_mut().with_config().limit(most).read_to_vec() {
             Ok(bytes) if bytes.len() <= limit => Ok(Some(bytes)),
             Ok(_) | Err(Error::BodyExceedsLimit(_)) => Err(too_long()),

@@ -7,6 +7,8 @@
 
 mod history;
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aggregation::ids::{Digest as Blake, HospitalId};
@@ -49,14 +51,59 @@ pub(crate) struct Arguments {
     round: Option<u64>,
 }
 
+/// How the adding up ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    /// The sum is the one that the log has.
+    Same,
+    /// It is not, or what the log tells of the round cannot be right.
+    Wrong,
+    /// It could not be added up, though it should be there.
+    Unchecked,
+    /// What was kept could not be read just now.
+    Unreadable,
+    /// It was kept for its time, which is over.
+    Expired,
+    /// The next sum of its study decides whether it is kept.
+    Pending,
+    /// It was not drawn, so nothing of it is kept.
+    NotDrawn,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Wrong => "wrong",
+            Self::Unchecked => "unchecked",
+            Self::Unreadable => "unreadable",
+            Self::Expired => "expired",
+            Self::Pending => "pending",
+            Self::NotDrawn => "not drawn",
+        }
+    }
+
+    /// The error that it is: of one round that was asked for, or of any.
+    fn error(self, asked: bool) -> Option<&'static str> {
+        match self {
+            Self::Wrong => Some("recompute_failed"),
+            Self::Unchecked => Some("not_kept"),
+            Self::Unreadable => Some("unreadable"),
+            Self::Expired | Self::Pending | Self::NotDrawn if asked => Some("not_kept"),
+            Self::Same | Self::Expired | Self::Pending | Self::NotDrawn => None,
+        }
+    }
+}
+
 /// What came of one round.
 #[derive(Debug, Serialize)]
 struct Verdict {
     study: Digest,
     round: u64,
     slot: u64,
-    /// `same`, `wrong`, or `unchecked`.
-    result: &'static str,
+    /// What came of it.
+    result: Outcome,
     /// Updates that were added up.
     updates: usize,
     /// Masks that were taken out.
@@ -66,14 +113,33 @@ struct Verdict {
 }
 
 /// All of them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Verdicts {
     same: usize,
     wrong: usize,
     unchecked: usize,
+    unreadable: usize,
+    expired: usize,
+    pending: usize,
     /// Released rounds that nothing was to be kept of.
     not_drawn: usize,
+    /// The share of rounds that each study keeps.
+    shares: BTreeMap<String, f64>,
     rounds: Vec<Verdict>,
+}
+
+impl Verdicts {
+    fn count(&mut self, outcome: Outcome) {
+        *match outcome {
+            Outcome::Same => &mut self.same,
+            Outcome::Wrong => &mut self.wrong,
+            Outcome::Unchecked => &mut self.unchecked,
+            Outcome::Unreadable => &mut self.unreadable,
+            Outcome::Expired => &mut self.expired,
+            Outcome::Pending => &mut self.pending,
+            Outcome::NotDrawn => &mut self.not_drawn,
+        } += 1;
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
@@ -100,36 +166,43 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             return Err(Failure::usage("no_such_round", message));
         }
     }
-    let mut verdicts =
-        Verdicts { same: 0, wrong: 0, unchecked: 0, not_drawn: 0, rounds: Vec::new() };
+    let mut verdicts = Verdicts::default();
+    let asked = arguments.round.is_some();
     for round in &all {
-        if matches!(round.fate, Fate::NotDrawn) && arguments.round.is_none() {
-            verdicts.not_drawn += 1;
-            continue;
+        if let Some(share) = round.share {
+            verdicts.shares.entry(round.released.study.to_string()).or_insert(share);
         }
         let verdict = kept.judge(round);
-        output.line(&visible(&describe(&verdict)))?;
-        match verdict.result {
-            "same" => verdicts.same += 1,
-            "wrong" => verdicts.wrong += 1,
-            _ => verdicts.unchecked += 1,
+        verdicts.count(verdict.result);
+        if verdict.result == Outcome::NotDrawn && !asked {
+            continue;
         }
+        output.line(&visible(&describe(&verdict)))?;
         verdicts.rounds.push(verdict);
     }
+    for (study, share) in &verdicts.shares {
+        let study = study.get(..12).unwrap_or(study);
+        output.line(&if *share > 0.0 {
+            format!("study {study} keeps a share of {share} of its rounds")
+        } else {
+            format!("study {study} keeps no round: none of its sums can be added up again")
+        })?;
+    }
+    let Verdicts { same, wrong, unchecked, unreadable, expired, pending, not_drawn, .. } =
+        &verdicts;
     output.line(&format!(
-        "{} sums are as the log has them, {} are not; {} could not be added up; {} rounds were not drawn",
-        verdicts.same, verdicts.wrong, verdicts.unchecked, verdicts.not_drawn
+        "{same} sums are as the log has them, {wrong} are not; {} could not be added up; \
+         {not_drawn} rounds were not drawn, {expired} were kept for their time, {pending} are undecided",
+        unchecked + unreadable
     ))?;
-    let bad = |verdict: &&Verdict| {
-        verdict.result == "wrong" || arguments.round.is_some() && verdict.result != "same"
-    };
-    match verdicts.rounds.iter().find(bad) {
-        None => Ok(output.data(&verdicts)?),
-        Some(first) => {
-            let code = if first.result == "wrong" { "recompute_failed" } else { "not_kept" };
-            Err(Failure::failed(code, visible(&describe(first))).data(&verdicts))
+    // What is wrong weighs more than what could not be seen.
+    for error in ["recompute_failed", "not_kept", "unreadable"] {
+        let bad = |verdict: &&Verdict| verdict.result.error(asked) == Some(error);
+        if let Some(first) = verdicts.rounds.iter().find(bad) {
+            return Err(Failure::failed(error, visible(&describe(first))).data(&verdicts));
         }
     }
+    Ok(output.data(&verdicts)?)
 }
 
 fn open_kept(folder: &Path) -> Result<Place, Failure> {
@@ -144,10 +217,10 @@ fn describe(verdict: &Verdict) -> String {
     let Verdict { study, round, slot, result, updates, masks, reasons } = verdict;
     let place = format!("round {round} (slot {slot}) of study {}", study.short());
     match *result {
-        "same" => format!(
+        Outcome::Same => format!(
             "same         {place}: {updates} updates less {masks} masks give the sum that the log has"
         ),
-        result => format!("{result:<12} {place}: {}", reasons.join("; ")),
+        result => format!("{:<12} {place}: {}", result.name(), reasons.join("; ")),
     }
 }
 
@@ -164,39 +237,53 @@ impl Kept {
             study: released.study.clone(),
             round: released.round,
             slot: released.slot,
-            result: "wrong",
+            result: Outcome::Wrong,
             updates: 0,
             masks: 0,
-            reasons: Vec::new(),
+            reasons: round.faults.clone(),
         };
-        let unchecked = match &round.fate {
+        if !round.faults.is_empty() {
+            return verdict;
+        }
+        let (result, reason) = match &round.fate {
             Fate::Kept { record } => {
                 self.add_up(round, record, &mut verdict);
                 return verdict;
             }
-            Fate::Withheld => {
-                let reason = "it was drawn, and the log has nothing of it being kept";
-                verdict.reasons.push(reason.to_owned());
-                return verdict;
+            Fate::Withheld => (
+                Outcome::Wrong,
+                "it was drawn, and the log has nothing of it being kept".to_owned(),
+            ),
+            Fate::NotDrawn => {
+                (Outcome::NotDrawn, "it was not drawn, so nothing of it is kept".to_owned())
             }
-            Fate::NotDrawn => "it was not drawn, so nothing of it is kept".to_owned(),
-            Fate::Undecided => "the next sum of its study decides whether it is kept".to_owned(),
-            Fate::Untold => "the log has neither its digest nor a share".to_owned(),
-            Fate::Forgotten { reason } => format!("it was drawn, and is forgotten: {reason}"),
+            Fate::Undecided => (
+                Outcome::Pending,
+                "the next sum of its study decides whether it is kept".to_owned(),
+            ),
+            Fate::Untold => {
+                (Outcome::Unchecked, "the log has neither its digest nor a share".to_owned())
+            }
+            Fate::Forgotten { reason, in_time: true } => {
+                (Outcome::Expired, format!("it was drawn, and kept for its time: {reason}"))
+            }
+            Fate::Forgotten { reason, in_time: false } => {
+                (Outcome::Unchecked, format!("it was drawn, and is forgotten: {reason}"))
+            }
         };
-        verdict.result = "unchecked";
-        verdict.reasons.push(unchecked);
+        verdict.result = result;
+        verdict.reasons.push(reason);
         verdict
     }
 
     /// Adds the round up; what is wrong goes into the verdict.
     fn add_up(&self, round: &Round, named: &Digest, verdict: &mut Verdict) {
-        let mut wrong = |what: String| verdict.reasons.push(what);
         let folder = folder_of(&round.released.study, round.released.slot);
         let bytes = match self.read(&format!("{folder}/{RECORD}"), MAX_RECORD_BYTES) {
             Ok(bytes) => bytes,
-            Err(what) => return wrong(format!("its record {what}")),
+            Err(fault) => return verdict.blame("its record", fault),
         };
+        let mut wrong = |what: String| verdict.reasons.push(what);
         if HEXLOWER.encode(digest(&SHA256, &bytes).as_ref()) != named.as_str() {
             return wrong("its record is not the one that the log names".to_owned());
         }
@@ -214,6 +301,13 @@ impl Kept {
                 record.bits
             ));
         };
+        if record.masks.len() > round.most_masks {
+            return wrong(format!(
+                "at most {} masks can be in its sum, its record has {}",
+                round.most_masks,
+                record.masks.len()
+            ));
+        }
         let masks: Option<Vec<KeyedMask>> = record.masks.iter().map(mask).collect();
         let Some(masks) = masks else {
             return wrong("its record has a key that is none".to_owned());
@@ -226,8 +320,8 @@ impl Kept {
         for (site, upload) in &round.updates {
             let update = match self.update(&folder, site, upload) {
                 Ok(update) => update,
-                Err(what) => {
-                    verdict.reasons.push(format!("the update of {site} {what}"));
+                Err(fault) => {
+                    verdict.blame(&format!("the update of {site}"), fault);
                     continue;
                 }
             };
@@ -253,7 +347,7 @@ impl Kept {
             let found = sum.finish(&masks).to_string();
             let expected = &round.released.sum;
             if found == expected.as_str() {
-                verdict.result = "same";
+                verdict.result = Outcome::Same;
             } else {
                 let what = format!("the log has the sum {expected}, the updates give {found}");
                 verdict.reasons.push(what);
@@ -269,26 +363,53 @@ impl Kept {
         folder: &str,
         site: &str,
         upload: &recompute::Upload,
-    ) -> Result<Vec<u8>, String> {
+    ) -> Result<Vec<u8>, Fault> {
         // The log's texts are the coordinator's; this one becomes a part of a path.
-        HospitalId::new(site).map_err(|error| error.to_string())?;
+        HospitalId::new(site)
+            .map_err(|error| Fault::Wrong(format!("has a name that no site has: {error}")))?;
         let limit = usize::try_from(upload.bytes.min(MAX_UPDATE_BYTES))
-            .map_err(|_| "is longer than this machine can hold".to_owned())?;
+            .map_err(|_| Fault::Unreadable("is longer than this machine can hold".to_owned()))?;
         let bytes = self.read(&format!("{folder}/{}", update_file(site)), limit)?;
         let found = Blake::blake3(&bytes).to_string();
         if found == upload.digest.as_str() {
             return Ok(bytes);
         }
         let (expected, found) = (upload.digest.short(), found.get(..12).unwrap_or_default());
-        Err(format!("is not the one that arrived: the log has {expected}, found {found}"))
+        let what = format!("is not the one that arrived: the log has {expected}, found {found}");
+        Err(Fault::Wrong(what))
     }
 
-    fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>, String> {
+    fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>, Fault> {
         match self.place.read(&format!("{}{path}", self.prefix), limit) {
             Ok(Some(bytes)) => Ok(bytes),
-            Ok(None) => Err("is missing".to_owned()),
-            Err(error) => Err(format!("cannot be read: {error}")),
+            Ok(None) => Err(Fault::Wrong("is missing".to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                Err(Fault::Wrong(format!("is too long: {error}")))
+            }
+            Err(error) => Err(Fault::Unreadable(format!("cannot be read: {error}"))),
         }
+    }
+}
+
+/// Why something that was kept is of no use.
+enum Fault {
+    /// It is not what the log says that it is.
+    Wrong(String),
+    /// It may be; nobody could look. A slow or refused connection accuses nobody.
+    Unreadable(String),
+}
+
+impl Verdict {
+    /// Notes a fault; one that is wrong outweighs those that could not be read.
+    fn blame(&mut self, what: &str, fault: Fault) {
+        let first = self.reasons.is_empty();
+        let (result, why) = match fault {
+            Fault::Wrong(why) => (Outcome::Wrong, why),
+            Fault::Unreadable(why) if first => (Outcome::Unreadable, why),
+            Fault::Unreadable(why) => (self.result, why),
+        };
+        self.result = result;
+        self.reasons.push(format!("{what} {why}"));
     }
 }
 

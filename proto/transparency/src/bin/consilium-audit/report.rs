@@ -133,7 +133,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     beside.push(".tmp");
     fs::write(&beside, page.as_bytes())?;
     fs::rename(&beside, &arguments.out)?;
-    let exceptions = checks.iter().map(|check| check.exceptions.len()).sum();
+    let exceptions: usize = checks.iter().map(|check| check.exceptions.len()).sum();
     output.line(&format!("verified: {} entries", evidence.report.size))?;
     for check in &checks {
         for exception in &check.exceptions {
@@ -143,7 +143,14 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     }
     output.line(&format!("report: {}", arguments.out.display()))?;
     let (study, size) = (&evidence.study, evidence.report.size);
-    Ok(output.data(&Written { study, size, exceptions, out: &arguments.out })?)
+    let written = Written { study, size, exceptions, out: &arguments.out };
+    if exceptions > 0 {
+        let message = format!("expected facts that fit together, found {exceptions} that do not");
+        return Err(Failure::failed("does_not_fit", message)
+            .hint("the report is written and lists them")
+            .data(&written));
+    }
+    Ok(output.data(&written)?)
 }
 
 /// Tells every leaf with its place and kind, or why a leaf of a known kind cannot be read.

@@ -35,25 +35,30 @@ pub(super) fn all(history: &History) -> Vec<Check> {
         consent(history),
         rounds(history),
         cohorts(history),
+        once(history),
         lineage(history),
+        sums(history),
+        exports(history),
         offers(history),
         charges(history),
         epsilons(history),
         super::accounted::accounted(history),
         caps(history),
+        times(history),
         readable(history),
     ]
 }
 
 fn approvals(history: &History) -> Check {
     let mut check = Check::new("Every site of the study approved it before its first round");
-    let first = history.attempts.values().filter_map(|attempt| attempt.announced).min();
+    // The order of the log counts, which is signed; a time is whatever its writer says.
+    let first = history.attempts.values().filter_map(|attempt| attempt.began).min();
     let sites = history.proposal.iter().flat_map(|proposal| &proposal.sites);
     for site in sites.filter(|_| first.is_some()) {
         let approved = history.decisions.iter().find(|it| {
             it.site == *site
                 && it.decision == "approved"
-                && first.is_none_or(|first| it.time <= first)
+                && first.is_none_or(|first| it.index < first)
         });
         check.ask(approved.is_some(), || format!("{site}: no approval before the first round"));
     }
@@ -67,14 +72,33 @@ fn consent(history: &History) -> Check {
         let End::Released { contributed, .. } = &attempt.end else { continue };
         for site in contributed {
             // The last word of the site before the round; its silence is the rule above.
-            let before = |time| attempt.announced.is_none_or(|announced| time <= announced);
+            let before = |index| attempt.began.is_none_or(|began| index < began);
             let mut decisions = history.decisions.iter();
-            let last = decisions.rfind(|it| it.site == *site && before(it.time));
+            let last = decisions.rfind(|it| it.site == *site && before(it.index));
             check.ask(last.is_none_or(|last| last.decision == "approved"), || {
                 let decision = last.map_or("", |last| last.decision.as_str());
                 format!("round {}: {site}, which had {decision}", attempt.round)
             });
         }
+    }
+    check
+}
+
+fn once(history: &History) -> Check {
+    let mut check = Check::new("Every attempt is told once, from its beginning to its end");
+    for attempt in history.attempts.values() {
+        let place = |what: &str| format!("round {}, slot {}: {what}", attempt.round, attempt.slot);
+        check.ask(attempt.began.is_some(), || place("never announced"));
+        check.exceptions.extend(attempt.again.iter().map(|what| place(what)));
+    }
+    check
+}
+
+fn times(history: &History) -> Check {
+    let mut check = Check::new("No fact is dated more than a minute before one that the log had");
+    check.asked = history.leaves;
+    for (index, time) in &history.back {
+        check.exceptions.push(format!("entry {index}: {time}"));
     }
     check
 }
@@ -115,6 +139,32 @@ fn lineage(history: &History) -> Check {
             });
         }
         current = Some(change.after.clone());
+    }
+    check
+}
+
+fn sums(history: &History) -> Check {
+    let mut check = Check::new("Every model was made by a released sum, one by each");
+    let mut made = BTreeSet::new();
+    for change in &history.changes {
+        let attempt = history.attempts.get(&change.slot);
+        let released = attempt.is_some_and(|it| it.released() && it.round == change.round);
+        check.ask(released && made.insert(change.slot), || {
+            format!("round {}, slot {}: model {}", change.round, change.slot, change.after)
+        });
+    }
+    check
+}
+
+fn exports(history: &History) -> Check {
+    let mut check = Check::new("Every model that was taken out is one of the study");
+    let first = history.proposal.iter().map(|proposal| (proposal.index, &proposal.model));
+    let later = history.changes.iter().map(|change| (change.index, &change.after));
+    let models: Vec<_> = first.chain(later).collect();
+    for export in &history.exports {
+        let Some(taken) = &export.digest else { continue };
+        let known = models.iter().any(|(index, model)| *model == taken && *index < export.index);
+        check.ask(known, || format!("entry {}: {taken}", export.index));
     }
     check
 }

@@ -8,6 +8,9 @@ use transparency::time::UtcTime;
 /// The mode of a study that protects nobody.
 pub(super) const NO_PRIVACY: &str = "danger_no_privacy";
 
+/// How far a clock may be put back without a word.
+const CLOCK_MILLIS: u64 = 60_000;
+
 /// A study as it was proposed.
 pub(super) struct Proposal {
     pub(super) index: u64,
@@ -59,6 +62,8 @@ pub(super) struct Attempt {
     pub(super) round: u64,
     pub(super) slot: u64,
     pub(super) announced: Option<UtcTime>,
+    /// The entry that announced it: what comes before it in the log was known then, whatever its time.
+    pub(super) began: Option<u64>,
     pub(super) ended: Option<UtcTime>,
     pub(super) work: String,
     pub(super) terms: Option<Digest>,
@@ -75,6 +80,8 @@ pub(super) struct Attempt {
     /// Sites whose ledgers were charged.
     pub(super) charged: BTreeSet<String>,
     pub(super) end: End,
+    /// What the log tells of it once more, and differently: the first word counts.
+    pub(super) again: Vec<String>,
 }
 
 /// How a site took part in an attempt.
@@ -132,6 +139,7 @@ pub(super) struct Change {
     pub(super) index: u64,
     pub(super) time: UtcTime,
     pub(super) round: u64,
+    pub(super) slot: u64,
     pub(super) before: Digest,
     pub(super) after: Digest,
 }
@@ -142,6 +150,7 @@ pub(super) struct Evaluated {
     pub(super) loss: Option<f64>,
     pub(super) auroc: Option<f64>,
     pub(super) accuracy: Option<f64>,
+    pub(super) dice: Option<f64>,
 }
 
 /// Something that a reader of the report should see.
@@ -178,6 +187,10 @@ pub(super) struct History {
     pub(super) admissions: Vec<(String, Act)>,
     /// Leaves of this study.
     pub(super) leaves: u64,
+    /// The latest time of a leaf.
+    newest: Option<UtcTime>,
+    /// Leaves with an earlier time than one before them.
+    pub(super) back: Vec<(u64, UtcTime)>,
     /// Leaves of known kinds that lack something, of any study.
     pub(super) defects: Vec<(u64, String)>,
     /// Leaves of kinds that this program does not know, of this study or of none.
@@ -215,6 +228,11 @@ impl History {
             return;
         }
         self.leaves += u64::from(of.is_some());
+        let newest = *self.newest.get_or_insert(time);
+        if newest.as_millis().saturating_sub(time.as_millis()) > CLOCK_MILLIS {
+            self.back.push((index, time));
+        }
+        self.newest = Some(newest.max(time));
         let site = fact.site().map(ToOwned::to_owned);
         if fact.outcome() != Outcome::Done && (of.is_some() || matches!(fact, Fact::Alarm { .. })) {
             let (what, outcome) = (fact.sentence(), fact.outcome());
@@ -278,12 +296,12 @@ impl History {
             | Fact::CertificateRenewed { .. }
             | Fact::WitnessAnnounced { .. } => {}
             Fact::ModelChanged { before, after } => {
-                let round = round.unwrap_or_default();
-                self.changes.push(Change { index, time, round, before, after });
+                let (round, slot) = (round.unwrap_or_default(), slot.unwrap_or_default());
+                self.changes.push(Change { index, time, round, slot, before, after });
             }
-            Fact::RoundEvaluated { loss, auroc, accuracy, .. } => {
+            Fact::RoundEvaluated { loss, auroc, accuracy, dice, .. } => {
                 let round = round.unwrap_or_default();
-                self.evaluated.push(Evaluated { round, loss, auroc, accuracy });
+                self.evaluated.push(Evaluated { round, loss, auroc, accuracy, dice });
             }
             of_round @ (Fact::RoundAnnounced { .. }
             | Fact::RoundAbsent { .. }
@@ -305,18 +323,26 @@ impl History {
             | Fact::LedgerCharge(_)
             | Fact::LedgerRefused { .. }) => {
                 if let (Some(round), Some(slot)) = (round, slot) {
-                    self.take_round(time, round, slot, of_round);
+                    self.take_round(index, time, round, slot, of_round);
                 }
             }
         }
     }
 
-    fn take_round(&mut self, time: UtcTime, round: u64, slot: u64, fact: Fact) {
+    fn take_round(&mut self, index: u64, time: UtcTime, round: u64, slot: u64, fact: Fact) {
         let attempt = self.attempts.entry(slot).or_default();
-        (attempt.round, attempt.slot) = (round, slot);
+        if attempt.slot == 0 {
+            (attempt.round, attempt.slot) = (round, slot);
+        } else if attempt.round != round {
+            attempt.again.push(format!("its slot is round {round} as well"));
+            return;
+        }
         match fact {
+            Fact::RoundAnnounced { .. } if attempt.began.is_some() => {
+                attempt.again.push("announced once more".to_owned());
+            }
             Fact::RoundAnnounced { terms, work, model, invited } => {
-                attempt.announced = Some(time);
+                (attempt.announced, attempt.began) = (Some(time), Some(index));
                 attempt.work = work;
                 attempt.terms = Some(terms);
                 attempt.model = Some(model);
@@ -334,7 +360,15 @@ impl History {
             }
             Fact::RoundFrozen { members } => attempt.members = Some(members.into_iter().collect()),
             Fact::RoundContribution { site, digest, .. } => {
-                attempt.arrived.insert(site, digest);
+                let first = attempt.arrived.entry(site.clone()).or_insert_with(|| digest.clone());
+                if *first != digest {
+                    attempt.again.push(format!("another update of {site}"));
+                }
+            }
+            Fact::RoundReleased { .. } | Fact::RoundAbandoned { .. }
+                if !matches!(attempt.end, End::Open) =>
+            {
+                attempt.again.push("ended once more".to_owned());
             }
             Fact::RoundReleased { contributed, sum, .. } => {
                 attempt.ended = Some(time);

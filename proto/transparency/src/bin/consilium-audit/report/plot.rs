@@ -6,6 +6,8 @@ use super::html::{Html, value_text};
 
 /// Attempts in one band of the participation drawing.
 const BAND: usize = 64;
+/// Lines that an axis has at most.
+const MOST_TICKS: u32 = 24;
 
 /// Width of every drawing, in its own units.
 const WIDTH: f64 = 760.0;
@@ -114,9 +116,14 @@ pub(super) fn curves(label: &str, curves: &[Curve], rounds: u64, from_zero: bool
     if !(most.is_finite() && least.is_finite()) {
         return html;
     }
-    let step = tick_step(most - least);
+    // Values that differ by less than what can be read off an axis are one.
+    let span = (most - least).max(most.abs().max(least.abs()) * 1e-6);
+    let step = tick_step(span);
     let (low, high) = ((least / step).floor() * step, (most / step).ceil() * step);
     let high = if high > low { high } else { low + step };
+    if !(low.is_finite() && high.is_finite()) {
+        return html;
+    }
     let (left, right, top, bottom) = (44.0, 368.0, 10.0, 168.0);
     let last = round_at(rounds.max(2));
     let x = |round: u64| left + (right - left) * (round_at(round) - 1.0) / (last - 1.0);
@@ -125,13 +132,15 @@ pub(super) fn curves(label: &str, curves: &[Curve], rounds: u64, from_zero: bool
     let height = if curves.len() > 1 { 196.0 + 15.0 * real(rows) } else { 200.0 };
     html.raw("<svg class=\"plot half\" role=\"img\" aria-label=\"").text(label);
     html.raw("\" viewBox=\"0 0 376 ").at(height).raw("\">");
-    let mut value = low;
-    while value <= high + step / 2.0 {
+    for tick in 0..=MOST_TICKS {
+        let value = low + step * f64::from(tick);
+        if value > high + step / 2.0 {
+            break;
+        }
         html.raw("<line class=\"grid\" x1=\"").at(left).raw("\" x2=\"").at(right).raw("\" y1=\"");
         html.at(y(value)).raw("\" y2=\"").at(y(value)).raw("\"/><text class=\"tick end\" x=\"");
         html.at(left - 6.0).raw("\" y=\"").at(y(value) + 3.5).raw("\">");
         html.text(&value_text((value / step).round() * step)).raw("</text>");
-        value += step;
     }
     let every = (rounds / 6).max(1);
     let rounded = [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1_000];

@@ -69,6 +69,7 @@ pub(super) fn quality(history: &History) -> Option<Html> {
         ("Loss by round", points(|one| one.loss)),
         ("AUROC by round", points(|one| one.auroc)),
         ("Accuracy by round", points(|one| one.accuracy)),
+        ("Dice by round", points(|one| one.dice)),
     ];
     if all.iter().all(|(_, points)| points.is_empty()) {
         return None;
