@@ -438,7 +438,8 @@ fn read_set(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>) -> 
     let before = faults.len();
     let manifest = section.path("manifest", base, "\"/srv/images/manifest.csv\"", faults);
     if faults.len() == before {
-        const ALLOWED: &str = "the CSV manifest for kind \"images\"; left out for \"npz\"";
+        const ALLOWED: &str =
+            "the manifest (CSV or Parquet) for kind \"images\"; left out for \"npz\"";
         let found = match (kind, &manifest) {
             (Some(DataKind::Images), None) => Some("nothing"),
             (Some(DataKind::Npz), Some(_)) => Some("a manifest for kind \"npz\""),

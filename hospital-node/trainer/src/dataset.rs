@@ -17,6 +17,7 @@ pub mod merkle;
 pub mod npz;
 mod patient;
 pub mod scan;
+mod table;
 mod volume;
 
 use std::collections::BTreeMap;

@@ -73,7 +73,7 @@ struct Scan {
     /// images or npz; told from the name when not given
     #[arg(long)]
     kind: Option<String>,
-    /// The CSV that lists the records of a folder; without it files are checked and nothing more
+    /// The CSV or Parquet file that lists the records of a folder; without it files are checked and nothing more
     #[arg(long)]
     manifest: Option<PathBuf>,
     /// The classes that labels must be among

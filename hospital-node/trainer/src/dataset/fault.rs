@@ -28,7 +28,7 @@ pub enum DatasetError {
     },
     /// A folder of images without its list of records.
     #[error(
-        "a folder of images needs a manifest CSV (path, patient_id or patient_key, split, label)"
+        "a folder of images needs a manifest (CSV or Parquet: path, patient_id or patient_key, split, label)"
     )]
     NoManifest,
     /// The manifest as a whole is wrong.

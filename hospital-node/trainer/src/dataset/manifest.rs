@@ -1,4 +1,4 @@
-//! The CSV that lists the records of a folder: `path`, `patient_id` or `patient_key`, `label` or
+//! The CSV or Parquet file that lists the records of a folder: `path`, `patient_id` or `patient_key`, `label` or
 //! `mask`, and if the site likes `split` and `issuer`. Other columns are left alone.
 //! Public collections write `file` or `filename` for the first and `patient` for the second.
 //!
@@ -7,6 +7,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::table::Table;
 use super::{Bad, DatasetError, Fault, Part, PatientKey, SiteSecret, bids, read_at_most};
 
 /// Bytes of a manifest that are taken in.
@@ -42,21 +43,18 @@ pub fn read(
     let bytes = read_at_most(path, MAX_BYTES)
         .map_err(|source| DatasetError::Io { what: "the manifest", source })?;
     // Spreadsheets like to put a byte order mark in front.
-    let text = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    let marked = bytes.starts_with(b"\xEF\xBB\xBF");
+    let text = if marked { bytes[3..].to_vec() } else { bytes };
     if path.file_name().is_some_and(|name| name == bids::LIST) {
-        return bids::rows(text, folder, secret);
+        return bids::rows(&text, folder, secret);
     }
-    let mut reader =
-        csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(text);
-    let headers = reader.headers().cloned().map_err(|_| not_csv())?;
-    let columns = Columns::find(&headers)?;
+    let table = Table::read(text)?;
+    let columns = Columns::find(&table.headers)?;
     let mut rows = Vec::new();
-    for (index, record) in reader.records().enumerate() {
-        // Line 1 is the header.
-        let line = index + 2;
+    for (line, record) in table.rows {
         rows.push(match record {
-            Ok(record) => columns.row(&record, folder, secret),
-            Err(_) => Err(Bad { name: format!("row {line}"), fault: Fault::BrokenRow }),
+            Some(record) => columns.row(&record, folder, secret),
+            None => Err(Bad { name: format!("row {line}"), fault: Fault::BrokenRow }),
         });
     }
     if rows.is_empty() {
@@ -150,10 +148,6 @@ impl Columns {
         let label = self.label.map(field).unwrap_or_default().to_owned();
         Ok(Row { path, name: name.clone(), patient, part, label, mask })
     }
-}
-
-fn not_csv() -> DatasetError {
-    DatasetError::Manifest("expected CSV text with a header line, found something else".to_owned())
 }
 
 #[cfg(test)]

@@ -216,12 +216,12 @@ fn open_kept(folder: &Path) -> Result<Place, Failure> {
 fn describe(verdict: &Verdict) -> String {
     let Verdict { study, round, slot, result, updates, masks, reasons } = verdict;
     let place = format!("round {round} (slot {slot}) of study {}", study.short());
-    match *result {
-        Outcome::Same => format!(
-            "same         {place}: {updates} updates less {masks} masks give the sum that the log has"
-        ),
-        result => format!("{:<12} {place}: {}", result.name(), reasons.join("; ")),
-    }
+    let what = if *result == Outcome::Same {
+        format!("{updates} updates less {masks} masks give the sum that the log has")
+    } else {
+        reasons.join("; ")
+    };
+    format!("{:<12} {place}: {what}", result.name())
 }
 
 /// Where kept rounds lie.

@@ -1,0 +1,229 @@
+//! The rows of a manifest as text: from CSV, or from Parquet, which is known by how it begins.
+//!
+//! Of a Parquet file, columns of numbers, truths and text are read; nested ones are left alone. A
+//! truth is 1 or 0, and a number without a fraction is written without one, whatever its type.
+
+use csv::{Position, StringRecord};
+use parquet::basic::{ConvertedType as Meant, Repetition, Type as Physical};
+use parquet::file::reader::FileReader;
+use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::record::reader::RowIter;
+use parquet::record::{Field, Row};
+use parquet::schema::types::Type;
+
+use super::DatasetError;
+
+/// How every Parquet file begins, and ends.
+const PARQUET: &[u8] = b"PAR1";
+/// Columns of a Parquet file that are looked at.
+const MAX_COLUMNS: usize = 1_000;
+
+/// What a manifest lists.
+pub(super) struct Table {
+    /// The columns' names.
+    pub(super) headers: StringRecord,
+    /// The rows in order, each with its line, or nothing where one cannot be read.
+    pub(super) rows: Vec<(usize, Option<StringRecord>)>,
+}
+
+impl Table {
+    /// # Errors
+    /// When it is neither CSV with a header line nor a whole Parquet file.
+    pub(super) fn read(bytes: Vec<u8>) -> Result<Self, DatasetError> {
+        if bytes.starts_with(PARQUET) { Self::of_parquet(bytes) } else { Self::of_csv(&bytes) }
+    }
+
+    fn of_csv(text: &[u8]) -> Result<Self, DatasetError> {
+        let mut reader =
+            csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(text);
+        let headers = reader.headers().cloned().map_err(|_| {
+            let text = "expected CSV text with a header line, or a Parquet file; found neither";
+            DatasetError::Manifest(text.to_owned())
+        })?;
+        // Line 1 is the header.
+        let rows = reader.records().enumerate().map(|(index, row)| (index + 2, row.ok())).collect();
+        Ok(Self { headers, rows })
+    }
+
+    fn of_parquet(bytes: Vec<u8>) -> Result<Self, DatasetError> {
+        let broken = |_| {
+            let text = "expected a whole Parquet file, found one that cannot be read to its end";
+            DatasetError::Manifest(text.to_owned())
+        };
+        let file = SerializedFileReader::new(bytes::Bytes::from(bytes)).map_err(broken)?;
+        let plain = plain_columns(file.metadata().file_metadata().schema())?;
+        let headers = plain.get_fields().iter().map(|column| column.name().to_owned()).collect();
+        let read = RowIter::from_file_into(Box::new(file)).project(Some(plain)).map_err(broken)?;
+        let mut rows = Vec::new();
+        for (index, row) in read.enumerate() {
+            let line = index + 1;
+            rows.push((line, Some(text_of(row.map_err(broken)?, line))));
+        }
+        Ok(Self { headers, rows })
+    }
+}
+
+/// The columns that are not nested, as a projection of all.
+fn plain_columns(schema: &Type) -> Result<Type, DatasetError> {
+    let wrong = |text: String| DatasetError::Manifest(text);
+    let fields = schema.get_fields();
+    if fields.len() > MAX_COLUMNS {
+        let found = fields.len();
+        return Err(wrong(format!("expected at most {MAX_COLUMNS} columns, found {found}")));
+    }
+    let plain = fields.iter().filter(|column| is_plain(column)).cloned().collect();
+    let built = Type::group_type_builder(schema.name()).with_fields(plain).build();
+    built.map_err(|_| wrong("expected columns of a Parquet file, found none".to_owned()))
+}
+
+/// Whether a column is of one number, truth or text in each row. Of others the reader may not even know
+/// what to make.
+fn is_plain(column: &Type) -> bool {
+    let info = column.get_basic_info();
+    if !column.is_primitive() || !info.has_repetition() || info.repetition() == Repetition::REPEATED
+    {
+        return false;
+    }
+    let meant = info.converted_type();
+    match column.get_physical_type() {
+        Physical::BOOLEAN | Physical::FLOAT | Physical::DOUBLE => meant == Meant::NONE,
+        Physical::INT32 => matches!(
+            meant,
+            Meant::NONE
+                | Meant::INT_8
+                | Meant::INT_16
+                | Meant::INT_32
+                | Meant::UINT_8
+                | Meant::UINT_16
+                | Meant::UINT_32
+        ),
+        Physical::INT64 => matches!(meant, Meant::NONE | Meant::INT_64 | Meant::UINT_64),
+        Physical::BYTE_ARRAY => matches!(meant, Meant::NONE | Meant::UTF8 | Meant::ENUM),
+        Physical::INT96 | Physical::FIXED_LEN_BYTE_ARRAY => false,
+    }
+}
+
+fn text_of(row: Row, line: usize) -> StringRecord {
+    let mut record: StringRecord =
+        row.into_columns().into_iter().map(|(_, field)| text(field)).collect();
+    record.trim();
+    let mut position = Position::new();
+    position.set_line(u64::try_from(line).unwrap_or(u64::MAX));
+    record.set_position(Some(position));
+    record
+}
+
+fn text(field: Field) -> String {
+    match field {
+        Field::Str(text) => text,
+        // Text whose writer did not say that it is.
+        Field::Bytes(bytes) => String::from_utf8(bytes.data().to_vec()).unwrap_or_default(),
+        Field::Bool(truth) => u8::from(truth).to_string(),
+        Field::Byte(number) => number.to_string(),
+        Field::Short(number) => number.to_string(),
+        Field::Int(number) => number.to_string(),
+        Field::Long(number) => number.to_string(),
+        Field::UByte(number) => number.to_string(),
+        Field::UShort(number) => number.to_string(),
+        Field::UInt(number) => number.to_string(),
+        Field::ULong(number) => number.to_string(),
+        // Tools that know a missing number only among fractions write whole ones as such.
+        Field::Float(number) => plain(f64::from(number)),
+        Field::Double(number) => plain(number),
+        Field::Null
+        | Field::Float16(_)
+        | Field::Decimal(_)
+        | Field::Date(_)
+        | Field::TimeMillis(_)
+        | Field::TimeMicros(_)
+        | Field::TimestampMillis(_)
+        | Field::TimestampMicros(_)
+        | Field::Group(_)
+        | Field::ListInternal(_)
+        | Field::MapInternal(_) => String::new(),
+    }
+}
+
+/// Nothing for what is no number: that is how a missing one is written.
+fn plain(number: f64) -> String {
+    if number.is_nan() { String::new() } else { number.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parquet::basic::{Compression, ZstdLevel};
+    use parquet::data_type::{
+        BoolType, ByteArray, ByteArrayType, DoubleType, Int32Type, Int64Type, Int96, Int96Type,
+    };
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::*;
+
+    const SCHEMA: &str = "message manifest {
+        required binary path (UTF8);
+        required int64 patient_id;
+        optional double label;
+        required boolean split;
+        required int96 taken;
+        required int32 room (INT_16);
+    }";
+
+    fn written(compression: Compression) -> Vec<u8> {
+        let schema = Arc::new(parse_message_type(SCHEMA).expect("a schema"));
+        let how = WriterProperties::builder().set_compression(compression).build();
+        let mut bytes = Vec::new();
+        let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::new(how)).expect("begun");
+        let mut group = file.next_row_group().expect("a row group");
+        macro_rules! column {
+            ($kind:ty, $values:expr, $present:expr) => {{
+                let mut column = group.next_column().expect("asked").expect("a column");
+                let written = column.typed::<$kind>().write_batch(&$values, $present, None);
+                written.expect("written");
+                column.close().expect("closed");
+            }};
+        }
+        column!(ByteArrayType, [" a.dcm ", "b.dcm", "c.dcm"].map(ByteArray::from), None);
+        column!(Int64Type, [7, -1, 9_007_199_254_740_993], None);
+        column!(DoubleType, [1.0, 0.5], Some(&[1, 0, 1]));
+        column!(BoolType, [true, false, true], None);
+        column!(Int96Type, [1, 2, 3].map(|day| Int96::from(vec![day, 0, 2_440_588])), None);
+        column!(Int32Type, [1, 2, 3], None);
+        group.close().expect("closed");
+        file.close().expect("closed");
+        bytes
+    }
+
+    #[test]
+    fn parquet_of_every_common_compression_reads_as_text() {
+        let zstd = Compression::ZSTD(ZstdLevel::default());
+        for compression in [Compression::UNCOMPRESSED, Compression::SNAPPY, zstd] {
+            let table = Table::read(written(compression)).expect("a table");
+            assert_eq!(table.headers, vec!["path", "patient_id", "label", "split", "room"]);
+            let rows: Vec<_> = table.rows.into_iter().map(|(_, row)| row.expect("whole")).collect();
+            assert_eq!(rows[0], vec!["a.dcm", "7", "1", "1", "1"]);
+            assert_eq!(rows[1], vec!["b.dcm", "-1", "", "0", "2"]);
+            assert_eq!(rows[2], vec!["c.dcm", "9007199254740993", "0.5", "1", "3"]);
+            assert_eq!(rows[2].position().map(Position::line), Some(3));
+        }
+    }
+
+    /// Whatever byte is changed and wherever the file ends: a table or one reason, never a panic.
+    #[test]
+    fn broken_parquet_is_refused_or_read_and_nothing_worse() {
+        let whole = written(Compression::SNAPPY);
+        for length in 4..whole.len() {
+            assert!(Table::read(whole[..length].to_vec()).is_err(), "{length} bytes");
+        }
+        for place in 4..whole.len() {
+            for bit in 0..8 {
+                let mut bent = whole.clone();
+                bent[place] ^= 1 << bit;
+                let _ = Table::read(bent);
+            }
+        }
+    }
+}
