@@ -5,6 +5,7 @@
 //! The coordinator's address and our name are not here: they come from enrolment.
 
 mod syslog;
+mod trainer;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use proto::cli::Failure;
 use toml::{Table, Value};
 
 pub(crate) use self::syslog::Syslog;
+pub(crate) use self::trainer::Trainer;
 use crate::policy::{Budget, NewSites, Policy, Window};
 
 /// What `enroll` writes when there is no configuration yet.
@@ -48,19 +50,6 @@ pub(crate) enum Proxy {
     Direct,
     /// Through this one.
     Url(String),
-}
-
-/// How the trainer is started.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trainer {
-    /// Its program.
-    pub program: PathBuf,
-    /// How many threads it may use.
-    pub threads: u32,
-    /// What it computes on: `auto`, `cpu`, `wgpu` or `cuda:N`. Whether it can is the trainer's to say.
-    pub device: String,
-    /// Where it keeps prepared images, and how many MiB of them; none to decode them every time.
-    pub cache: Option<(PathBuf, u32)>,
 }
 
 /// One folder or file of records.
@@ -213,7 +202,7 @@ impl Config {
 
         let proxy = read_proxy(&mut network, &mut faults);
         let policy_settings = read_policy(&mut policy, &mut faults);
-        let trainer_settings = read_trainer(&mut trainer, &base, &mut faults);
+        let trainer_settings = trainer::read_trainer(&mut trainer, &base, &mut faults);
         let syslog = syslog::read(&mut feed, &base, &mut faults);
         for section in [network, policy, trainer, feed] {
             section.finish(&mut faults);
@@ -353,32 +342,6 @@ fn read_policy(section: &mut Section<'_>, faults: &mut Vec<Fault>) -> Policy {
             .unwrap_or(standard.min_cohort),
         hours,
     }
-}
-
-fn read_trainer(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>) -> Trainer {
-    let program = section
-        .path("program", base, "\"/usr/bin/hospital-trainer\"", faults)
-        .unwrap_or_else(beside_us);
-    let threads = section.number("threads", 1..=1024, "1 to 1024", "4", faults).unwrap_or(1);
-    const ALLOWED: &str = "\"auto\", \"cpu\", \"wgpu\" or \"cuda:N\"";
-    let device = section.text("device", ALLOWED, "\"auto\"", faults);
-    let device = device.unwrap_or("auto").to_owned();
-    let number = device.strip_prefix("cuda:").map(str::parse::<u8>);
-    if !["auto", "cpu", "wgpu"].contains(&device.as_str()) && !matches!(number, Some(Ok(_))) {
-        faults.push(fault("trainer.device", &format!("{device:?}"), ALLOWED, "\"auto\""));
-    }
-    let mib = section.number("cache_mib", 0..=1 << 24, "0 to 16777216", "8192", faults);
-    // Where the folder is follows from the state's, which is read later.
-    let cache = Some((PathBuf::from("cache"), mib.unwrap_or(8192))).filter(|(_, mib)| *mib > 0);
-    Trainer { program, threads, device, cache }
-}
-
-/// The trainer that was installed with this program.
-fn beside_us() -> PathBuf {
-    std::env::current_exe()
-        .ok()
-        .and_then(|us| us.parent().map(|folder| folder.join("hospital-trainer")))
-        .unwrap_or_else(|| PathBuf::from("hospital-trainer"))
 }
 
 fn read_data(

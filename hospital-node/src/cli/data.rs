@@ -8,7 +8,7 @@ use clap::Subcommand;
 use proto::cli::{Exit, Failure, Format};
 
 use super::Context;
-use crate::config::{Config, DataSet};
+use crate::config::{Config, DataSet, Trainer};
 use crate::identity;
 use crate::state::State;
 use crate::worker::{self, WorkerError};
@@ -32,15 +32,21 @@ pub(super) enum Data {
 
 impl Data {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
-        let config = context.load()?;
         match self {
             Self::Scan { name, report } => {
+                let config = context.load()?;
                 let name = chosen(&config, name.as_deref())?;
                 let set = config.data.get(&name).ok_or_else(|| no_such(&config, &name))?;
                 scan(context, &config, set, report.as_deref()).await
             }
             Self::Show { file } => {
-                pass_through(context, &config, &[OsStr::new("show"), file.as_os_str()]).await
+                let arguments = [OsStr::new("show"), file.as_os_str()];
+                // A file can be looked at on a machine that is no hospital's yet.
+                if context.config.exists() {
+                    pass_through(context, &context.load()?.trainer, &arguments).await
+                } else {
+                    pass_through(context, &Trainer::installed(), &arguments).await
+                }
             }
         }
     }
@@ -70,19 +76,19 @@ async fn scan(
     if Path::exists(&key) {
         arguments.extend([OsStr::new("--key-file"), key.as_os_str()]);
     }
-    pass_through(context, config, &arguments).await
+    pass_through(context, &config.trainer, &arguments).await
 }
 
 async fn pass_through(
     context: &Context,
-    config: &Config,
+    trainer: &Trainer,
     arguments: &[&OsStr],
 ) -> Result<Exit, Failure> {
     let mut arguments = arguments.to_vec();
     if context.format == Format::Json {
         arguments.extend([OsStr::new("--format"), OsStr::new("json")]);
     }
-    let code = worker::pass_through(&config.trainer, &arguments).await?;
+    let code = worker::pass_through(trainer, &arguments).await?;
     Ok([Exit::Ok, Exit::Failed, Exit::Connection, Exit::Timeout, Exit::Usage]
         .into_iter()
         .find(|exit| i32::from(*exit as u8) == code)

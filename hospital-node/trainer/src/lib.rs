@@ -14,6 +14,7 @@ pub mod confine;
 pub mod dataset;
 pub mod entropy;
 pub mod evaluate;
+pub mod memory;
 pub mod noised;
 pub mod preprocess;
 pub mod random;

@@ -12,7 +12,7 @@ use hospital_trainer::dataset::cache::Cache;
 use hospital_trainer::dataset::scan::Report;
 use hospital_trainer::dataset::{self, DatasetError, Look, SiteSecret, Source};
 use hospital_trainer::serve::Settings;
-use hospital_trainer::{backend, confine, serve, show, split, synthetic};
+use hospital_trainer::{backend, confine, memory, serve, show, split, synthetic};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::cli::{Exit, Failure, Format, write_failure, write_ok};
 use serde::Serialize;
@@ -139,7 +139,11 @@ fn main() -> ExitCode {
         }
     };
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()))
+        // The JPEG 2000 decoder tells of each file.
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,jpeg2k=warn".into()),
+        )
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
     // The place of a fault is enough to find it; its message could quote a record.
@@ -166,7 +170,8 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
             .map_err(|error| Failure::failed("cannot_confine", error.to_string()))?,
         Command::Generate(_) | Command::Split(_) => {}
     }
-    if let Some(threads) = threads {
+    let decodes = matches!(command, Command::Scan(_));
+    if let Some(threads) = threads.or_else(|| decodes.then(memory::threads)) {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.clamp(1, 1024))
             .build_global()

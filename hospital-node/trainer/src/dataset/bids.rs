@@ -58,7 +58,7 @@ pub(super) fn rows(
         let bad = |fault| Bad { name: subject.clone(), fault };
         let patient = secret.pseudonym(&subject, "");
         let part = match field(split) {
-            "" => patient.part(),
+            "" | "n/a" => patient.part(),
             word => match Part::parse(word) {
                 Some(part) => part,
                 None => {

@@ -31,13 +31,20 @@ pub(super) fn look(
 ) -> Result<Contents, DatasetError> {
     let listed = manifest::read(list, folder, how.secret)?;
     check_memory(listed.len(), how)?;
-    let named: BTreeSet<PathBuf> = listed.iter().flatten().map(|row| row.path.clone()).collect();
+    let rows = listed.iter().flatten();
+    let named: BTreeSet<&Path> =
+        rows.flat_map(|row| row.mask.iter().chain([&row.path])).map(PathBuf::as_path).collect();
     // The list may be reached by another way than its folder is.
     let itself = list.canonicalize().ok();
-    let unlisted = files(folder)?
-        .into_iter()
-        .filter(|file| !named.contains(file) && file.canonicalize().ok() != itself)
-        .count();
+    let Listing { files, bad } = Listing::of(folder)?;
+    let is_named = |file: &Path| {
+        // A row may name the folder of a series, or one half of a pair.
+        named.contains(file)
+            || file.parent().is_some_and(|folder| named.contains(folder))
+            || header_of(file).is_some_and(|header| named.contains(header.as_path()))
+    };
+    let unlisted =
+        files.iter().filter(|file| !is_named(file) && file.canonicalize().ok() != itself).count();
     let (done, all) = (AtomicUsize::new(0), listed.len());
     let about = Mutex::default();
     let outcomes: Vec<Result<(Row, Seen), Bad>> = listed
@@ -54,7 +61,7 @@ pub(super) fn look(
 
     // What depends on earlier records is decided in the manifest's order.
     let about = about.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut contents = Contents { unlisted, about, ..Contents::default() };
+    let mut contents = Contents { unlisted, about, bad, ..Contents::default() };
     let (mut pixels, mut parts) = (BTreeSet::new(), Parts::default());
     for outcome in outcomes {
         let judged = outcome.and_then(|(row, seen)| {
@@ -85,7 +92,7 @@ pub(super) fn look_without_manifest(
     folder: &Path,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Contents, DatasetError> {
-    let files = files(folder)?;
+    let Listing { files, bad } = Listing::of(folder)?;
     let (done, all) = (AtomicUsize::new(0), files.len());
     let about = Mutex::default();
     let outcomes: Vec<Result<[u8; 32], Fault>> = files
@@ -99,7 +106,7 @@ pub(super) fn look_without_manifest(
         })
         .collect();
     let about = about.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut contents = Contents { about, ..Contents::default() };
+    let mut contents = Contents { about, bad, ..Contents::default() };
     let mut pixels = BTreeSet::new();
     for (file, outcome) in files.iter().zip(outcomes) {
         let fault = match outcome {
@@ -125,7 +132,7 @@ pub(super) struct Seen {
 }
 
 fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
-    if row.mask.is_some() || nifti::is_named_so(&row.path) {
+    if row.mask.is_some() || nifti::is_named_so(&row.path) || row.path.is_dir() {
         return volume::look(row, how, |image| note(about, image));
     }
     let bytes = hospital_images::bytes(&row.path)?;
@@ -136,6 +143,10 @@ fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
         return Ok(Seen { answer, file, pixels, image });
     }
     let image = Image::decode(&bytes)?;
+    if volume::is_deep(&image) {
+        drop((bytes, image));
+        return volume::look(row, how, |image| note(about, image));
+    }
     let (pixels, picture) = (image.digest(), image.picture()?);
     let answer = Answer::read(&row.label, how.kind(), how.classes)?;
     note(about, &image);
@@ -154,27 +165,99 @@ fn note(about: &Mutex<About>, image: &Image) {
     about.lock().unwrap_or_else(PoisonError::into_inner).note(image);
 }
 
-/// Every regular file below a folder, sorted. Links to folders are not followed: they could lead
-/// out of it, or round in a circle.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
-    let cannot = |source| DatasetError::Io { what: "the data folder", source };
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(cannot)? {
-            let entry = entry.map_err(cannot)?;
-            let kind = entry.file_type().map_err(cannot)?;
-            if kind.is_dir() {
-                folders.push(entry.path());
-            } else {
-                found.push(entry.path());
-            }
-            if found.len() > MAX_FILES {
-                let source = std::io::Error::other("more than 4 million files");
-                return Err(cannot(source));
+/// What is below a folder.
+struct Listing {
+    /// Every file, sorted.
+    files: Vec<PathBuf>,
+    /// What cannot be looked into, and links that lead out of the folder.
+    bad: Vec<Bad>,
+}
+
+impl Listing {
+    /// Links to folders are not followed: they could lead out of it, or round in a circle. Of a pair of
+    /// files that are one image, the header stands for both.
+    fn of(folder: &Path) -> Result<Self, DatasetError> {
+        let cannot = |source| DatasetError::Io { what: "the data folder", source };
+        let root = folder.canonicalize().map_err(cannot)?;
+        let (mut files, mut bad) = (Vec::new(), Vec::new());
+        let mut fault = |path: &Path, fault| {
+            let name = path.strip_prefix(folder).unwrap_or(path).display().to_string();
+            bad.push(Bad { name, fault });
+        };
+        let mut folders = vec![folder.to_path_buf()];
+        while let Some(inner) = folders.pop() {
+            let entries = match std::fs::read_dir(&inner) {
+                Ok(entries) => entries,
+                Err(source) if inner == folder => return Err(cannot(source)),
+                Err(_) => {
+                    fault(&inner, Fault::Unreadable("a folder that may not be looked into"));
+                    continue;
+                }
+            };
+            for entry in entries {
+                let entry = entry.map_err(cannot)?;
+                let (path, kind) = (entry.path(), entry.file_type().map_err(cannot)?);
+                if kind.is_dir() {
+                    folders.push(path);
+                } else if !kind.is_symlink() {
+                    files.push(path);
+                } else {
+                    match path.canonicalize() {
+                        Ok(target) if target.is_dir() => {}
+                        Ok(target) if target.starts_with(&root) => files.push(path),
+                        Ok(_) => fault(&path, Fault::Outside),
+                        Err(_) => fault(&path, Fault::Missing),
+                    }
+                }
+                if files.len() > MAX_FILES {
+                    let source = std::io::Error::other("more than 4 million files");
+                    return Err(cannot(source));
+                }
             }
         }
+        files.retain(|file| header_of(file).is_none());
+        files.sort_unstable();
+        bad.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Ok(Self { files, bad })
     }
-    found.sort_unstable();
-    Ok(found)
+}
+
+/// The header that a `.img` file is the other half of, if there is one.
+fn header_of(file: &Path) -> Option<PathBuf> {
+    let other = match file.extension()?.to_str()? {
+        "img" => "hdr",
+        "IMG" => "HDR",
+        _ => return None,
+    };
+    Some(file.with_extension(other)).filter(|header| header.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_listing_leaves_out_halves_and_names_what_leads_out_or_nowhere() {
+        let (folder, other) = (tempfile::tempdir(), tempfile::tempdir());
+        let (folder, other) = (folder.expect("a folder"), other.expect("a folder"));
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("series")).expect("made");
+        for name in ["a.hdr", "a.img", "b.img", "series/1.dcm"] {
+            std::fs::write(at(name), b"x").expect("written");
+        }
+        std::fs::write(other.path().join("c.dcm"), b"x").expect("written");
+        symlink(other.path().join("c.dcm"), at("out.dcm")).expect("linked");
+        symlink(at("nowhere"), at("broken.dcm")).expect("linked");
+        symlink(at("b.img"), at("in.img")).expect("linked");
+        symlink(folder.path(), at("circle")).expect("linked");
+        let Listing { files, bad } = Listing::of(folder.path()).expect("listed");
+        let names: Vec<_> =
+            files.iter().filter_map(|file| file.strip_prefix(&folder).ok()).collect();
+        let expected = ["a.hdr", "b.img", "in.img", "series/1.dcm"].map(Path::new);
+        assert_eq!(names, expected);
+        let bad: Vec<_> = bad.iter().map(|bad| (bad.name.as_str(), &bad.fault)).collect();
+        assert_eq!(bad, [("broken.dcm", &Fault::Missing), ("out.dcm", &Fault::Outside)]);
+    }
 }

@@ -102,7 +102,8 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for bad in self.bad.iter().take(NAMED) {
-            writeln!(f, "{}: {}", bad.file, bad.detail)?;
+            // A name may hold what a terminal would take for an order.
+            writeln!(f, "{}: {}", bad.file.escape_debug(), bad.detail)?;
         }
         if self.bad.len() > NAMED {
             writeln!(f, "... and {} more; --report FILE names all", self.bad.len() - NAMED)?;

@@ -34,8 +34,11 @@ impl Table {
     }
 
     fn of_csv(text: &[u8]) -> Result<Self, DatasetError> {
-        let mut reader =
-            csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(text);
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter(text))
+            .trim(csv::Trim::All)
+            .flexible(true)
+            .from_reader(text);
         let headers = reader.headers().cloned().map_err(|_| {
             let text = "expected CSV text with a header line, or a Parquet file; found neither";
             DatasetError::Manifest(text.to_owned())
@@ -61,6 +64,15 @@ impl Table {
         }
         Ok(Self { headers, rows })
     }
+}
+
+/// What is between the columns of the first line: a comma, or what spreadsheets write where a comma is
+/// in numbers, or a tab.
+fn delimiter(text: &[u8]) -> u8 {
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let count = |wanted: u8| line.iter().filter(|byte| **byte == wanted).count();
+    // The first of equals: a comma.
+    [b';', b'\t', b','].into_iter().max_by_key(|delimiter| count(*delimiter)).unwrap_or(b',')
 }
 
 /// The columns that are not nested, as a projection of all.
@@ -195,6 +207,15 @@ mod tests {
         group.close().expect("closed");
         file.close().expect("closed");
         bytes
+    }
+
+    #[test]
+    fn columns_are_told_apart_by_what_the_first_line_has_most_of() {
+        for text in ["path,label\na,1\n", "path;label\na;1\n", "path\tlabel\na\t1\n"] {
+            let table = Table::read(text.into()).expect("a table");
+            assert_eq!(table.headers, vec!["path", "label"]);
+            assert_eq!(table.rows, [(2, Some(vec!["a", "1"].into()))]);
+        }
     }
 
     #[test]

@@ -1,0 +1,44 @@
+//! How many files may be decoded at once: as many as there are cores, and no more than there is memory
+//! for if each were as large as a file may be.
+
+use std::num::NonZero;
+
+/// What the decoding of one file holds at most: its pixels, as stored and as shown.
+const EACH: u64 = 2 << 30;
+
+/// Threads for decoding, from the machine's cores and what memory is free right now.
+#[must_use]
+pub fn threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| free(&text));
+    fitting(cores, free)
+}
+
+/// Where the free memory is not known, the cores decide.
+fn fitting(cores: usize, free: Option<u64>) -> usize {
+    let most = free.map_or(u64::MAX, |free| free / EACH);
+    usize::try_from(most).unwrap_or(usize::MAX).clamp(1, cores.max(1))
+}
+
+/// Bytes that programs can have without others being swapped out.
+fn free(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1 << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_files_at_once_fit_into_what_is_free() {
+        let meminfo = "MemTotal:       32 kB\nMemAvailable:   16777216 kB\nBuffers: 1 kB\n";
+        assert_eq!(free(meminfo), Some(16 << 30));
+        assert_eq!(fitting(16, Some(16 << 30)), 8);
+        assert_eq!(fitting(4, Some(16 << 30)), 4);
+        assert_eq!(fitting(4, Some(1 << 30)), 1);
+        assert_eq!(fitting(4, None), 4);
+        assert_eq!(free("MemTotal: 1 kB\n"), None);
+    }
+}
