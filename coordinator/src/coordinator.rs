@@ -153,6 +153,8 @@ impl Coordinator {
                     study: row.study,
                     reason: fault.to_string(),
                 })?;
+            } else {
+                self.store.blobs.clear_staged(row.study, None).await;
             }
         }
         Ok(())
