@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use proto::syslog::Settings;
 use toml::{Table, Value};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -34,7 +35,7 @@ pub(crate) struct Config {
     /// What is kept of rounds for an auditor.
     pub(crate) recompute: Recompute,
     /// Where facts are fed to, if anywhere.
-    pub(crate) syslog: Option<Syslog>,
+    pub(crate) syslog: Option<Settings>,
 }
 
 /// Section `[certificates]`.
@@ -83,17 +84,6 @@ pub(crate) struct Recompute {
     pub(crate) space: u64,
     /// How long each is kept.
     pub(crate) retention: Duration,
-}
-
-/// Section `[syslog]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Syslog {
-    /// `HOST` or `HOST:PORT` of a receiver that speaks RFC 5425.
-    pub(crate) receiver: String,
-    /// Who vouches for it.
-    pub(crate) ca: PathBuf,
-    /// The certificate that it is shown, and its key.
-    pub(crate) client: Option<(PathBuf, PathBuf)>,
 }
 
 /// An `https` address with its host and port taken out.
@@ -456,7 +446,7 @@ impl Section {
         default
     }
 
-    fn syslog(&mut self, folder: &Path, faults: &mut Vec<Fault>) -> Option<Syslog> {
+    fn syslog(&mut self, folder: &Path, faults: &mut Vec<Fault>) -> Option<Settings> {
         let mut section = self.section("syslog", faults);
         let allowed = "the receiver's HOST or HOST:PORT, such as \"siem.example.org:6514\"";
         let receiver = section.text("receiver", allowed, faults);
@@ -470,7 +460,7 @@ impl Section {
         section.finish(faults);
         let [certificate, key] = files;
         let client = shown[0].then_some((certificate, key));
-        receiver.map(|receiver| Syslog { receiver, ca, client })
+        receiver.map(|receiver| Settings { receiver, ca, client })
     }
 
     /// Names every key that nothing above has taken.

@@ -11,6 +11,7 @@ use aggregation::life::{Change, Life, Refused};
 use aggregation::study::Study;
 use aggregation::units::Timestamp;
 use proto::identity::{PartyName, Role};
+use proto::syslog::Receiver;
 use tokio::net::TcpListener;
 
 use crate::board::{Board, Entry, Standing, Told};
@@ -153,6 +154,8 @@ impl Coordinator {
                     study: row.study,
                     reason: fault.to_string(),
                 })?;
+            } else {
+                self.store.blobs.clear_staged(row.study, None).await;
             }
         }
         Ok(())
@@ -299,7 +302,7 @@ impl Coordinator {
         let logging = tokio::spawn(Arc::clone(self).keep_log());
         let feeding = match &self.config.syslog {
             Some(settings) => {
-                let receiver = syslog::receiver(settings).map_err(StartError::Syslog)?;
+                let receiver = Receiver::load(settings).map_err(StartError::Syslog)?;
                 Some(tokio::spawn(syslog::keep_fed(Arc::clone(self), receiver)))
             }
             None => None,

@@ -284,6 +284,9 @@ impl Driver {
             Halt::Ended => {
                 self.house.forget_keys(&self.entry).await;
                 self.keep_last().await;
+                // What is brought from here on finds nobody, and is taken away by who brings it.
+                self.inbox.close();
+                self.house.store.blobs.drop_staged(self.entry.id, None).await;
                 tracing::info!(study = %self.entry.id.short(), "study ended");
             }
         }

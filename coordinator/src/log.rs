@@ -297,7 +297,10 @@ impl Log {
 }
 
 /// What the log signs with.
-fn signer(path: &Path, name: &str) -> Result<Signer, LogError> {
+///
+/// # Errors
+/// When the file has no such key.
+pub(crate) fn signer(path: &Path, name: &str) -> Result<Signer, LogError> {
     let refused = |reason: String| LogError::Key { path: path.to_owned(), reason };
     let key =
         PrivatePkcs8KeyDer::from_pem_file(path).map_err(|fault| refused(fault.to_string()))?;

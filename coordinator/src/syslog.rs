@@ -3,17 +3,15 @@
 //! was away gets all that happened meanwhile.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::syslog::{Feed, Line, Receiver, Severity, feed};
+use proto::syslog::{Feed, Line, Mark, Receiver, Severity, feed};
 use serde_json::Value;
 use transparency::fact::{Fact, Outcome, Told};
 use transparency::leaf::Leaf;
 
 use crate::clock;
-use crate::config::Syslog;
 use crate::coordinator::Coordinator;
 
 /// The file of the number, in the state folder.
@@ -23,38 +21,19 @@ const AT_ONCE: u32 = 256;
 /// How often new facts are looked for.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Reads the certificates that the configuration names.
-///
-/// # Errors
-/// What was expected and not found.
-pub(crate) fn receiver(settings: &Syslog) -> Result<Receiver, String> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|fault| format!("{}: {fault}", path.display()))
-    };
-    let ca = read(&settings.ca)?;
-    let client = match &settings.client {
-        Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
-        None => None,
-    };
-    let client = client.as_ref().map(|(shown, key)| (shown.as_slice(), key.as_slice()));
-    Receiver::new(&settings.receiver, &ca, client)
-}
-
 /// Feeds the receiver until it is dropped.
 pub(crate) async fn keep_fed(house: Arc<Coordinator>, receiver: Receiver) {
-    let file = house.config.state.join(DELIVERED);
+    let mark = Mark::new(house.config.state.join(DELIVERED));
     // A number that cannot be read delivers again, which is the safe way to be wrong.
-    let at = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
-    let facts = Facts { house, at: at.unwrap_or(0), file, address: receiver.address().to_owned() };
-    feed(&receiver, facts).await;
+    let [at] = mark.read().unwrap_or_default();
+    feed(&receiver, Facts { house, at, mark }).await;
 }
 
 struct Facts {
     house: Arc<Coordinator>,
     /// Facts that are delivered.
     at: u64,
-    file: PathBuf,
-    address: String,
+    mark: Mark,
 }
 
 impl Feed for Facts {
@@ -80,21 +59,18 @@ impl Feed for Facts {
 
     async fn delivered(&mut self, place: u64) -> io::Result<()> {
         self.at = place;
-        let beside = self.file.with_extension("tmp");
-        tokio::fs::write(&beside, format!("{place}\n")).await?;
-        tokio::fs::rename(&beside, &self.file).await
+        self.mark.note(&[place])
     }
 
     async fn more(&mut self) {
         clock::wait_for(EVERY).await;
     }
 
-    fn tell(&mut self, reached: Result<(), &io::Error>) {
-        let receiver = self.address.as_str();
+    fn tell(&mut self, receiver: &str, reached: Result<(), &str>) {
         match reached {
             Ok(()) => tracing::info!(receiver, "the syslog receiver takes our facts"),
             Err(fault) => {
-                tracing::warn!(receiver, %fault, "the syslog receiver is away; facts wait for it");
+                tracing::warn!(receiver, fault, "the syslog receiver is away; facts wait for it");
             }
         }
     }

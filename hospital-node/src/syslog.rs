@@ -55,23 +55,6 @@ impl Desk {
     }
 }
 
-/// Reads the certificates that the configuration names.
-///
-/// # Errors
-/// What was expected and not found.
-pub(crate) fn receiver(settings: &Syslog) -> Result<Receiver, String> {
-    let read = |path: &std::path::PathBuf| {
-        std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
-    };
-    let ca = read(&settings.ca)?;
-    let client = match &settings.client {
-        Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
-        None => None,
-    };
-    let client = client.as_ref().map(|(shown, key)| (shown.as_slice(), key.as_slice()));
-    Receiver::new(&settings.receiver, &ca, client)
-}
-
 /// Keeps every line from now on; gives what sends them.
 ///
 /// # Errors
@@ -81,7 +64,7 @@ pub(crate) fn begin(
     state: &State,
     host: &str,
 ) -> Result<impl Future<Output = ()> + Send + use<>, String> {
-    let receiver = receiver(settings)?;
+    let receiver = Receiver::load(&settings.to)?;
     let folder = state.file(FOLDER);
     let spool = Spool::open(&folder, settings.space)
         .map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -89,13 +72,11 @@ pub(crate) fn begin(
         Arc::new(Desk { spool: Mutex::new(spool), host: host.to_owned(), news: Notify::new() });
     // One daemon runs in a process.
     let desk = Arc::clone(DESK.get_or_init(|| desk));
-    let lines = Lines { desk, address: receiver.address().to_owned() };
-    Ok(async move { feed(&receiver, lines).await })
+    Ok(async move { feed(&receiver, Lines { desk }).await })
 }
 
 struct Lines {
     desk: Arc<Desk>,
-    address: String,
 }
 
 impl Feed for Lines {
@@ -116,12 +97,11 @@ impl Feed for Lines {
         }
     }
 
-    fn tell(&mut self, reached: Result<(), &io::Error>) {
-        let receiver = self.address.as_str();
+    fn tell(&mut self, receiver: &str, reached: Result<(), &str>) {
         match reached {
             Ok(()) => tracing::info!(receiver, "the syslog receiver takes our lines"),
-            Err(error) => {
-                tracing::warn!(receiver, %error, "the syslog receiver is away; lines wait for it");
+            Err(fault) => {
+                tracing::warn!(receiver, fault, "the syslog receiver is away; lines wait for it");
             }
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! witness.key          the cosigning key, Ed25519; made here, stays here
-//! witness.log          the log's public key, as it was first told
+//! witness.log          the log's public key, as it was first told; earlier ones on lines below it
 //! witness.checkpoint   the newest checkpoint that was cosigned
 //! witness.alarm        what the log said against itself, if it did
 //! witness.owed         what the coordinator said it has, and is yet to be seen in the log
@@ -176,11 +176,11 @@ impl Desk {
         let cosigner = identity::cosigner(&state, &format!("{origin}/{me}"))?;
         let damaged = |expected| IdentityError::Damaged { path: state.file(CHECKPOINT), expected };
         let witness = match (pinned(&state)?, state.read(CHECKPOINT)?) {
-            (Some(log), Some(stored)) => Some(
-                Witness::resume(log, &stored)
+            (Some((log, earlier)), Some(stored)) => Some(
+                Witness::resume_after(log, &earlier, &stored)
                     .map_err(|_| damaged("a checkpoint that the pinned log has signed"))?,
             ),
-            (Some(log), None) => Some(Witness::new(log)),
+            (Some((log, _)), None) => Some(Witness::new(log)),
             (None, None) => None,
             (None, Some(_)) => return Err(damaged("the log's key beside it, in witness.log")),
         };
@@ -368,7 +368,7 @@ impl Desk {
 
     fn same_log(&self, witness: &Witness, grown: &LogGrown) -> Result<(), WitnessError> {
         let found = log_key(grown)?;
-        let Some(pinned) = pinned(&self.state).map_err(|_| WitnessError::Damaged(LOG))? else {
+        let Some((pinned, _)) = pinned(&self.state).map_err(|_| WitnessError::Damaged(LOG))? else {
             return Err(WitnessError::Damaged(LOG));
         };
         if found == pinned {
@@ -431,12 +431,12 @@ pub(crate) fn standing(
     let key = identity::known_cosigner(state, &name)?.map(|cosigner| cosigner.key().to_string());
     let log = pinned(state)?;
     let size = match (&log, state.read(CHECKPOINT)?) {
-        (Some(log), Some(stored)) => {
+        (Some((log, earlier)), Some(stored)) => {
             let damaged = |_| IdentityError::Damaged {
                 path: state.file(CHECKPOINT),
                 expected: "a checkpoint that the pinned log has signed",
             };
-            let witness = Witness::resume(log.clone(), &stored).map_err(damaged)?;
+            let witness = Witness::resume_after(log.clone(), earlier, &stored).map_err(damaged)?;
             witness.latest().map(|signed| signed.checkpoint().size())
         }
         _ => None,
@@ -445,7 +445,7 @@ pub(crate) fn standing(
         let evidence: serde_json::Value = serde_json::from_slice(&evidence).unwrap_or_default();
         evidence["reason"].as_str().unwrap_or("see the file").to_owned()
     });
-    Ok(Standing { key, log: log.map(|log| log.to_string()), size, alarm })
+    Ok(Standing { key, log: log.map(|(log, _)| log.to_string()), size, alarm })
 }
 
 /// Where the evidence lies.
@@ -453,12 +453,22 @@ pub(crate) fn alarm_file(state: &State) -> std::path::PathBuf {
     state.file(ALARM)
 }
 
-/// The log's key as it was first told.
-fn pinned(state: &State) -> Result<Option<VerifierKey>, IdentityError> {
+/// The log's key as it was first told, or as an administrator has written it since, and those before.
+type Pinned = (VerifierKey, Vec<VerifierKey>);
+
+fn pinned(state: &State) -> Result<Option<Pinned>, IdentityError> {
     let Some(text) = state.read(LOG)? else { return Ok(None) };
-    let key = std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok());
-    key.map(Some)
-        .ok_or_else(|| IdentityError::Damaged { path: state.file(LOG), expected: "the log's key" })
+    let keys: Option<Vec<VerifierKey>> = std::str::from_utf8(&text)
+        .ok()
+        .and_then(|text| text.lines().map(|line| line.parse().ok()).collect());
+    let mut keys = keys.unwrap_or_default().into_iter();
+    let damaged = || IdentityError::Damaged { path: state.file(LOG), expected: "the log's key" };
+    let newest = keys.next().ok_or_else(damaged)?;
+    let earlier: Vec<_> = keys.collect();
+    if earlier.iter().any(|key| key.name() != newest.name()) {
+        return Err(damaged());
+    }
+    Ok(Some((newest, earlier)))
 }
 
 fn log_key(grown: &LogGrown) -> Result<VerifierKey, WitnessError> {

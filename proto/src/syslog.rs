@@ -11,11 +11,15 @@
 //! [RFC 5425]: https://www.rfc-editor.org/rfc/rfc5425
 
 mod line;
+mod mark;
+mod receiver;
 mod sender;
 mod spool;
 
 pub use line::{Line, Severity};
-pub use sender::{Feed, Receiver, feed};
+pub use mark::Mark;
+pub use receiver::{Receiver, Settings};
+pub use sender::{Feed, feed};
 pub use spool::{Place, Spool};
 
 /// The port that RFC 5425 section 4.1 gives to syslog over TLS.

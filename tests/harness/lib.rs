@@ -7,6 +7,7 @@
 //! every process dies with the value that stands for it, every folder with its consortium.
 
 pub mod canaries;
+pub mod collector;
 pub mod command;
 pub mod consortium;
 pub mod data;
@@ -20,6 +21,7 @@ pub mod player;
 pub mod proc;
 pub mod programs;
 pub mod relay;
+pub mod rfc5424;
 pub mod running;
 pub mod simulation;
 pub mod site;

@@ -53,6 +53,7 @@ pub struct Site {
     config: PathBuf,
     program: PathBuf,
     filter: Option<String>,
+    json: bool,
     agent: Option<Running>,
 }
 
@@ -76,6 +77,7 @@ impl Site {
             config,
             program: programs.node(),
             filter: None,
+            json: false,
             agent: None,
         })
     }
@@ -83,6 +85,11 @@ impl Site {
     /// From now on the agent logs what this filter lets through.
     pub fn log(&mut self, filter: &str) {
         self.filter = Some(filter.to_owned());
+    }
+
+    /// From now on the agent's log is one JSON object a line.
+    pub fn log_as_json(&mut self) {
+        self.json = true;
     }
 
     /// Its folder.
@@ -124,6 +131,9 @@ impl Site {
         let mut order = Order::new(&self.program).arg("--config").arg(&self.config);
         if let Some(filter) = &self.filter {
             order = order.args(["--log", filter]).env("RUST_LOG", filter);
+        }
+        if self.json {
+            order = order.args(["--log-format", "json"]);
         }
         self.agent = Some(Running::start(&order.arg("run"), &self.log_file())?);
         Ok(())

@@ -61,7 +61,7 @@ fn real_study(images: &Path) -> Outcome<(Consortium, String)> {
 }
 
 /// What must be in nothing that an auditor is given: keys of every party, tokens, the keys of masks.
-fn secrets(house: &Consortium, unused: &str) -> Outcome<Vec<(String, Vec<u8>)>> {
+pub(crate) fn secrets(house: &Consortium, unused: &str) -> Outcome<Vec<(String, Vec<u8>)>> {
     let mut all = vec![
         ("a patient".to_owned(), PATIENT.into()),
         ("a record's name".to_owned(), RECORD.into()),
@@ -176,7 +176,7 @@ fn a_real_log_holds_against_flipped_bits_strangers_and_a_search_for_secrets() ->
     strangers_agree(&log, &policy)
 }
 
-fn leaves(log: &Path, policy: &Path) -> Outcome<Vec<Leaf>> {
+pub(crate) fn leaves(log: &Path, policy: &Path) -> Outcome<Vec<Leaf>> {
     let policy = Policy::parse(&fs::read(policy)?)?;
     let (reader, _) = Reader::open(Folder::open(log)?, &policy)?;
     let mut leaves = Vec::new();
@@ -234,7 +234,7 @@ fn strangers_agree(log: &Path, policy_file: &Path) -> Outcome<()> {
 }
 
 /// Waits until this hospital's own administrator is told of an alarm.
-fn alarmed(house: &Consortium, site: usize) -> Outcome<String> {
+pub(crate) fn alarmed(house: &Consortium, site: usize) -> Outcome<String> {
     let site = house.sites.get(site).ok_or_else(|| Trouble::new("three sites"))?;
     wait_for("the alarm", STEP, || {
         let doctor = site.order(["doctor"]).run()?;

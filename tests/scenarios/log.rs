@@ -50,7 +50,7 @@ pub(crate) fn policy(house: &Consortium) -> Outcome<PathBuf> {
 }
 
 /// `consilium-audit` on a folder, with a policy alone.
-fn audit(house: &Consortium, command: &str, log: &Path, policy: &Path) -> Order {
+pub(crate) fn audit(house: &Consortium, command: &str, log: &Path, policy: &Path) -> Order {
     Order::new(house.programs().audit())
         .args(["--format", "json", command, "--log"])
         .arg(log)

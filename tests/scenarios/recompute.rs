@@ -13,6 +13,8 @@ use harness::patience::{STEP, wait_for};
 use harness::site::Work;
 use serde_json::Value;
 
+use crate::secrets::files;
+
 const LIMIT: Duration = Duration::from_secs(150);
 
 /// Four hospitals, and a coordinator that keeps this share of rounds.
@@ -114,6 +116,15 @@ fn every_sum_adds_up_again_though_hospitals_vanish_and_the_coordinator_is_killed
     assert!(rounds.iter().all(|round| masks(round) >= 3), "{report}");
     assert!(rounds.iter().any(|round| round["updates"] == 3), "{report}");
     assert_eq!(kept(&house, &digest)?.len(), released);
+    // Uploads that came too late, or were cut off when the coordinator was killed, are gone, too.
+    wait_for("the last upload to be swept away", STEP, || {
+        let mut staged = Vec::new();
+        let folder = home.join("state/blobs/staged");
+        if folder.exists() {
+            files(&folder, &mut staged)?;
+        }
+        Ok(staged.is_empty().then_some(()))
+    })?;
 
     // A hospital reads the log, and nothing that is kept.
     let site = house.sites.first().expect("four sites").home().join("state");

@@ -1,5 +1,7 @@
 //! `coordinator log`: how far the log is, and the policy file with which others verify it.
 
+mod rotation;
+
 use std::path::PathBuf;
 
 use aggregation::ids::{Digest, HospitalId};
@@ -33,6 +35,13 @@ pub(super) enum LogCommand {
         #[arg(long, value_name = "N")]
         quorum: Option<usize>,
     },
+    /// Sign the log with another key from now on, while the coordinator is stopped. Hospitals and
+    /// auditors have to be told the new key by hand: to them it is an alarm otherwise.
+    Rotate {
+        /// The new key; it is made if it is not there.
+        #[arg(long, value_name = "FILE")]
+        new_key: PathBuf,
+    },
 }
 
 /// Asks, and shows.
@@ -41,11 +50,9 @@ pub(super) async fn run(
     config: &std::path::Path,
     out: Out,
 ) -> Result<(), Failure> {
-    let mut operator = operator(config).await?;
-    let view = Log::read(answer(operator.show_log(wire::ShowLogRequest {})).await?)?;
     match command {
         LogCommand::Status => {
-            let shown = view.shown();
+            let shown = ask(config).await?.shown();
             let rows: Vec<Vec<String>> = shown.witnesses.iter().map(ShownWitness::row).collect();
             let mut text = format!(
                 "log         {}\nfacts       {}\nsigned      {}\npublished   {}, cosigned by {} (asked for: {})\n\n",
@@ -55,7 +62,7 @@ pub(super) async fn run(
             out.result(&shown, &text)
         }
         LogCommand::Policy { out: file, quorum } => {
-            let text = view.policy(quorum)?;
+            let text = ask(config).await?.policy(quorum)?;
             let data = serde_json::json!({ "policy": text, "file": file });
             match file {
                 Some(file) => {
@@ -71,7 +78,14 @@ pub(super) async fn run(
                 None => out.result(&data, &text),
             }
         }
+        LogCommand::Rotate { new_key } => rotation::run(config, &new_key, out),
     }
+}
+
+/// What the running coordinator says of its log.
+async fn ask(config: &std::path::Path) -> Result<Log, Failure> {
+    let mut operator = operator(config).await?;
+    Log::read(answer(operator.show_log(wire::ShowLogRequest {})).await?)
 }
 
 /// A site that cosigns, and whose key is known to be its own.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use proto::cli::{Exit, Failure};
+use proto::syslog::Receiver;
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,7 +17,6 @@ use crate::coordinator::{Coordinator, StartError, bind};
 use crate::identity::authority::{Authority, AuthorityError};
 use crate::log::{self, LogError};
 use crate::store::StoreError;
-use crate::syslog;
 use crate::telemetry::{self, LogFormat};
 
 /// Arguments of `coordinator serve`.
@@ -141,7 +141,7 @@ pub(super) fn check(path: &Path, out: Out) -> Result<(), Failure> {
     if let Err(fault) = log::check_key(&config.log_key) {
         faults.push(fault.to_string());
     }
-    if let Some(Err(fault)) = config.syslog.as_ref().map(syslog::receiver) {
+    if let Some(Err(fault)) = config.syslog.as_ref().map(Receiver::load) {
         faults.push(format!("syslog: {fault}"));
     }
     let operator = &config.operator;

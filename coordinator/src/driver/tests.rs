@@ -361,6 +361,32 @@ async fn a_stopped_study_abandons_its_round_and_a_paused_one_finishes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_staged_for_a_round_that_is_over_goes_with_its_study_or_at_the_next_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::open(folder.path()).await;
+    let staged = folder.path().join("state/blobs/staged").join(world.entry.id.digest().to_string());
+    let slots = || std::fs::read_dir(&staged).map_or(0, Iterator::count);
+    let first = world.offer(0).await.expect("an offer");
+    finish_one(&world, &first).await;
+    world.offer(1).await.expect("the next round");
+    until(|| slots() == 0).await;
+    world.stage("alpha", &first).await;
+    assert_eq!(slots(), 1, "it arrived, and was not said");
+    world.crash().await;
+    let world = World::open(folder.path()).await;
+    world.offer(1).await.expect("the same round");
+    assert_eq!(slots(), 0, "seen at the start");
+    world.stage("beta", &first).await;
+    world.house.change_life(&world.entry, Change::Stop, "", "test").await.expect("stopped");
+    until(|| slots() == 0).await;
+    world.stage("gamma", &first).await;
+    world.crash().await;
+    let world = World::open(folder.path()).await;
+    assert_eq!(slots(), 0, "seen at the start, though nothing drives the study any more");
+    world.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_could_not_be_kept_is_refused_and_counts_once_when_it_is_said_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let world = World::open(folder.path()).await;
@@ -397,14 +423,19 @@ async fn finish(world: &World, mut slot: u64) {
     slot -= 1;
     while let Some(terms) = world.offer(slot).await {
         slot = terms.slot.get();
-        for name in SITES {
-            world.say(name, Heard::Ready(terms.digest())).await.expect("ready");
-        }
-        world.roster(slot).await;
-        for name in SITES {
-            let update = world.stage(name, &terms).await;
-            world.say(name, update).await.expect("accepted");
-        }
+        finish_one(world, &terms).await;
+    }
+}
+
+/// Every site is ready, and sends its update.
+async fn finish_one(world: &World, terms: &Terms) {
+    for name in SITES {
+        world.say(name, Heard::Ready(terms.digest())).await.expect("ready");
+    }
+    world.roster(terms.slot.get()).await;
+    for name in SITES {
+        let update = world.stage(name, terms).await;
+        world.say(name, update).await.expect("accepted");
     }
 }
 

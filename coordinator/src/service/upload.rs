@@ -122,7 +122,13 @@ async fn hand_over(
     let (reply, answer) = oneshot::channel();
     let heard = Heard::Update { terms: header.terms, digest: header.digest };
     let said = Command::Said { from: site.clone(), heard, reply };
-    driver.send(said).await.map_err(|_| gone())?;
+    if driver.send(said).await.is_err() {
+        // The driver ended while this was on its way: nobody has heard of it, and nobody will.
+        house.store.blobs.unstage(header.study, header.slot, &site, header.digest).await;
+        return Err(gone());
+    }
+    // Without an answer it may be in the journal. If the study has ended, everything staged goes with
+    // it; else the next start decides.
     let heeded = answer.await.map_err(|_| gone())?;
     // What was not kept may have been kept all the same, if only the answer of the disk was lost;
     // it goes with its slot.
@@ -206,4 +212,49 @@ async fn fill(
     };
     staging.discard().await;
     Err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::clock;
+    use crate::config::Config;
+    use crate::identity::authority::Authority;
+
+    #[tokio::test]
+    async fn an_update_that_arrives_when_its_study_is_over_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("coordinator.toml");
+        let text =
+            "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
+        std::fs::write(&file, text).expect("written");
+        crate::rehearsal::log_key(folder.path());
+        let (authority, _) = Authority::create("north", clock::now()).expect("a CA");
+        let config = Config::load(&file).expect("valid");
+        let house = Coordinator::open(config, Arc::new(authority)).await.expect("opened");
+        let (study, slot) = (StudyId::new(Digest::sha256(b"study")), SlotId::new(3));
+        let site = HospitalId::new("alpha").expect("a valid name");
+        let update = Bytes::from_static(b"an update");
+        let digest = Digest::blake3(&update);
+        let header = Header {
+            study,
+            round: RoundId::FIRST,
+            slot,
+            terms: Digest::sha256(b"terms"),
+            bytes: 9,
+            digest,
+        };
+        let mut staging = house.store.blobs.stage(study, slot, &site, digest).await.expect("begun");
+        staging.write(update).await.expect("written");
+        let (driver, inbox) = mpsc::channel(1);
+        drop(inbox);
+        let turn = Slots::default().take(study, &site).expect("nobody else");
+        let brought = hand_over(Arc::clone(&house), site.clone(), header, staging, driver, turn);
+        let refused = brought.await.expect_err("nobody takes it");
+        assert_eq!(refused.code(), tonic::Code::Unavailable);
+        assert!(house.store.blobs.staged(study, slot, &site, digest).await.is_err());
+        house.store.close().await;
+    }
 }

@@ -4,7 +4,9 @@
 //! Models and batches are flushed to disk before they are named anywhere. Staged updates are not: they live
 //! for one round, and one that a power cut has eaten shows at replay by its digest.
 
-use std::path::Path as FilePath;
+use std::fs;
+use std::io;
+use std::path::{Path as FilePath, PathBuf};
 
 use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
 use bytes::{Bytes, BytesMut};
@@ -20,9 +22,13 @@ const PART: usize = 1024 * 1024;
 /// Smaller chunks are copied together first, so that a peer cannot make us hold many tiny ones.
 const SMALL: usize = 16 * 1024;
 
+/// The folder of staged updates, in the blob folder.
+const STAGED: &str = "staged";
+
 /// The blob folder.
 #[derive(Debug)]
 pub(crate) struct Blobs {
+    folder: PathBuf,
     durable: LocalFileSystem,
     staging: LocalFileSystem,
 }
@@ -33,8 +39,9 @@ impl Blobs {
     /// # Errors
     /// When the disk refuses.
     pub(crate) fn open(folder: &FilePath) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(folder).map_err(|fault| StoreError::Disk(Box::new(fault)))?;
+        fs::create_dir_all(folder).map_err(|fault| StoreError::Disk(Box::new(fault)))?;
         Ok(Self {
+            folder: folder.to_owned(),
             durable: LocalFileSystem::new_with_prefix(folder)?.with_fsync(true),
             staging: LocalFileSystem::new_with_prefix(folder)?.with_automatic_cleanup(true),
         })
@@ -187,19 +194,26 @@ impl Blobs {
         let _ = self.staging.delete(&staged(study, slot, site, digest)).await;
     }
 
-    /// Forgets every staged update of a study except those of the slot that is open.
+    /// At the start, before anybody uploads: forgets everything that is staged for a study, and what a
+    /// crash cut off, except whole updates of the slot that is open.
     pub(crate) async fn clear_staged(&self, study: StudyId, open: Option<SlotId>) {
-        let kept = open.map(|slot| staged_slot(study, slot));
-        let all = Path::from_iter(["staged".to_owned(), study.digest().to_string()]);
-        self.delete_under(&all, |path| {
-            !kept.as_ref().is_some_and(|slot| path.prefix_matches(slot))
-        })
-        .await;
+        let folder = self.folder.join(STAGED).join(study.digest().to_string());
+        let open = open.map(|slot| folder.join(slot.get().to_string()));
+        // What cannot be removed is seen again at the next start.
+        let _ = tokio::task::spawn_blocking(move || clear(&folder, open.as_deref())).await;
     }
 
-    /// Forgets the staged updates of one slot.
-    pub(crate) async fn drop_slot(&self, study: StudyId, slot: SlotId) {
-        self.delete_under(&staged_slot(study, slot), |_| true).await;
+    /// Forgets the staged updates of one slot, or of all slots of a study that has ended. One that is
+    /// still on its way is forgotten by whoever brings it, since no round takes it any more.
+    pub(crate) async fn drop_staged(&self, study: StudyId, slot: Option<SlotId>) {
+        let prefix = match slot {
+            Some(slot) => staged_slot(study, slot),
+            None => Path::from_iter([STAGED.to_owned(), study.digest().to_string()]),
+        };
+        self.delete_under(&prefix, |_| true).await;
+        // Where updates were put away to be kept, an empty folder is left.
+        let folder = self.folder.join(prefix.as_ref());
+        let _ = tokio::task::spawn_blocking(move || remove_empty(&folder)).await;
     }
 
     async fn delete_under(&self, prefix: &Path, wanted: impl Fn(&Path) -> bool) {
@@ -224,7 +238,36 @@ fn batches_of(study: StudyId, number: Option<u64>) -> Path {
 }
 
 fn staged_slot(study: StudyId, slot: SlotId) -> Path {
-    Path::from_iter(["staged".to_owned(), study.digest().to_string(), slot.get().to_string()])
+    Path::from_iter([STAGED.to_owned(), study.digest().to_string(), slot.get().to_string()])
+}
+
+/// Removes a folder and those in it, as far as they are empty: an upload may be on its way.
+fn remove_empty(folder: &FilePath) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+    fs::remove_dir(folder)
+}
+
+fn clear(folder: &FilePath, open: Option<&FilePath>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let slot = entry?.path();
+        if open != Some(slot.as_path()) {
+            fs::remove_dir_all(slot)?;
+            continue;
+        }
+        for entry in fs::read_dir(slot)? {
+            let entry = entry?;
+            // What is on its way is NAME#NUMBER, which `object_store` does not list.
+            if entry.file_name().to_string_lossy().contains('#') {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    if open.is_none() { fs::remove_dir(folder) } else { Ok(()) }
 }
 
 /// The claimed digest is part of the name: two different uploads of one site never share a file.
@@ -314,7 +357,7 @@ mod tests {
         let blobs = Blobs::open(folder.path()).expect("opened");
         let digest = blobs.put_model(Bytes::from_static(b"weights")).await.expect("kept");
         assert_eq!(blobs.model(digest).await.expect("there"), &b"weights"[..]);
-        std::fs::write(folder.path().join("models").join(digest.to_string()), b"weighty")
+        fs::write(folder.path().join("models").join(digest.to_string()), b"weighty")
             .expect("written");
         assert!(matches!(blobs.model(digest).await, Err(StoreError::Corrupt(_))));
         assert!(matches!(blobs.model(Digest::sha256(b"x")).await, Err(StoreError::Corrupt(_))));
@@ -339,7 +382,38 @@ mod tests {
         assert_eq!(blobs.staged(study(), slot, &site(), digest).await.expect("there"), data);
         blobs.clear_staged(study(), Some(slot)).await;
         assert!(blobs.staged(study(), slot, &site(), digest).await.is_ok(), "an open slot stays");
-        blobs.clear_staged(study(), None).await;
+        blobs.drop_staged(study(), Some(SlotId::new(2))).await;
+        assert!(blobs.staged(study(), slot, &site(), digest).await.is_ok(), "another one goes");
+        blobs.drop_staged(study(), Some(slot)).await;
         assert!(blobs.staged(study(), slot, &site(), digest).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn at_the_start_nothing_is_left_of_uploads_that_a_crash_cut_off() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let blobs = Blobs::open(folder.path()).expect("opened");
+        let data = Bytes::from(vec![7_u8; PART]);
+        let digest = Digest::blake3(&data);
+        for slot in [SlotId::new(3), SlotId::new(4)] {
+            let mut whole = blobs.stage(study(), slot, &site(), digest).await.expect("begun");
+            whole.write(data.clone()).await.expect("written");
+            whole.finish().await.expect("in its place");
+            let beta = HospitalId::new("beta").expect("a valid name");
+            let mut cut = blobs.stage(study(), slot, &beta, digest).await.expect("begun");
+            cut.write(data.clone()).await.expect("written");
+            // The process is gone before it can tidy up.
+            #[expect(clippy::mem_forget, reason = "a process that was killed drops nothing")]
+            std::mem::forget(cut);
+        }
+        let names = |folder: PathBuf| -> usize { fs::read_dir(folder).map_or(0, Iterator::count) };
+        let of = |slot: u64| {
+            folder.path().join(STAGED).join(study().digest().to_string()).join(slot.to_string())
+        };
+        assert_eq!((names(of(3)), names(of(4))), (2, 2));
+        blobs.clear_staged(study(), Some(SlotId::new(4))).await;
+        assert_eq!((names(of(3)), names(of(4))), (0, 1));
+        assert!(blobs.staged(study(), SlotId::new(4), &site(), digest).await.is_ok());
+        blobs.clear_staged(study(), None).await;
+        assert_eq!(names(folder.path().join(STAGED)), 0);
     }
 }

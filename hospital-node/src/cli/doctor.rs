@@ -3,6 +3,7 @@
 
 mod keys;
 mod log;
+mod syslog;
 
 use std::path::Path;
 use std::time::Duration;
@@ -144,6 +145,7 @@ async fn examine(config: &Config, checks: &mut Checks) {
         }
     }
     keys::check(&state, checks).await;
+    syslog::check(config.syslog.as_ref(), checks).await;
     checks.judge(
         "trainer",
         worker::version(&config.trainer.program).await.map_err(|error| {

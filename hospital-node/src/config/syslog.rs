@@ -1,6 +1,8 @@
 //! Section `[syslog]`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use proto::syslog::Settings;
 
 use super::{Fault, Section, fault};
 
@@ -10,12 +12,8 @@ const ROOM: u64 = 64 << 20;
 /// Where this program's lines go, besides standard error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Syslog {
-    /// `HOST` or `HOST:PORT`.
-    pub receiver: String,
-    /// Who vouches for it.
-    pub ca: PathBuf,
-    /// The certificate that it is shown, and its key.
-    pub client: Option<(PathBuf, PathBuf)>,
+    /// The receiver, and whom it and this node trust.
+    pub to: Settings,
     /// Bytes of lines that may wait while it is away.
     pub space: u64,
 }
@@ -54,7 +52,9 @@ pub(super) fn read(
         }
     };
     match (receiver, ca) {
-        (Some(receiver), Some(ca)) => Some(Syslog { receiver, ca, client, space: space? }),
+        (Some(receiver), Some(ca)) => {
+            Some(Syslog { to: Settings { receiver, ca, client }, space: space? })
+        }
         (None, None) if client.is_none() => None,
         (Some(_), None) => {
             faults.push(fault("syslog.ca", "nothing", "the receiver's CA, PEM", "\"siem-ca.pem\""));

@@ -125,6 +125,33 @@ fn another_key_of_the_log_is_an_alarm_and_a_stale_proof_is_none() {
 }
 
 #[test]
+fn a_new_key_of_the_log_is_taken_from_an_administrator_and_from_nobody_else() {
+    let (folder, desk, mut witness) = at_twelve();
+    let rotated = offer(&log(2), &leaves(0), 12, 20);
+    desk.take(&mut witness, &rotated).expect_err("nobody has told of it");
+    assert!(desk.alarmed());
+    drop(desk);
+    let state = State::open(folder.path()).expect("ours");
+    std::fs::remove_file(alarm_file(&state)).expect("looked at");
+    let keys = format!("{}\n{}\n", log(2).key(), log(1).key());
+    state.replace(LOG, keys.as_bytes()).expect("written");
+    let told = standing(&state, &name("north"), &name("alpha")).expect("read");
+    assert_eq!((told.size, told.log), (Some(12), Some(log(2).key().to_string())));
+    let desk = self::desk(&folder);
+    let mut held = desk.held.try_lock().expect("nobody else");
+    let witness = held.witness.as_mut().expect("it has witnessed before");
+    desk.same_log(witness, &grown(&log(2))).expect("as it was told");
+    desk.take(witness, &offer(&log(2), &leaves(0), 12, 30)).expect("it grew out of what was known");
+    desk.take(witness, &offer(&log(1), &leaves(0), 30, 32)).expect_err("the old key is over");
+    assert!(desk.alarmed());
+    drop(held);
+    // Another log's key beside it is no history of this one.
+    let south = Signer::from_seed("consilium/south", &[1; 32]).expect("a seed");
+    state.replace(LOG, format!("{}\n{}\n", log(2).key(), south.key()).as_bytes()).expect("written");
+    assert!(standing(&state, &name("north"), &name("alpha")).is_err());
+}
+
+#[test]
 fn the_announced_key_is_under_this_houses_identity_and_for_this_log() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let desk = desk(&folder);

@@ -10,6 +10,8 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::Mark;
+
 const PLACE: &str = "delivered";
 /// Files that the room is divided into: so much of it may be lost at once.
 const FILES: u64 = 16;
@@ -32,6 +34,7 @@ pub struct Spool {
     /// The newest file, and how long it is.
     open: File,
     length: u64,
+    mark: Mark,
     delivered: Place,
 }
 
@@ -49,25 +52,17 @@ impl Spool {
                 name.to_str().and_then(|name| name.strip_suffix(".spool")?.parse::<u64>().ok()),
             );
         }
-        let delivered = match fs::read_to_string(folder.join(PLACE)) {
-            Ok(text) => {
-                let mut numbers = text.split_whitespace().map(str::parse);
-                match (numbers.next(), numbers.next()) {
-                    (Some(Ok(file)), Some(Ok(bytes))) => Place { file, bytes },
-                    // Delivering again is the safe way to be wrong.
-                    _ => Place::default(),
-                }
-            }
-            Err(fault) if fault.kind() == io::ErrorKind::NotFound => Place::default(),
-            Err(fault) => return Err(fault),
-        };
+        let mark = Mark::new(folder.join(PLACE));
+        let [file, bytes] = mark.read()?;
+        let delivered = Place { file, bytes };
         let newest = files.last().copied().unwrap_or(delivered.file);
         files.insert(newest);
         let mut open = appended(&path_of(folder, newest))?;
         let whole = whole_frames(&mut open)?;
         open.set_len(whole)?;
         let delivered = Place { file: delivered.file.min(newest), ..delivered };
-        Ok(Self { folder: folder.to_owned(), room, files, open, length: whole, delivered })
+        let folder = folder.to_owned();
+        Ok(Self { folder, room, files, open, length: whole, mark, delivered })
     }
 
     /// Keeps a frame; gives how many had to go for it that were not delivered.
@@ -140,9 +135,7 @@ impl Spool {
         // What had to go meanwhile is behind.
         self.delivered = self.delivered.max(place);
         let Place { file, bytes } = self.delivered;
-        let beside = self.folder.join("delivered.tmp");
-        fs::write(&beside, format!("{file} {bytes}\n"))?;
-        fs::rename(&beside, self.folder.join(PLACE))?;
+        self.mark.note(&[file, bytes])?;
         for old in self.files.range(..file).copied().collect::<Vec<_>>() {
             fs::remove_file(path_of(&self.folder, old))?;
             self.files.remove(&old);

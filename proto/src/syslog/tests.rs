@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::channel::Trouble;
 
 fn line<'a>(kind: &'a str, fields: &'a [(String, String)], text: &'a str) -> Line<'a> {
     Line {
@@ -163,7 +164,7 @@ impl Feed for Waiting {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
-    fn tell(&mut self, _: Result<(), &io::Error>) {}
+    fn tell(&mut self, _: &str, _: Result<(), &str>) {}
 }
 
 /// A CA, a server's certificate for 127.0.0.1, and a client's, all in PEM.
@@ -342,4 +343,97 @@ fn a_receiver_is_a_host_with_certificates() {
     assert!(Receiver::new("host", b"no certificate", None).is_err());
     let bad = Receiver::new("host", ca, Some((ca, b"no key"))).expect_err("no key");
     assert!(!bad.contains("no key"), "{bad}");
+}
+
+#[test]
+fn a_mark_that_cannot_be_understood_begins_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("delivered");
+    let mark = Mark::new(file.clone());
+    assert_eq!(mark.read().expect("nothing there"), [0, 0]);
+    mark.note(&[7, 8]).expect("noted");
+    assert_eq!(mark.read().expect("there"), [7, 8]);
+    for strange in ["7", "7 8 9", "7 eight", "\u{fffd}", ""] {
+        fs::write(&file, strange).expect("written");
+        assert_eq!(mark.read().expect("there"), [0, 0], "{strange:?}");
+    }
+    fs::write(&file, [0xff, 0xfe]).expect("written");
+    assert_eq!(mark.read().expect("there"), [0]);
+    assert!(Mark::new(folder.path().to_owned()).read::<1>().is_err());
+}
+
+/// What a probe of the collector with these keys finds.
+async fn probed(keys: &Keys, host: &str, ca: &str, client: bool) -> Result<(), Trouble> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let shown = (keys.client.0.as_bytes(), keys.client.1.as_bytes());
+    let shown = client.then_some(shown);
+    let address = format!("{host}:{port}");
+    let receiver = Receiver::new(&address, ca.as_bytes(), shown).expect("settings");
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    let found = tokio::select! {
+        found = receiver.probe() => found,
+        () = collector(listener, keys, tell, usize::MAX) => unreachable!("it listens for ever"),
+    };
+    assert!(heard.try_recv().is_err(), "nothing is sent");
+    found.map_err(|error| {
+        assert!(!error.hint.is_empty(), "{error}");
+        error.trouble
+    })
+}
+
+#[tokio::test]
+async fn a_probe_tells_what_is_in_the_way() {
+    let (ours, others) = (keys(), keys());
+    assert_eq!(probed(&ours, "127.0.0.1", &ours.ca, true).await, Ok(()));
+    assert_eq!(probed(&ours, "127.0.0.1", &ours.ca, false).await, Err(Trouble::Rejected));
+    assert_eq!(probed(&ours, "127.0.0.1", &others.ca, true).await, Err(Trouble::WrongServer));
+    assert_eq!(probed(&ours, "localhost", &ours.ca, true).await, Err(Trouble::WrongServer));
+    assert_eq!(probed(&ours, "no-such-host.invalid", &ours.ca, true).await, Err(Trouble::Name));
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = free.local_addr().expect("bound").to_string();
+    drop(free);
+    let receiver = Receiver::new(&address, ours.ca.as_bytes(), None).expect("settings");
+    let error = receiver.probe().await.expect_err("nobody is there");
+    assert_eq!(error.trouble, Trouble::Unreachable);
+    assert!(error.message.contains(&address), "{error}");
+}
+
+/// Counts how often somebody is told, and sends one line that is never delivered.
+struct Told(Arc<Mutex<Vec<bool>>>);
+
+impl Feed for Told {
+    type Place = ();
+
+    async fn next(&mut self) -> io::Result<Option<(Vec<u8>, ())>> {
+        Ok(Some((frame(1), ())))
+    }
+
+    async fn delivered(&mut self, (): ()) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn more(&mut self) {}
+
+    fn tell(&mut self, _: &str, reached: Result<(), &str>) {
+        self.0.lock().expect("nobody panicked").push(reached.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_take_our_certificate_is_told_of_once() {
+    let keys = keys();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let receiver = Receiver::new(&address, keys.ca.as_bytes(), None).expect("settings");
+    let (tell, mut heard) = mpsc::unbounded_channel();
+    let told = Arc::default();
+    tokio::select! {
+        () = feed(&receiver, Told(Arc::clone(&told))) => {}
+        () = collector(listener, &keys, tell, usize::MAX) => {}
+        // Time for the first three attempts.
+        () = tokio::time::sleep(Duration::from_secs(3)) => {}
+    }
+    assert_eq!(*told.lock().expect("nobody panicked"), [false]);
+    assert!(heard.try_recv().is_err());
 }

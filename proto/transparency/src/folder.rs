@@ -11,11 +11,13 @@
 
 mod disk;
 mod reader;
+mod rotate;
 mod writer;
 
 pub use disk::{Disk, Folder, Source};
 pub use reader::{ReadError, Reader};
 pub(crate) use reader::{read_file, read_hashes, read_tile};
+pub use rotate::rotate;
 pub use writer::{WriteError, Writer};
 
 /// The checkpoint that is published, with its cosignatures.

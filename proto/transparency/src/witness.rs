@@ -175,6 +175,24 @@ impl Witness {
         Ok(Self { log, latest: Some(latest) })
     }
 
+    /// The same of a log that has another key since, which the witness was told by hand: what was
+    /// stored may be signed by an earlier one.
+    ///
+    /// # Errors
+    /// When what was stored is not a checkpoint that this log signed.
+    pub fn resume_after(
+        log: VerifierKey,
+        earlier: &[VerifierKey],
+        stored: &[u8],
+    ) -> Result<Self, ResumeError> {
+        let latest = SignedCheckpoint::parse(stored)?;
+        let first = latest.verify(&log);
+        if first.is_err() && !earlier.iter().any(|key| latest.verify(key).is_ok()) {
+            first?;
+        }
+        Ok(Self { log, latest: Some(latest) })
+    }
+
     /// The newest checkpoint that it cosigned.
     #[must_use]
     pub fn latest(&self) -> Option<&SignedCheckpoint> {

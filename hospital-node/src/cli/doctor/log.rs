@@ -23,7 +23,9 @@ pub(super) fn check(state: &State, enrolled: &Enrolled, checks: &mut Checks) {
         let file = witness::alarm_file(state);
         let fix = format!(
             "{} is evidence against the coordinator: tell the other hospitals and the auditor; no \
-             round is taken part in while the file is there",
+             round is taken part in while the file is there. If it is a new key of the log, and you \
+             were told that key by a way that does not lead through the coordinator: stop the node, \
+             write it above the old one in witness.log beside that file, and take the file away",
             file.display()
         );
         return checks.fail("log", format!("ALARM: {reason}"), fix);

@@ -44,6 +44,14 @@ pub enum WriteError {
         /// What is wrong.
         source: SignatureFault,
     },
+    /// A new key that is another log's.
+    #[error("expected a key of {expected}, found one of {found}")]
+    OtherName {
+        /// The log.
+        expected: String,
+        /// The key's name.
+        found: String,
+    },
     /// Not a checkpoint.
     #[error("expected a checkpoint")]
     Checkpoint(#[from] CheckpointError),
@@ -513,6 +521,6 @@ fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
-fn at(path: &str) -> impl FnOnce(io::Error) -> WriteError {
+pub(super) fn at(path: &str) -> impl FnOnce(io::Error) -> WriteError {
     move |source| WriteError::Disk { path: path.to_owned(), source }
 }

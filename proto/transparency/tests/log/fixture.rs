@@ -64,6 +64,11 @@ impl<D: Disk> Federation<D> {
         Self { writer, witnesses }
     }
 
+    /// A witness has another key from now on.
+    pub(crate) fn replace(&mut self, number: usize, cosigner: Cosigner) {
+        self.witnesses[number - 1].1 = cosigner;
+    }
+
     /// Appends, lets every witness check and cosign, and publishes.
     pub(crate) fn publish(&mut self, entries: &[Vec<u8>], time: u64) -> SignedCheckpoint {
         self.writer.append(entries).expect("appended");

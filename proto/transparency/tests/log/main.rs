@@ -12,5 +12,6 @@ mod program;
 mod python;
 mod recompute;
 mod report;
+mod rotation;
 mod story;
 mod tamper;
