@@ -25,7 +25,8 @@ transparency/    tokio tonic prost rustls ureq clap burn tracing sqlx
 transparency     tokio tonic prost hyper burn tracing sqlx
 proto            burn sqlx coordinator hospital-node
 coordinator      burn hospital-node hospital-trainer dicom-object
-hospital-node    burn coordinator hospital-trainer dicom-object ndarray
+hospital-node    burn coordinator hospital-trainer hospital-pull dicom-object dicom-ul ndarray
+hospital-pull    tokio tonic hyper burn sqlx coordinator hospital-node hospital-trainer hospital-images
 hospital-images  aggregation proto tokio tonic burn tracing serde
 hospital-trainer tonic rustls hyper h2 coordinator hospital-node
 MAP

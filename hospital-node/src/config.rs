@@ -4,6 +4,7 @@
 //! relative to the working folder; nothing has been opened yet. One run reports every fault.
 //! The coordinator's address and our name are not here: they come from enrolment.
 
+mod data;
 mod syslog;
 mod trainer;
 
@@ -39,6 +40,9 @@ pub(crate) struct Config {
     pub syslog: Option<Syslog>,
     /// The data sets by the name that the administrator gave them.
     pub data: BTreeMap<String, DataSet>,
+    /// What is fetched from the house's archive, by name; what may stand there is for the program that
+    /// fetches to say.
+    pub pull: BTreeMap<String, Table>,
 }
 
 /// How connections leave the hospital.
@@ -197,7 +201,8 @@ impl Config {
         let mut policy = top.section("policy", &mut faults);
         let mut trainer = top.section("trainer", &mut faults);
         let mut feed = top.section("syslog", &mut faults);
-        let data = read_data(&mut top, &base, &mut faults);
+        let data = data::read(&mut top, &base, &mut faults);
+        let pull = data::pulls(&mut top, &mut faults);
         top.finish(&mut faults);
 
         let proxy = read_proxy(&mut network, &mut faults);
@@ -219,6 +224,7 @@ impl Config {
                 policy: policy_settings,
                 syslog,
                 data,
+                pull,
             }),
             _ => Err(ConfigError::Faults { path: path.to_owned(), faults }),
         }
@@ -342,84 +348,6 @@ fn read_policy(section: &mut Section<'_>, faults: &mut Vec<Fault>) -> Policy {
             .unwrap_or(standard.min_cohort),
         hours,
     }
-}
-
-fn read_data(
-    top: &mut Section<'_>,
-    base: &Path,
-    faults: &mut Vec<Fault>,
-) -> BTreeMap<String, DataSet> {
-    let mut sets = BTreeMap::new();
-    let all = top.section("data", faults);
-    let Some(table) = all.table else { return sets };
-    for (name, value) in table {
-        let prefix = format!("data.{name}");
-        if !named_well(name) {
-            const ALLOWED: &str = "a name of 1 to 63 characters of a-z, 0-9, '-' and '_'";
-            faults.push(fault(&prefix, &format!("{name:?}"), ALLOWED, "[data.chest]"));
-        }
-        let Some(table) = value.as_table() else {
-            const ALLOWED: &str = "a section with kind and path";
-            faults.push(fault(&prefix, &shown(value), ALLOWED, "[data.chest]"));
-            continue;
-        };
-        let mut section = Section::new(&prefix, Some(table));
-        if let Some(set) = read_set(&mut section, base, faults) {
-            sets.insert(name.clone(), set);
-        }
-        section.finish(faults);
-    }
-    sets
-}
-
-fn named_well(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
-}
-
-fn read_set(section: &mut Section<'_>, base: &Path, faults: &mut Vec<Fault>) -> Option<DataSet> {
-    const KINDS: &str = "\"images\" (a folder with a manifest) or \"npz\" (one file)";
-    let before = faults.len();
-    let kind = match section.text("kind", KINDS, "\"images\"", faults) {
-        // Files tell by themselves what they are.
-        Some("images" | "dicom" | "nifti") => Some(DataKind::Images),
-        Some("npz") => Some(DataKind::Npz),
-        other => {
-            if faults.len() == before {
-                let found = other.map_or_else(|| "nothing".to_owned(), |text| format!("{text:?}"));
-                faults.push(fault(&section.key("kind"), &found, KINDS, "\"images\""));
-            }
-            None
-        }
-    };
-    let before = faults.len();
-    let path = section.path("path", base, "\"/srv/images\"", faults);
-    if path.is_none() && faults.len() == before {
-        const ALLOWED: &str = "the folder or file of the records";
-        faults.push(fault(&section.key("path"), "nothing", ALLOWED, "\"/srv/images\""));
-    }
-    let before = faults.len();
-    let manifest = section.path("manifest", base, "\"/srv/images/manifest.csv\"", faults);
-    if faults.len() == before {
-        const ALLOWED: &str =
-            "the manifest (CSV or Parquet) for kind \"images\"; left out for \"npz\"";
-        let found = match (kind, &manifest) {
-            (Some(DataKind::Images), None) => Some("nothing"),
-            (Some(DataKind::Npz), Some(_)) => Some("a manifest for kind \"npz\""),
-            (Some(DataKind::Images), Some(_))
-            | (Some(DataKind::Npz) | None, None)
-            | (None, Some(_)) => None,
-        };
-        if let Some(found) = found {
-            faults.push(fault(
-                &section.key("manifest"),
-                found,
-                ALLOWED,
-                "\"/srv/images/manifest.csv\"",
-            ));
-        }
-    }
-    Some(DataSet { kind: kind?, path: path?, manifest })
 }
 
 /// One table of the file, and which of its keys we asked for: the others are faults.

@@ -19,7 +19,7 @@ use aggregation::ids::Digest;
 use proto::frames::{read_frame, write_frame};
 use proto::limits::CHUNK;
 use proto::trainer::{FromTrainer, Open, Task, ToTrainer, from_trainer, to_trainer};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
@@ -38,7 +38,7 @@ const WORDS: usize = 400;
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// It could not be started.
-    #[error("cannot start the trainer {}: {source}", program.display())]
+    #[error("cannot start {}: {source}", program.display())]
     Start {
         /// Which program.
         program: PathBuf,
@@ -321,6 +321,31 @@ pub(crate) async fn pass_through(
         .status()
         .await
         .map_err(|source| WorkerError::Start { program: settings.program.clone(), source })?;
+    Ok(status.code().unwrap_or(5))
+}
+
+/// Runs the program that fetches images, with a job on its standard input and the environment for its
+/// proxy; its stdout, stderr and exit code are passed through.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) async fn fetch(
+    program: &Path,
+    arguments: &[&std::ffi::OsStr],
+    job: &str,
+) -> Result<i32, WorkerError> {
+    let cannot = |source| WorkerError::Start { program: program.to_owned(), source };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(cannot)?;
+    if let Some(mut to) = child.stdin.take() {
+        // One that ended at once says why by itself.
+        let _ = to.write_all(job.as_bytes()).await;
+    }
+    let status = child.wait().await.map_err(cannot)?;
     Ok(status.code().unwrap_or(5))
 }
 

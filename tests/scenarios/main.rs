@@ -1,5 +1,6 @@
 //! Stories about whole federations, each told with the real programs.
 
+mod archive;
 mod canaries;
 mod command_line;
 mod data;

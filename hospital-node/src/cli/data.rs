@@ -1,14 +1,16 @@
-//! `data scan` and `data show`: the trainer's own commands, since only it may open a record. Its
-//! stdout, stderr and exit code are passed through.
+//! `data scan` and `data show`: the trainer's own commands, since only it may open a record.
+//! `data pull`: a program of its own, since only it may see images and a network. Their stdout, stderr
+//! and exit codes are passed through.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use proto::cli::{Exit, Failure, Format};
+use toml::{Table, Value};
 
 use super::Context;
-use crate::config::{Config, DataSet, Trainer};
+use crate::config::{Config, DataSet, Proxy, Trainer};
 use crate::identity;
 use crate::state::State;
 use crate::worker::{self, WorkerError};
@@ -20,6 +22,14 @@ pub(super) enum Data {
         /// The data set, a section [data.NAME] of the configuration [default: the only one]
         name: Option<String>,
         /// A file for the whole report as JSON: every bad file with its reason
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
+    /// Fetches images from this house's archive, without the identities in their headers
+    Pull {
+        /// What is fetched, a section [pull.NAME] of the configuration [default: the only one]
+        name: Option<String>,
+        /// A file for the whole report as JSON: everything that did not come, with its reason
         #[arg(long)]
         report: Option<PathBuf>,
     },
@@ -38,6 +48,10 @@ impl Data {
                 let name = chosen(&config, name.as_deref())?;
                 let set = config.data.get(&name).ok_or_else(|| no_such(&config, &name))?;
                 scan(context, &config, set, report.as_deref()).await
+            }
+            Self::Pull { name, report } => {
+                let config = context.load()?;
+                pull(context, &config, name.as_deref(), report.as_deref()).await
             }
             Self::Show { file } => {
                 let arguments = [OsStr::new("show"), file.as_os_str()];
@@ -79,6 +93,75 @@ async fn scan(
     pass_through(context, &config.trainer, &arguments).await
 }
 
+/// The program that was installed beside this one.
+const PULL: &str = "hospital-pull";
+
+async fn pull(
+    context: &Context,
+    config: &Config,
+    name: Option<&str>,
+    report: Option<&Path>,
+) -> Result<Exit, Failure> {
+    let names: Vec<&str> = config.pull.keys().map(String::as_str).collect();
+    let name = match (name, names.as_slice()) {
+        (Some(name), names) if names.contains(&name) => name,
+        (None, [only]) => only,
+        (_, names) => {
+            let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let message =
+                format!("expected a section [pull.NAME], found {name:?}; there are: {known}");
+            return Err(Failure::usage("which_pull", message)
+                .hint("the sample configuration says what stands in one"));
+        }
+    };
+    let key = identity::pseudonym_key(&State::unopened(&config.state));
+    if !Path::exists(&key) {
+        return Err(Failure::usage("no_pseudonym_key", "this house has no key for pseudonyms yet")
+            .hint("`hospital-node enroll` makes it; images are fetched after that"));
+    }
+    let proxy = match &config.proxy {
+        Proxy::Auto => "auto",
+        Proxy::Direct => "none",
+        Proxy::Url(url) => url,
+    };
+    let base = config.file.parent().unwrap_or(Path::new(""));
+    let mut job = Table::new();
+    for (key, value) in [
+        ("name", name),
+        ("base", &base.to_string_lossy()),
+        ("secret", &key.to_string_lossy()),
+        ("proxy", proxy),
+    ] {
+        job.insert(key.to_owned(), Value::String(value.to_owned()));
+    }
+    let section = config.pull.get(name).cloned().unwrap_or_default();
+    job.insert("pull".to_owned(), Value::Table(section));
+    let mut arguments = Vec::new();
+    if context.format == Format::Json {
+        arguments.extend([OsStr::new("--format"), OsStr::new("json")]);
+    }
+    if let Some(report) = report {
+        arguments.extend([OsStr::new("--report"), report.as_os_str()]);
+    }
+    let program = std::env::current_exe()
+        .ok()
+        .and_then(|us| us.parent().map(|folder| folder.join(PULL)))
+        .unwrap_or_else(|| PathBuf::from(PULL));
+    let code = worker::fetch(&program, &arguments, &job.to_string()).await.map_err(|error| {
+        Failure::failed("pull", error.to_string())
+            .hint("install hospital-pull beside hospital-node")
+    })?;
+    Ok(exit(code))
+}
+
+/// How a program that we have started has ended.
+fn exit(code: i32) -> Exit {
+    [Exit::Ok, Exit::Failed, Exit::Connection, Exit::Timeout, Exit::Usage]
+        .into_iter()
+        .find(|exit| i32::from(*exit as u8) == code)
+        .unwrap_or(Exit::Bug)
+}
+
 async fn pass_through(
     context: &Context,
     trainer: &Trainer,
@@ -89,10 +172,7 @@ async fn pass_through(
         arguments.extend([OsStr::new("--format"), OsStr::new("json")]);
     }
     let code = worker::pass_through(trainer, &arguments).await?;
-    Ok([Exit::Ok, Exit::Failed, Exit::Connection, Exit::Timeout, Exit::Usage]
-        .into_iter()
-        .find(|exit| i32::from(*exit as u8) == code)
-        .unwrap_or(Exit::Bug))
+    Ok(exit(code))
 }
 
 impl From<WorkerError> for Failure {

@@ -31,6 +31,15 @@ fn paths_are_relative_to_the_file_and_absolute_ones_stay() {
 }
 
 #[test]
+fn what_is_fetched_is_passed_on_as_it_is_written() {
+    let text = "state = \"s\"\n[pull.chest]\nfrom = \"https://pacs/\"\nanything = 3\n";
+    let config = Config::parse(text, Path::new("/etc/node.toml")).expect("valid");
+    assert_eq!(config.pull["chest"].len(), 2);
+    let wrong = "state = \"s\"\n[pull]\nchest = 3\n[pull.Chest]\n";
+    assert_eq!(faults(wrong), ["pull.Chest", "pull.chest"]);
+}
+
+#[test]
 fn every_fault_is_told_in_one_run() {
     let text = r#"
         stat = "x"

@@ -1,0 +1,234 @@
+//! `hospital-pull`: a job on standard input, a report on standard output, one line per failure.
+//! `hospital-node data pull` starts it.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use hospital_pull::archive::{Archive, Patience};
+use hospital_pull::dimse::Dimse;
+use hospital_pull::fault::Fault;
+use hospital_pull::job::{Job, Origin};
+use hospital_pull::names::Names;
+use hospital_pull::pull::{Progress, PullError, Report, pull};
+use hospital_pull::store::{IMAGES, Store, StoreError};
+use hospital_pull::trust::Trust;
+use hospital_pull::web::Web;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use proto::cli::{Exit, Failure, Format, write_failure, write_ok};
+use serde::Serialize;
+
+/// The longest job.
+const MOST_JOB: u64 = 1 << 20;
+/// Failures that the text names; the report names all.
+const NAMED: usize = 50;
+
+/// Fetches images from the hospital's archive into a folder, without the identities in their headers.
+#[derive(Parser)]
+#[command(name = "hospital-pull", version)]
+struct Arguments {
+    /// What stdout carries: text or json
+    #[arg(long, default_value = "text")]
+    format: Format,
+    /// A file for the whole report as JSON
+    #[arg(long)]
+    report: Option<PathBuf>,
+}
+
+/// What is printed in the end.
+#[derive(Serialize)]
+struct Outcome<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    /// The folder of a data set.
+    path: &'a Path,
+    /// Its manifest.
+    manifest: &'a Path,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            // Nothing is left to be done when stderr is gone.
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    // The place of a fault is enough to find it; its message could quote a header.
+    std::panic::set_hook(Box::new(|fault| {
+        let place = fault.location().map(ToString::to_string).unwrap_or_default();
+        // As above.
+        let _ = writeln!(io::stderr(), "a fault in the program at {place}");
+    }));
+    let format = arguments.format;
+    match std::panic::catch_unwind(|| run(&arguments)) {
+        Err(_) => Exit::Bug.into(),
+        Ok(Ok(exit)) => exit.into(),
+        Ok(Err(failure)) => {
+            let _ = write_failure(format, &mut io::stdout(), &mut io::stderr(), &failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<Exit, Failure> {
+    let mut text = String::new();
+    io::stdin()
+        .take(MOST_JOB)
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::usage("job", format!("cannot read the job: {error}")))?;
+    let job = Job::parse(&text).map_err(|faults| {
+        let lines: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+        Failure::usage("config_faults", format!("{} fault(s):{lines}", faults.len()))
+    })?;
+    let names = Names::read(&job.names).map_err(|error| {
+        Failure::usage("pseudonym_key", error)
+            .hint("`hospital-node enroll` makes the key; images are fetched after that")
+    })?;
+    let mut archive = connect(&job)?;
+    let mut store = Store::open(&job.into, &names.mark()).map_err(|error| unusable(&error))?;
+    let bar = Bar::new();
+    let report = pull(&job, &names, archive.as_mut(), &mut store, &bar);
+    bar.0.finish_and_clear();
+    // What came before something went wrong is listed too.
+    let manifest = store.write_manifest().map_err(|error| unusable(&error))?;
+    let report = report.map_err(|error| match error {
+        PullError::Store(error) => unusable(&error),
+        PullError::Archive(fault) => failure(&fault),
+    })?;
+    let outcome = Outcome { report: &report, path: &job.into.join(IMAGES), manifest: &manifest };
+    if let Some(file) = &arguments.report {
+        write_report(file, &outcome).map_err(|error| {
+            Failure::failed("report", format!("cannot write the report: {error}"))
+        })?;
+    }
+    let mut out = io::stdout().lock();
+    match arguments.format {
+        Format::Json => write_ok(&mut out, &outcome),
+        Format::Text => out.write_all(told(&outcome).as_bytes()).and_then(|()| out.flush()),
+    }
+    .map_err(|error| Failure::failed("stdout", error.to_string()))?;
+    let whole = report.failed.is_empty() && report.not_tried == 0;
+    Ok(if whole { Exit::Ok } else { Exit::Failed })
+}
+
+fn connect(job: &Job) -> Result<Box<dyn Archive>, Failure> {
+    let client = job.client.as_ref().map(|(chain, key)| (chain.as_path(), key.as_path()));
+    let trust = |tls: bool| {
+        tls.then(|| Trust::load(job.ca.as_deref(), client))
+            .transpose()
+            .map_err(|error| Failure::usage("certificates", error))
+    };
+    let patience = Patience::default();
+    Ok(match &job.from {
+        Origin::Web { base, tls, login } => {
+            let trust = trust(*tls)?;
+            Box::new(Web::new(base, trust.as_ref(), login.as_ref(), &job.proxy, patience))
+        }
+        Origin::Dimse { host, port, tls, called, calling } => {
+            let config = trust(*tls)?.map(|trust| trust.config()).transpose();
+            let config = config.map_err(|error| Failure::usage("certificates", error))?;
+            let (called, calling) = (called.clone(), calling.clone());
+            Box::new(Dimse::new(host.clone(), *port, config, called, calling, patience))
+        }
+    })
+}
+
+fn unusable(error: &StoreError) -> Failure {
+    Failure::failed("folder", error.to_string())
+}
+
+fn failure(fault: &Fault) -> Failure {
+    let exit = match fault {
+        Fault::Unreachable(_) | Fault::Refused(_) => Exit::Connection,
+        Fault::Slow => Exit::Timeout,
+        Fault::Status(_)
+        | Fault::Missing
+        | Fault::Answer(_)
+        | Fault::TooLarge(_)
+        | Fault::Cut
+        | Fault::Header(_)
+        | Fault::NotAnImage
+        | Fault::NoPatient
+        | Fault::Another(_)
+        | Fault::Disk(_) => Exit::Failed,
+    };
+    Failure::new(exit, fault.code(), fault.to_string())
+        .hint("what has come is kept; the same command goes on from there")
+}
+
+fn write_report(file: &Path, outcome: &Outcome<'_>) -> io::Result<()> {
+    let mut out = File::create(file)?;
+    serde_json::to_writer_pretty(&mut out, outcome)?;
+    writeln!(out)
+}
+
+/// The report for a person.
+fn told(outcome: &Outcome<'_>) -> String {
+    let Outcome { report, path, manifest } = outcome;
+    let mut text = String::new();
+    for failed in report.failed.iter().take(NAMED) {
+        let what =
+            [("image", &failed.instance), ("series", &failed.series), ("study", &failed.study)];
+        let what = what.iter().find(|(_, name)| !name.is_empty());
+        let what =
+            what.map_or_else(|| "a query".to_owned(), |(kind, name)| format!("{kind} {name}"));
+        // A string takes everything.
+        let _ = writeln!(text, "{what}: {}", failed.detail);
+    }
+    let more = report.failed.len().saturating_sub(NAMED);
+    if more > 0 {
+        let _ = writeln!(text, "... and {more} more; --report FILE names all");
+    }
+    let Report { found, fetched, already, not_images, failed, not_tried, holds } = report;
+    let _ = writeln!(
+        text,
+        "{found} found, {fetched} fetched, {already} there already, {not_images} without pixels, \
+         {} failed, {not_tried} not tried",
+        failed.len()
+    );
+    let _ = writeln!(
+        text,
+        "{}: {} patients, {} studies, {} series, {} images",
+        path.display(),
+        holds.patients,
+        holds.studies,
+        holds.series,
+        holds.images
+    );
+    let _ = writeln!(text, "{}", manifest.display());
+    text
+}
+
+/// A bar on stderr when that is a terminal, and nothing at all otherwise.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        if !io::stderr().is_terminal() {
+            return Self(ProgressBar::hidden());
+        }
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        Self(bar.with_style(style))
+    }
+}
+
+impl Progress for Bar {
+    fn found(&self, count: usize) {
+        self.0.set_message("found");
+        self.0.set_length(count as u64);
+    }
+
+    fn done(&self, count: usize, all: usize) {
+        self.0.set_message("fetched");
+        self.0.set_length(all as u64);
+        self.0.set_position(count as u64);
+    }
+}

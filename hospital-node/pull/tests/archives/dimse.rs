@@ -1,0 +1,155 @@
+//! By C-FIND and C-GET.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hospital_pull::archive::Patience;
+use hospital_pull::dimse::Dimse;
+use hospital_pull::fault::Fault;
+use hospital_pull::pull::PullError;
+use hospital_pull::store::Holdings;
+
+use crate::held::contents;
+use crate::house::{PATIENCE, betrays, pull_once, reasons};
+use crate::scp::{Manner, serve};
+
+const ALL: &str = "modality = [\"CR\"]\nlabel = \"normal\"";
+
+fn dimse(port: u16, patience: Patience) -> Dimse {
+    Dimse::new("127.0.0.1".to_owned(), port, None, "ARCHIVE".to_owned(), "US".to_owned(), patience)
+}
+
+#[test]
+fn all_images_come_once_and_name_nobody() {
+    for manner in [Manner::Good, Manner::Reticent] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (port, counts) = serve(contents(), manner);
+        let report = pull_once(&mut dimse(port, PATIENCE), scratch.path(), ALL).expect("a report");
+        assert_eq!(reasons(&report), [""; 0], "{report:?}");
+        assert_eq!((report.found, report.fetched, report.already), (12, 12, 0));
+        let holds =
+            Holdings { bytes: report.holds.bytes, patients: 3, studies: 6, series: 6, images: 12 };
+        assert_eq!(report.holds, holds);
+        assert_eq!(betrays(scratch.path()), None);
+        assert_eq!(counts.associations.load(Ordering::SeqCst), 2, "one to ask, one to fetch");
+
+        let again = pull_once(&mut dimse(port, PATIENCE), scratch.path(), ALL).expect("a report");
+        assert_eq!((again.found, again.fetched, again.already), (12, 0, 12));
+        assert_eq!(counts.instances.load(Ordering::SeqCst), 12, "nothing is fetched twice");
+    }
+}
+
+#[test]
+fn both_ways_lead_to_the_same_files() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().expect("a scratch folder"));
+    let (port, _) = serve(contents(), Manner::Good);
+    pull_once(&mut dimse(port, PATIENCE), folders[0].path(), ALL).expect("a report");
+    let (base, _) = crate::server::serve(contents(), crate::server::Manner::Good);
+    let proxy = hospital_pull::job::Proxy::Direct;
+    let mut web = hospital_pull::web::Web::new(&base, None, None, &proxy, PATIENCE);
+    pull_once(&mut web, folders[1].path(), ALL).expect("a report");
+    let [one, other] = folders.each_ref().map(|folder| {
+        let list = std::fs::read_to_string(folder.path().join("manifest.csv")).expect("a list");
+        let files: Vec<Vec<u8>> = list
+            .lines()
+            .skip(1)
+            .map(|row| row.split(',').next().unwrap_or_default())
+            .map(|file| std::fs::read(folder.path().join("images").join(file)).expect("an image"))
+            .collect();
+        (list, files)
+    });
+    assert_eq!(one.1.len(), 12);
+    assert!(one == other);
+}
+
+#[test]
+fn whatever_an_archive_sends_it_is_one_line_each_and_nothing_is_kept_of_it() {
+    for (manner, reason) in [
+        (Manner::Another, "another_object"),
+        (Manner::Nothing, "missing"),
+        (Manner::Cannot, "status"),
+        (Manner::HugePdu, "protocol"),
+    ] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (port, counts) = serve(contents(), manner);
+        let report = pull_once(&mut dimse(port, PATIENCE), scratch.path(), ALL).expect("a report");
+        assert_eq!(reasons(&report), [reason; 12], "{manner:?}");
+        assert_eq!((report.fetched, report.holds.images), (0, 0), "{manner:?}");
+        assert_eq!(counts.instances.load(Ordering::SeqCst), 24, "{manner:?}: asked for once more");
+        assert_eq!(betrays(scratch.path()), None, "{manner:?}");
+    }
+}
+
+#[test]
+fn what_was_not_asked_for_is_refused_and_what_was_is_taken() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (port, _) = serve(contents(), Manner::More);
+    let report = pull_once(&mut dimse(port, PATIENCE), scratch.path(), ALL).expect("a report");
+    // The first answer settles it: what follows a wrong one is not looked at.
+    assert_eq!((report.fetched + report.failed.len(), report.holds.images), (12, report.fetched));
+    assert!(reasons(&report).iter().all(|reason| *reason == "another_object"), "{report:?}");
+    assert_eq!(betrays(scratch.path()), None);
+}
+
+#[test]
+fn an_association_that_ends_is_opened_again() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (port, counts) = serve(contents(), Manner::AbortsOnce);
+    let report = pull_once(&mut dimse(port, PATIENCE), scratch.path(), ALL).expect("a report");
+    assert_eq!((report.fetched, report.failed.len()), (12, 0), "{report:?}");
+    assert_eq!(counts.associations.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn an_archive_that_dribbles_or_says_nothing_is_left_after_a_few_tries() {
+    let patience = Patience {
+        silence: Duration::from_millis(400),
+        answer: Duration::from_millis(800),
+        ..PATIENCE
+    };
+    for manner in [Manner::Slow, Manner::Mute] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (port, counts) = serve(contents(), manner);
+        let report = pull_once(&mut dimse(port, patience), scratch.path(), ALL).expect("a report");
+        assert_eq!(report.fetched, 0, "{manner:?}");
+        assert!(
+            reasons(&report).iter().all(|reason| *reason == "timeout"),
+            "{manner:?} {report:?}"
+        );
+        assert_eq!(counts.instances.load(Ordering::SeqCst), 5, "{manner:?}");
+        assert_eq!((report.failed.len(), report.not_tried), (5, 7), "{manner:?}");
+    }
+}
+
+#[test]
+fn a_data_set_that_never_ends_is_cut_off() {
+    let patience = Patience { answer: Duration::from_millis(300), ..PATIENCE };
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (port, _) = serve(contents(), Manner::Endless);
+    let report = pull_once(&mut dimse(port, patience), scratch.path(), ALL).expect("a report");
+    assert_eq!((report.fetched, report.failed.len() + report.not_tried), (0, 12), "{report:?}");
+    // As fast as it comes, a name is found where none can be; else time is up.
+    let reasons = reasons(&report);
+    assert!(reasons.iter().all(|one| ["timeout", "broken_header"].contains(one)), "{reasons:?}");
+}
+
+#[test]
+fn an_archive_that_cannot_be_asked_ends_the_pull_with_one_line() {
+    let patience = Patience { answer: Duration::from_secs(1), ..PATIENCE };
+    let rejected = "association rejected, calling AE title not recognized".to_owned();
+    for (manner, expected) in [
+        (Manner::Rejects, Fault::Refused(rejected)),
+        (Manner::Nonsense, Fault::Answer("a PDU")),
+        (Manner::EndlessAnswers, Fault::Slow),
+    ] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (port, _) = serve(contents(), manner);
+        match pull_once(&mut dimse(port, patience), scratch.path(), ALL) {
+            Err(PullError::Archive(fault)) => assert_eq!(fault, expected, "{manner:?}"),
+            other => assert!(other.is_err_and(|error| error.to_string().is_empty()), "{manner:?}"),
+        }
+    }
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let nobody = pull_once(&mut dimse(1, PATIENCE), scratch.path(), ALL);
+    assert!(matches!(nobody, Err(PullError::Archive(Fault::Unreachable(_)))), "{nobody:?}");
+}

@@ -1,0 +1,83 @@
+//! A hospital's folder, and a pull into it.
+
+use std::cell::Cell;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use hospital_pull::archive::{Archive, Patience};
+use hospital_pull::job::Job;
+use hospital_pull::names::Names;
+use hospital_pull::pull::{Progress, PullError, Report, pull};
+use hospital_pull::store::Store;
+
+pub(crate) const SECRET: [u8; 32] = [7; 32];
+pub(crate) const SR: &str = "1.2.840.10008.5.1.4.1.1.88.11";
+
+/// Short enough for a test, long enough for a machine that is busy.
+pub(crate) const PATIENCE: Patience = Patience {
+    connect: Duration::from_secs(10),
+    silence: Duration::from_secs(2),
+    answer: Duration::from_secs(4),
+};
+
+/// A job with this much of a section; what it is fetched from is given apart.
+pub(crate) fn job(folder: &Path, section: &str) -> Job {
+    let mut text = String::from("name = \"test\"\nproxy = \"none\"\n[pull]\n");
+    let _ = writeln!(text, "from = \"http://127.0.0.1:1/\"\ninto = {folder:?}\n{section}");
+    Job::parse(&text).expect("a job")
+}
+
+struct Silent(Cell<usize>);
+
+impl Progress for Silent {
+    fn found(&self, count: usize) {
+        self.0.set(count);
+    }
+
+    fn done(&self, count: usize, all: usize) {
+        assert!(count <= all, "never more than there are");
+    }
+}
+
+/// Pulls once, into a folder that is opened for it.
+pub(crate) fn pull_once(
+    archive: &mut dyn Archive,
+    folder: &Path,
+    section: &str,
+) -> Result<Report, PullError> {
+    let names = Names::new(SECRET);
+    let mut store = Store::open(folder, &names.mark())?;
+    let report = pull(&job(folder, section), &names, archive, &mut store, &Silent(Cell::new(0)))?;
+    store.write_manifest()?;
+    Ok(report)
+}
+
+/// Every reason that a report has, sorted.
+pub(crate) fn reasons(report: &Report) -> Vec<&'static str> {
+    let mut reasons: Vec<_> = report.failed.iter().map(|failed| failed.reason).collect();
+    reasons.sort_unstable();
+    reasons
+}
+
+/// Whether any file of a folder, or any name in it, says something that only headers say.
+pub(crate) fn betrays(folder: &Path) -> Option<String> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let bytes = std::fs::read(&path).expect("readable");
+            for word in ["CANARY", "Thorax", "20210115", "20220115", "1.2.1.1", "1.2.3.2"] {
+                let inside = bytes.windows(word.len()).any(|window| window == word.as_bytes());
+                if inside || path.to_string_lossy().contains(word) {
+                    return Some(format!("{word} in {}", path.display()));
+                }
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,9 @@
+//! Pulls from archives of a few lines, well-behaved and not.
+
+mod dimse;
+mod held;
+mod house;
+mod killed;
+mod scp;
+mod server;
+mod web;

@@ -1,0 +1,302 @@
+//! A DICOMweb server of a few lines, which can misbehave.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::held::Held;
+
+/// How it answers when an instance is fetched, or what it needs to be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    Good,
+    /// The bare file, with its length.
+    Bare,
+    /// Another instance than the one that was asked for.
+    Another,
+    /// Two parts.
+    Two,
+    /// Bytes for ever, as one value of the header claims.
+    Endless,
+    /// A byte now and then.
+    Slow,
+    /// Nothing at all.
+    Mute,
+    /// Half of it, then the connection ends.
+    Cut,
+    /// A length of pixels that is not true.
+    Lies,
+    /// Nothing that is DICOM.
+    Nonsense,
+    /// 503, the first time for each.
+    AtFirst503,
+    /// 404.
+    Gone,
+    /// 401 without this value of the header Authorization.
+    Locked(&'static str),
+    /// A study whose UID is a path.
+    BadUid,
+    /// A list without end.
+    EndlessList,
+    /// Its lists heed neither criteria nor pages.
+    Heedless,
+    /// It falls silent after so many instances.
+    StopsAfter(usize),
+}
+
+/// What it was asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked(Arc<Mutex<Vec<String>>>);
+
+impl Asked {
+    fn add(&self, path: &str) -> usize {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(path.to_owned());
+        all.iter().filter(|one| *one == path).count()
+    }
+
+    /// How many instances were asked for.
+    pub(crate) fn instances(&self) -> usize {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|path| path.contains("/instances/")).count()
+    }
+}
+
+/// Serves until the test ends.
+pub(crate) fn serve(held: Vec<Held>, manner: Manner) -> (String, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let base = format!("http://{}/dicom-web", listener.local_addr().expect("an address"));
+    let (asked, held) = (Asked::default(), Arc::new(held));
+    let told = asked.clone();
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let (held, manner, told) = (Arc::clone(&held), manner.clone(), told.clone());
+            std::thread::spawn(move || {
+                // A client that has gone away is no concern of ours.
+                let _ = converse(&connection, &held, &manner, &told);
+            });
+        }
+    });
+    (base, asked)
+}
+
+fn converse(to: &TcpStream, held: &[Held], manner: &Manner, told: &Asked) -> std::io::Result<()> {
+    let mut reader = BufReader::new(to.try_clone()?);
+    loop {
+        let (mut line, mut login) = (String::new(), String::new());
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header)?;
+            if let Some(value) = header.to_lowercase().strip_prefix("authorization:") {
+                login = header[header.len() - value.len()..].trim().to_owned();
+            }
+            if header.trim().is_empty() {
+                break;
+            }
+        }
+        if let Manner::Locked(key) = manner
+            && login != *key
+        {
+            send(to, 401, "text/plain", b"CANARY")?;
+            continue;
+        }
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let times = told.add(path);
+        let parts: Vec<&str> = path.trim_start_matches("/dicom-web/").split('/').collect();
+        match parts.as_slice() {
+            ["studies"] => send(to, 200, JSON, studies(held, query, manner).as_bytes())?,
+            ["studies", study, "series"] => {
+                let of = |one: &&Held| one.study == *study;
+                let list = list(held, query, manner, of, |one| {
+                    (
+                        one.series.clone(),
+                        vec![
+                            ("0020000E", one.series.as_str()),
+                            ("00080060", one.modality),
+                            ("0008103E", &one.description),
+                        ],
+                    )
+                });
+                send(to, 200, JSON, list.as_bytes())?;
+            }
+            ["studies", _, "series", series, "instances"] => {
+                let of = |one: &&Held| one.series == *series;
+                let list = list(held, query, manner, of, |one| {
+                    (
+                        one.instance.clone(),
+                        vec![("00080018", one.instance.as_str()), ("00080016", one.class)],
+                    )
+                });
+                send(to, 200, JSON, list.as_bytes())?;
+            }
+            ["studies", _, "series", _, "instances", instance] => {
+                let one = held.iter().find(|one| one.instance == *instance).expect("listed");
+                fetch(to, held, one, manner, times, told.instances())?;
+            }
+            _ => send(to, 400, "text/plain", b"CANARY")?,
+        }
+    }
+}
+
+const JSON: &str = "application/dicom+json";
+
+fn send(mut to: &TcpStream, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {
+    let length = body.len();
+    write!(to, "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n")?;
+    to.write_all(body)
+}
+
+fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query
+        .split('&')
+        .filter_map(|one| one.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
+}
+
+fn studies(held: &[Held], query: &str, manner: &Manner) -> String {
+    if *manner == Manner::BadUid {
+        return "[{\"0020000D\":{\"vr\":\"UI\",\"Value\":[\"../../admin\"]}}]".to_owned();
+    }
+    if *manner == Manner::EndlessList {
+        return "[".repeat(65 << 20);
+    }
+    let heedless = *manner == Manner::Heedless;
+    let of = |one: &&Held| {
+        heedless
+            || parameter(query, "PatientID").is_none_or(|asked| asked == one.patient)
+                && parameter(query, "ModalitiesInStudy").is_none_or(|asked| asked == one.modality)
+                && parameter(query, "StudyDate")
+                    .is_none_or(|asked| asked.split('-').any(|day| day == one.date))
+    };
+    list(held, query, manner, of, |one| {
+        (
+            one.study.clone(),
+            vec![
+                ("0020000D", one.study.as_str()),
+                ("00100020", &one.patient),
+                ("00080020", &one.date),
+            ],
+        )
+    })
+}
+
+/// DICOM JSON of what is held, each thing once, a page of it.
+fn list<'h>(
+    held: &'h [Held],
+    query: &str,
+    manner: &Manner,
+    of: impl Fn(&&Held) -> bool,
+    told: impl Fn(&'h Held) -> (String, Vec<(&'static str, &'h str)>),
+) -> String {
+    let all: BTreeMap<_, _> = held.iter().filter(of).map(told).collect();
+    let heedless = *manner == Manner::Heedless;
+    let number = |name| parameter(query, name).and_then(|text| text.parse().ok());
+    let (skip, take) = if heedless {
+        (0, usize::MAX)
+    } else {
+        (number("offset").unwrap_or(0), number("limit").unwrap_or(usize::MAX))
+    };
+    let objects: Vec<String> = all
+        .values()
+        .skip(skip)
+        .take(take)
+        .map(|attributes| {
+            let one = |(tag, value): &(&str, &str)| {
+                format!("\"{tag}\":{{\"vr\":\"LO\",\"Value\":[\"{value}\"]}}")
+            };
+            format!("{{{}}}", attributes.iter().map(one).collect::<Vec<_>>().join(","))
+        })
+        .collect();
+    format!("[{}]", objects.join(","))
+}
+
+const MULTIPART: &str = "multipart/related; type=\"application/dicom\"; boundary=b0undary";
+
+fn part(file: &[u8]) -> Vec<u8> {
+    let mut body = b"--b0undary\r\nContent-Type: application/dicom\r\n\r\n".to_vec();
+    body.extend_from_slice(file);
+    body.extend_from_slice(b"\r\n");
+    body
+}
+
+fn fetch(
+    mut to: &TcpStream,
+    held: &[Held],
+    one: &Held,
+    manner: &Manner,
+    times: usize,
+    fetched: usize,
+) -> std::io::Result<()> {
+    let file = one.file();
+    let whole = [part(&file), b"--b0undary--\r\n".to_vec()].concat();
+    let mut open = |body: &[u8]| {
+        write!(to, "HTTP/1.1 200 OK\r\nContent-Type: {MULTIPART}\r\nConnection: close\r\n\r\n")?;
+        to.write_all(body)
+    };
+    match manner {
+        Manner::Bare => send(to, 200, "application/dicom", &file),
+        Manner::Another => {
+            let other = held.iter().find(|other| other.instance != one.instance).expect("another");
+            send(to, 200, MULTIPART, &[part(&other.file()), b"--b0undary--".to_vec()].concat())
+        }
+        Manner::Two => {
+            send(to, 200, MULTIPART, &[part(&file), part(&file), b"--b0undary--".to_vec()].concat())
+        }
+        Manner::Endless => {
+            open(&part(&file)[..300])?;
+            loop {
+                to.write_all(&[b'A'; 65536])?;
+            }
+        }
+        Manner::Slow => {
+            open(b"")?;
+            for byte in whole.chunks(1) {
+                to.write_all(byte)?;
+                pause(Duration::from_millis(100));
+            }
+            Ok(())
+        }
+        Manner::Mute => {
+            pause(Duration::from_secs(30));
+            Ok(())
+        }
+        Manner::Cut => {
+            open(&whole[..whole.len() / 2])?;
+            to.shutdown(std::net::Shutdown::Both)
+        }
+        Manner::Lies => {
+            let mut lying = file.clone();
+            let at = lying.windows(4).position(|tag| tag == [0xe0, 0x7f, 0x10, 0]).expect("pixels");
+            lying[at + 8..at + 12].copy_from_slice(&0x0fff_fff0_u32.to_le_bytes());
+            send(to, 200, MULTIPART, &[part(&lying), b"--b0undary--".to_vec()].concat())
+        }
+        Manner::Nonsense => send(to, 200, MULTIPART, b"CANARY"),
+        Manner::AtFirst503 if times == 1 => send(to, 503, "text/plain", b"CANARY"),
+        Manner::Gone => send(to, 404, "text/plain", b"CANARY"),
+        Manner::StopsAfter(count) if fetched > *count => {
+            pause(Duration::from_secs(60));
+            Ok(())
+        }
+        Manner::Good
+        | Manner::AtFirst503
+        | Manner::Locked(_)
+        | Manner::BadUid
+        | Manner::EndlessList
+        | Manner::Heedless
+        | Manner::StopsAfter(_) => send(to, 200, MULTIPART, &whole),
+    }
+}
+
+/// A server that takes its time.
+pub(crate) fn pause(time: Duration) {
+    let (_never, wait) = std::sync::mpsc::channel::<()>();
+    // Nothing comes; that is the point.
+    let _ = wait.recv_timeout(time);
+}
