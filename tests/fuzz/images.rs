@@ -9,9 +9,10 @@ use hospital_images::{Image, Picture, dicom, nifti, npz, raster};
 #[must_use]
 pub(crate) fn run_dicom(data: &[u8]) -> bool {
     let Ok(stored) = dicom::Stored::decode(data) else { return false };
-    let pixels = usize::from(stored.rows) * usize::from(stored.columns);
-    let values = pixels * usize::from(stored.samples) * (stored.frames as usize);
-    assert_eq!(stored.data.len(), values * usize::from(stored.bits_allocated / 8));
+    // Wide enough for every product: one that wraps around would agree with a reader's that does.
+    let pixels = u128::from(stored.rows) * u128::from(stored.columns);
+    let values = pixels * u128::from(stored.samples) * u128::from(stored.frames);
+    assert_eq!(stored.data.len() as u128, values * u128::from(stored.bits_allocated / 8));
     if let Ok(picture) = stored.picture() {
         assert_whole(&picture);
     }
@@ -25,8 +26,8 @@ pub(crate) fn run_dicom(data: &[u8]) -> bool {
 #[must_use]
 pub(crate) fn run_nifti(data: &[u8]) -> bool {
     let Ok(stored) = nifti::Stored::decode(data) else { return false };
-    let voxels: usize = stored.header.shape.iter().product();
-    assert_eq!(stored.data.len(), voxels * stored.header.datatype.bytes());
+    let voxels: u128 = stored.header.shape.iter().map(|side| *side as u128).product();
+    assert_eq!(stored.data.len() as u128, voxels * stored.header.datatype.bytes() as u128);
     let volume = stored.volume(0).expect("there is a first volume");
     assert_eq!(volume.values.len(), volume.shape.iter().product::<usize>());
     assert!(volume.spacing.iter().all(|spacing| *spacing > 0.0 && spacing.is_finite()));
@@ -52,7 +53,8 @@ pub(crate) fn run_raster(data: &[u8]) -> bool {
     let Ok(stored) = raster::Stored::decode(data) else {
         return Image::decode(data).is_ok();
     };
-    assert_eq!(stored.values.len(), stored.rows * stored.columns * stored.samples);
+    let values = stored.rows as u128 * stored.columns as u128 * stored.samples as u128;
+    assert_eq!(stored.values.len() as u128, values);
     assert!(stored.values.iter().all(|value| u32::from(*value) < 1 << stored.bits));
     assert_whole(&stored.picture());
     true

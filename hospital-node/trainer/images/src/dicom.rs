@@ -22,7 +22,7 @@ use elements::{DOUBLE_PIXELS, Elements, FLOAT_PIXELS, File, PIXELS};
 pub use picture::{Picture, Shown};
 pub use series::{Place, volume_of};
 
-use crate::{Fault, MAX_PIXEL_BYTES};
+use crate::{Fault, MAX_PIXEL_BYTES, Whole};
 
 /// Pixels as the file stores them, after decompression: no rescale, no window, no palette.
 #[derive(Clone, Debug)]
@@ -131,7 +131,7 @@ const MODALITIES: [&str; 43] = [
 /// Whether these bytes begin like a DICOM file, with a preamble or without one.
 #[must_use]
 pub fn begins_so(bytes: &[u8]) -> bool {
-    File::open(&bytes[..bytes.len().min(132)]).is_ok() || bytes.get(128..132) == Some(b"DICM")
+    elements::start(bytes).is_some()
 }
 
 impl Stored {
@@ -168,9 +168,10 @@ impl Stored {
         let samples = whole((0x28, 2)).unwrap_or(1);
         let frames = match elements.text((0x28, 8)) {
             None | Some("") => 1,
-            Some(word) => word
-                .parse()
-                .map_err(|_| Fault::Unreadable("its number of frames is not a number"))?,
+            // Writers of single images say 0.
+            Some(word) => frames_of(word)
+                .ok_or(Fault::Unreadable("its number of frames is not a number"))?
+                .max(1),
         };
         let kind = match (floating, bits_allocated) {
             ([true, _], 32) | ([_, true], 64) => Kind::Float,
@@ -181,14 +182,14 @@ impl Stored {
         if bits_stored == 0 || bits_stored > bits_allocated {
             return Err(Fault::Unreadable("bits allocated and stored make no sense"));
         }
-        if rows == 0 || columns == 0 || samples == 0 || frames == 0 {
+        if rows == 0 || columns == 0 || samples == 0 {
             return Err(Fault::NotAnImage("its header says that it has no pixels"));
         }
         let photometric = elements.text((0x28, 4)).map_or(Photometric::Other, Photometric::parse);
         let modality = elements.text((8, 0x60)).map_or("none", |word| {
             MODALITIES.into_iter().find(|known| *known == word).unwrap_or("other")
         });
-        let mut meaning = picture::Meaning::read(elements);
+        let mut meaning = picture::Meaning::read(elements, picture::ends(kind, bits_stored));
         if kind == Kind::Float {
             // Floating-point pixels are meant as they are.
             meaning.without_padding();
@@ -212,14 +213,12 @@ impl Stored {
 
     /// Values that the header claims; refused above the limit.
     fn count(&self) -> Result<usize, Fault> {
-        let values = u64::from(self.rows)
-            * u64::from(self.columns)
-            * u64::from(self.samples)
-            * u64::from(self.frames);
-        let bytes = values.checked_mul(u64::from(self.bits_allocated.div_ceil(8)));
-        bytes
-            .filter(|bytes| *bytes <= MAX_PIXEL_BYTES)
-            .and_then(|_| usize::try_from(values).ok())
+        let size = u64::from(self.bits_allocated.div_ceil(8));
+        [self.rows, self.columns, self.samples]
+            .into_iter()
+            .try_fold(u64::from(self.frames), |values, side| values.checked_mul(side.into()))
+            .filter(|values| values.checked_mul(size).is_some_and(|b| b <= MAX_PIXEL_BYTES))
+            .and_then(|values| usize::try_from(values).ok())
             .ok_or(Fault::TooLarge)
     }
 
@@ -241,18 +240,28 @@ impl Stored {
     /// The sum of whole values without rounding; `None` for floats.
     #[must_use]
     pub fn whole_sum(&self) -> Option<i128> {
-        if self.kind == Kind::Float {
-            return None;
-        }
-        let mut sum = 0_i128;
-        self.each(&mut |value| {
-            // At most 32 bits: exact in a float, and in this.
-            #[expect(clippy::cast_possible_truncation, reason = "a whole number of 32 bits")]
-            let whole = value as i64;
-            sum += i128::from(whole);
-        });
-        Some(sum)
+        self.whole().map(|whole| whole.sum)
     }
+
+    /// What whole values are, without rounding; `None` for floats.
+    #[must_use]
+    pub fn whole(&self) -> Option<Whole> {
+        Some(match (self.value_bytes(), self.kind) {
+            (_, Kind::Float) => return None,
+            (1, Kind::Signed) => Whole::over(self.data.iter().map(|byte| byte.cast_signed())),
+            (1, Kind::Unsigned) => Whole::over(self.data.iter().copied()),
+            (2, Kind::Signed) => Whole::over(words(&self.data).map(i16::from_le_bytes)),
+            (2, Kind::Unsigned) => Whole::over(words(&self.data).map(u16::from_le_bytes)),
+            (_, Kind::Signed) => Whole::over(words(&self.data).map(i32::from_le_bytes)),
+            (_, Kind::Unsigned) => Whole::over(words(&self.data).map(u32::from_le_bytes)),
+        })
+    }
+}
+
+/// A number of frames; some write it as a decimal.
+fn frames_of(word: &str) -> Option<u32> {
+    let (whole, fraction) = word.split_once('.').unwrap_or((word, ""));
+    whole.parse().ok().filter(|_| fraction.bytes().all(|digit| digit == b'0'))
 }
 
 /// Little-endian values of one kind, in turn.

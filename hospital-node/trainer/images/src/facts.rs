@@ -23,12 +23,14 @@ pub struct Facts {
     pub bits_stored: usize,
     /// The number type of a value.
     pub dtype: &'static str,
-    /// The least value.
+    /// The least value, rounded to what a float can be.
     pub min: f64,
-    /// The greatest value.
+    /// The greatest value, rounded to what a float can be.
     pub max: f64,
     /// The sum of all values; exact for whole numbers.
     pub sum: Sum,
+    /// Where values are whole numbers, all three without rounding.
+    pub whole: Option<Whole>,
     /// SHA-256 over the values as little-endian bytes: frame, row, column, sample. For NIfTI that is
     /// the file's order, first axis fastest.
     pub sha256: [u8; 32],
@@ -41,6 +43,31 @@ pub enum Sum {
     Whole(i128),
     /// Of floating-point numbers.
     Float(f64),
+}
+
+/// The ends and the sum of whole numbers, none of them rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// The least value.
+    pub least: i128,
+    /// The greatest value.
+    pub greatest: i128,
+    /// The sum of all values.
+    pub sum: i128,
+}
+
+impl Whole {
+    pub(crate) fn over<T: Into<i128>>(values: impl Iterator<Item = T>) -> Self {
+        let none = Self { least: i128::MAX, greatest: i128::MIN, sum: 0 };
+        values.fold(none, |so_far, value| {
+            let value = value.into();
+            Self {
+                least: so_far.least.min(value),
+                greatest: so_far.greatest.max(value),
+                sum: so_far.sum + value,
+            }
+        })
+    }
 }
 
 impl Facts {
@@ -57,6 +84,7 @@ impl Facts {
                 let side = |axis: usize| shape.get(axis).copied().unwrap_or(1);
                 let datatype = stored.header.datatype;
                 let range = Range::over(|value| stored.each(value));
+                let whole = stored.whole();
                 Self {
                     format: "nifti",
                     rows: side(1),
@@ -68,7 +96,8 @@ impl Facts {
                     dtype: datatype.name(),
                     min: range.least,
                     max: range.greatest,
-                    sum: stored.whole_sum().map_or(Sum::Float(range.sum), Sum::Whole),
+                    sum: range.sum(whole),
+                    whole,
                     sha256: sha256(&stored.data),
                 }
             }
@@ -83,7 +112,7 @@ impl Facts {
                         value.to_le_bytes().into_iter().take(if narrow { 1 } else { 2 })
                     })
                     .collect();
-                let sum = stored.values.iter().map(|value| i128::from(*value)).sum();
+                let whole = Some(Whole::over(stored.values.iter().copied()));
                 Self {
                     format: "png-or-jpeg",
                     rows: stored.rows,
@@ -95,7 +124,8 @@ impl Facts {
                     dtype: if narrow { "uint8" } else { "uint16" },
                     min: range.least,
                     max: range.greatest,
-                    sum: Sum::Whole(sum),
+                    sum: range.sum(whole),
+                    whole,
                     sha256: sha256(&bytes),
                 }
             }
@@ -104,6 +134,7 @@ impl Facts {
 
     fn dicom(stored: &dicom::Stored) -> Self {
         let range = Range::over(|value| stored.each(value));
+        let whole = stored.whole();
         let dtype = match (stored.kind, stored.bits_allocated) {
             (dicom::Kind::Unsigned, 8) => "uint8",
             (dicom::Kind::Unsigned, 16) => "uint16",
@@ -125,7 +156,8 @@ impl Facts {
             dtype,
             min: range.least,
             max: range.greatest,
-            sum: stored.whole_sum().map_or(Sum::Float(range.sum), Sum::Whole),
+            sum: range.sum(whole),
+            whole,
             sha256: sha256(&stored.data),
         }
     }
@@ -146,5 +178,9 @@ impl Range {
             range.sum += value;
         });
         range
+    }
+
+    fn sum(&self, whole: Option<Whole>) -> Sum {
+        whole.map_or(Sum::Float(self.sum), |whole| Sum::Whole(whole.sum))
     }
 }

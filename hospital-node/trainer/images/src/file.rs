@@ -1,9 +1,11 @@
 //! Files from the disk, and how much of them is taken in.
 
-use std::io::{ErrorKind, Read};
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use flate2::read::GzDecoder;
+use flate2::bufread::GzDecoder;
 
 use super::Fault;
 
@@ -12,14 +14,19 @@ pub const MAX_PIXEL_BYTES: u64 = 1 << 30;
 /// Bytes of one file.
 pub const MAX_FILE_BYTES: u64 = 2 << 30;
 /// The most bytes that one byte of a deflate stream can become (258 from two bits).
-const MAX_INFLATION: u64 = 1032;
+pub(crate) const MAX_INFLATION: u64 = 1032;
 
 /// Reads a file whole.
 ///
 /// # Errors
 /// [`Fault::Missing`], [`Fault::TooLarge`], or [`Fault::Unreadable`] with the kind of failure.
 pub fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
-    let file = std::fs::File::open(path).map_err(|error| reason(&error))?;
+    // What it is can be told only once it is open, and a pipe would not open before somebody writes.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| reason(&error))?;
     let about = file.metadata().map_err(|error| reason(&error))?;
     if !about.is_file() {
         return Err(Fault::Unreadable("not a regular file"));
@@ -31,7 +38,7 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the system may add kinds; all have one answer")]
-fn reason(error: &std::io::Error) -> Fault {
+fn reason(error: &io::Error) -> Fault {
     match error.kind() {
         ErrorKind::NotFound => Fault::Missing,
         ErrorKind::PermissionDenied => Fault::Unreadable("permission denied"),
@@ -59,24 +66,74 @@ pub(crate) fn inflated(from: impl Read, packed: usize, wanted: usize) -> Result<
     match read {
         _ if bytes.len() == wanted => Ok(bytes),
         Ok(_) => Err(Fault::Truncated),
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(Fault::Truncated),
-        Err(_) => Err(Fault::Unreadable("its compressed data is damaged")),
+        Err(error) => Err(damage(&error)),
     }
 }
 
-/// The most that a compressed file may become when nothing inside says how long it is.
+fn damage(error: &io::Error) -> Fault {
+    if error.kind() == ErrorKind::UnexpectedEof { Fault::Truncated } else { DAMAGED }
+}
+
+const DAMAGED: Fault = Fault::Unreadable("its compressed data is damaged");
+
+/// How a gzip stream begins (RFC 1952).
+pub(crate) const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// What a gzip file becomes: all of its members, one after the other (RFC 1952 section 2.2), as
+/// tools that pack block by block write them. What follows the last of them is ignored.
+pub(crate) struct Gunzip<'a>(GzDecoder<&'a [u8]>);
+
+impl<'a> Gunzip<'a> {
+    pub(crate) fn new(file: &'a [u8]) -> Self {
+        Self(GzDecoder::new(file))
+    }
+}
+
+impl Read for Gunzip<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.0.read(into)?;
+            let rest = *self.0.get_ref();
+            if read > 0 || into.is_empty() || !rest.starts_with(&GZIP) {
+                return Ok(read);
+            }
+            self.0 = GzDecoder::new(rest);
+        }
+    }
+}
+
+/// The most that a compressed file may become when nothing inside says how long it is, and the most
+/// that may follow where something does.
 const MAX_GUNZIPPED: u64 = 256 << 20;
+
+/// The start of what a gzip file becomes, exactly `wanted` bytes. The rest is unpacked too, and
+/// thrown away: only then have the file's checksums been compared.
+///
+/// # Errors
+/// As [`inflated`]; [`Fault::Unreadable`] for a damaged file, or one with too much in it.
+pub(crate) fn gunzipped_start(file: &[u8], wanted: usize) -> Result<Vec<u8>, Fault> {
+    let mut from = Gunzip::new(file);
+    let bytes = inflated(from.by_ref(), file.len(), wanted)?;
+    let rest = io::copy(&mut from.take(MAX_GUNZIPPED + 1), &mut io::sink());
+    match rest {
+        Ok(rest) if rest > MAX_GUNZIPPED => {
+            Err(Fault::Unreadable("far more is packed in it than its header says"))
+        }
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(damage(&error)),
+    }
+}
 
 /// What a whole gzip file holds.
 ///
 /// # Errors
-/// [`Fault::TooLarge`], or [`Fault::Unreadable`] for a damaged stream.
+/// [`Fault::TooLarge`]; [`Fault::Truncated`] or [`Fault::Unreadable`] for a damaged stream.
 pub(crate) fn gunzipped(file: &[u8]) -> Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
-    GzDecoder::new(file)
+    Gunzip::new(file)
         .take(MAX_GUNZIPPED + 1)
         .read_to_end(&mut bytes)
-        .map_err(|_| Fault::Unreadable("its compressed data is damaged"))?;
+        .map_err(|error| damage(&error))?;
     if bytes.len() as u64 > MAX_GUNZIPPED { Err(Fault::TooLarge) } else { Ok(bytes) }
 }
 
@@ -103,8 +160,50 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_that_nobody_writes_to_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
+        assert!(made.success());
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || tell.send(bytes(&path)));
+        let answer = told.recv_timeout(std::time::Duration::from_secs(60)).expect("an answer");
+        assert_eq!(answer, Err(Fault::Unreadable("not a regular file")));
+    }
+
+    fn packed(bytes: &[u8]) -> Vec<u8> {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        io::Write::write_all(&mut packer, bytes).expect("memory does not fail");
+        packer.finish().expect("memory does not fail")
+    }
+
+    #[test]
+    fn all_members_of_a_gzip_file_are_read_and_what_follows_is_not() {
+        let parts = [packed(b"one "), packed(b""), packed(b"two")].concat();
+        for end in [&[][..], &[0; 100], b"more"] {
+            let file = [&parts, end].concat();
+            assert_eq!(gunzipped(&file), Ok(b"one two".to_vec()));
+            assert_eq!(gunzipped_start(&file, 5), Ok(b"one t".to_vec()));
+        }
+        assert_eq!(gunzipped_start(&parts, 8), Err(Fault::Truncated));
+        assert_eq!(gunzipped(&parts[..parts.len() - 1]), Err(Fault::Truncated));
+    }
+
+    #[test]
+    fn a_changed_byte_is_found_by_the_checksum() {
+        let file = packed(b"wanted and not wanted");
+        let text = file.windows(6).position(|word| word == b"wanted").expect("as it is");
+        for place in [text, text + 15, file.len() - 8] {
+            let mut changed = file.clone();
+            changed[place] ^= 1;
+            assert_eq!(gunzipped_start(&changed, 6), Err(DAMAGED), "{place}");
+        }
+        assert_eq!(gunzipped_start(&file[..file.len() - 3], 6), Err(Fault::Truncated));
+    }
+
+    #[test]
     fn more_than_was_packed_is_never_asked_for() {
-        assert_eq!(inflated(std::io::repeat(0), 1, 1033), Err(Fault::Truncated));
+        assert_eq!(inflated(io::repeat(0), 1, 1033), Err(Fault::Truncated));
         assert_eq!(inflated(&b"abc"[..], 3, 2), Ok(b"ab".to_vec()));
         assert_eq!(inflated(&b"abc"[..], 3, 4), Err(Fault::Truncated));
     }

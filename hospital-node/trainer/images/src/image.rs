@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::file::GZIP;
 use crate::{Fault, Picture, bytes, dicom, nifti, raster};
 
 /// A decoded file.
@@ -15,8 +16,7 @@ pub enum Image {
     Raster(raster::Stored),
 }
 
-/// How a gzip stream begins.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
+const NO_LABELS: Fault = Fault::WrongShape("expected a label map of whole numbers");
 
 impl Image {
     /// Reads a file: its bytes as they are on the disk, and what they decode to. Of a NIfTI pair, the
@@ -26,10 +26,9 @@ impl Image {
     /// The one [`Fault`] that describes it best.
     pub fn read(path: &Path) -> Result<(Vec<u8>, Self), Fault> {
         let file = bytes(path)?;
-        let image = if nifti::is_paired(path) {
-            Self::Nifti(nifti::Stored::read(path)?)
-        } else {
-            Self::decode(&file)?
+        let image = match nifti::Stored::of_pair(path, &file)? {
+            Some(pair) => Self::Nifti(pair),
+            None => Self::decode(&file)?,
         };
         Ok((file, image))
     }
@@ -110,13 +109,15 @@ impl Image {
     pub fn labels(&self) -> Result<nifti::Labels, Fault> {
         match self {
             Self::Nifti(stored) if stored.volumes() == 1 => stored.labels(0),
-            Self::Raster(stored) if stored.samples == 1 => Ok(nifti::Labels {
-                shape: [1, stored.rows, stored.columns],
-                values: stored.values.iter().map(|value| u32::from(*value)).collect(),
-            }),
-            Self::Nifti(_) | Self::Raster(_) | Self::Dicom(_) => {
-                Err(Fault::WrongShape("expected a label map of whole numbers"))
+            Self::Raster(stored) => {
+                let grey = Some(&stored.values).filter(|_| stored.samples == 1);
+                let numbers = stored.indices.as_ref().or(grey).ok_or(NO_LABELS)?;
+                Ok(nifti::Labels {
+                    shape: [1, stored.rows, stored.columns],
+                    values: numbers.iter().map(|value| u32::from(*value)).collect(),
+                })
             }
+            Self::Nifti(_) | Self::Dicom(_) => Err(NO_LABELS),
         }
     }
 

@@ -33,8 +33,8 @@ pub(crate) struct Decoded {
     pub(crate) precision: u32,
     /// Row, column, component.
     pub(crate) values: Vec<u16>,
-    /// Whether three components are luma and chroma, as far as the codestream says: its Adobe
-    /// segment, else JFIF, else nothing.
+    /// Whether three components are luma and chroma, as far as the codestream says, asked in the
+    /// order of the reference implementation: JFIF, the Adobe segment, the letters R, G and B.
     pub(crate) transformed: Option<bool>,
 }
 
@@ -331,9 +331,11 @@ impl<'a> Decoder<'a> {
             Kind::Lossless => self.lossless,
             Kind::Sequential | Kind::Progressive => dct::image(&frame, &self.quantisation)?,
         };
+        let letters = frame.components.iter().map(|component| component.id).eq(*b"RGB");
         let transformed = match self.adobe {
+            _ if self.jfif => Some(true),
             Some(transform) => Some(transform != 0),
-            None if self.jfif => Some(true),
+            None if letters => Some(false),
             None => None,
         };
         let Frame { width, height, precision, components, .. } = frame;

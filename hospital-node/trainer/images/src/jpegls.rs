@@ -14,11 +14,17 @@ pub(crate) struct Decoded {
     pub(crate) width: usize,
     pub(crate) height: usize,
     pub(crate) components: usize,
+    /// Bits that a value has.
+    pub(crate) precision: u32,
     /// Row, column, component.
     pub(crate) values: Vec<u16>,
 }
 
 pub(crate) const BROKEN: Fault = Fault::Unreadable("its JPEG-LS codestream is broken");
+
+/// Values of one codestream: far beyond any detector, and what a few bytes can claim of a blank one.
+const MAX_VALUES: usize = 1 << 27;
+const TOO_MANY: &str = "a frame of more than 128 million values in JPEG-LS";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Interleave {
@@ -54,8 +60,8 @@ pub(crate) fn decode(bytes: &[u8], most_values: usize) -> Result<Decoded, Fault>
     while !decoder.whole() {
         decoder.segment()?;
     }
-    let (width, height, _, ids) = decoder.frame.ok_or(BROKEN)?;
-    Ok(Decoded { width, height, components: ids.len(), values: decoder.values })
+    let (width, height, precision, ids) = decoder.frame.ok_or(BROKEN)?;
+    Ok(Decoded { width, height, components: ids.len(), precision, values: decoder.values })
 }
 
 impl Decoder<'_> {
@@ -120,8 +126,16 @@ impl Decoder<'_> {
         {
             return Err(BROKEN);
         }
-        if width * height * ids.len() > self.most_values {
+        let values = width * height * ids.len();
+        if values > self.most_values {
             return Err(Fault::WrongShape("a codestream larger than its header says"));
+        }
+        if values > MAX_VALUES {
+            return Err(Fault::Unsupported(TOO_MANY));
+        }
+        // The shortest code is that of a line like the one above it: one bit.
+        if height > self.bytes.len().saturating_mul(8) {
+            return Err(Fault::Truncated);
         }
         self.done = vec![false; ids.len()];
         self.frame = Some((width, height, precision.into(), ids));
@@ -157,6 +171,10 @@ impl Decoder<'_> {
         let mut places = Vec::new();
         for pair in said.chunks_exact(2) {
             let place = ids.iter().position(|id| *id == pair[0]).ok_or(BROKEN)?;
+            // Each component has one scan; another would cost all of its time again.
+            if self.done.get(place) != Some(&false) {
+                return Err(BROKEN);
+            }
             if places.contains(&place) || pair[1] != 0 {
                 return Err(Fault::Unsupported("JPEG-LS with mapping tables or oversized images"));
             }

@@ -23,7 +23,7 @@ pub mod raster;
 mod volume;
 
 pub use dicom::{Picture, Shown};
-pub use facts::{Facts, Sum};
+pub use facts::{Facts, Sum, Whole};
 pub use fault::Fault;
 pub use file::{MAX_FILE_BYTES, MAX_PIXEL_BYTES, bytes, sha256};
 pub use image::Image;

@@ -14,18 +14,13 @@ mod header;
 
 use std::path::{Path, PathBuf};
 
-use flate2::read::GzDecoder;
-
 pub use header::{Datatype, Header, MAX_AXES};
 
 pub use crate::volume::{Labels, Volume};
 
-use crate::file::{bytes, inflated};
+use crate::file::{GZIP, Gunzip, bytes, gunzipped_start, inflated};
 use crate::volume::Turn;
-use crate::{Fault, MAX_FILE_BYTES, MAX_PIXEL_BYTES};
-
-/// How a gzip stream begins (RFC 1952).
-const GZIP: [u8; 2] = [0x1f, 0x8b];
+use crate::{Fault, MAX_FILE_BYTES, MAX_PIXEL_BYTES, Whole};
 
 /// Voxels as the file stores them: no slope, no intercept, no turning.
 #[derive(Clone, Debug)]
@@ -42,11 +37,27 @@ impl Stored {
     /// # Errors
     /// The one [`Fault`] that describes it best.
     pub fn read(path: &Path) -> Result<Self, Fault> {
-        let (first, second) = pair(path);
-        let header = bytes(&first)?;
-        match second {
-            Some(image) => Self::decode_pair(&header, &bytes(&image)?),
-            None => Self::decode(&header),
+        let file = bytes(path)?;
+        match Self::of_pair(path, &file)? {
+            Some(pair) => Ok(pair),
+            None => Self::decode(&file),
+        }
+    }
+
+    /// The pair that a file with these bytes is one half of, if its name says so and the header that
+    /// goes with it: other formats end in `.img` too.
+    pub(crate) fn of_pair(path: &Path, file: &[u8]) -> Result<Option<Self>, Fault> {
+        let (_, extension, _) = parts(path);
+        match extension.as_str() {
+            "hdr" if announces_pair(file) => {
+                Self::decode_pair(file, &bytes(&other_half(path, "img"))?).map(Some)
+            }
+            "img" => match bytes(&other_half(path, "hdr")) {
+                Ok(header) if announces_pair(&header) => Self::decode_pair(&header, file).map(Some),
+                Ok(_) | Err(Fault::Missing) => Ok(None),
+                Err(fault) => Err(fault),
+            },
+            _ => Ok(None),
         }
     }
 
@@ -85,7 +96,7 @@ impl Stored {
             .filter(|end| *end as u64 <= MAX_FILE_BYTES)
             .ok_or(Fault::TooLarge)?;
         let mut data = if file.starts_with(&GZIP) {
-            let mut all = inflated(GzDecoder::new(file), file.len(), end)?;
+            let mut all = gunzipped_start(file, end)?;
             all.drain(..header.offset);
             all
         } else {
@@ -107,7 +118,13 @@ impl Stored {
     /// The sum of integer values without rounding; `None` for floats.
     #[must_use]
     pub fn whole_sum(&self) -> Option<i128> {
-        self.header.datatype.whole_sum(&self.data)
+        self.whole().map(|whole| whole.sum)
+    }
+
+    /// What integer values are, without rounding; `None` for floats.
+    #[must_use]
+    pub fn whole(&self) -> Option<Whole> {
+        self.header.datatype.whole(&self.data)
     }
 
     /// Volumes along the axes beyond the third.
@@ -195,24 +212,29 @@ fn parts(path: &Path) -> (PathBuf, String, bool) {
     (path.with_extension(""), extension(&path), packed)
 }
 
-/// The file with the header, and for a pair the file with the voxels: the half that was not named
-/// may be compressed or not, whatever the other is.
-fn pair(path: &Path) -> (PathBuf, Option<PathBuf>) {
-    let (stem, extension, packed) = parts(path);
-    let other = |extension: &str| {
-        let names = if packed { [".gz", ""] } else { ["", ".gz"] };
-        let named = names.map(|end| {
+/// Where the half of a pair is that was not named: in capitals where the name is, compressed or not,
+/// whatever the other is.
+fn other_half(path: &Path, extension: &str) -> PathBuf {
+    let (stem, _, packed) = parts(path);
+    let capitals =
+        path.extension().is_some_and(|e| e.to_string_lossy().contains(char::is_uppercase));
+    let upper = extension.to_ascii_uppercase();
+    let extensions = if capitals { [upper.as_str(), extension] } else { [extension, &upper] };
+    let ends = if packed { [".gz", ".GZ", ""] } else { ["", ".gz", ".GZ"] };
+    let names = extensions.iter().flat_map(|extension| {
+        ends.map(|end| {
             let mut name = stem.clone().into_os_string();
             name.push(format!(".{extension}{end}"));
             PathBuf::from(name)
-        });
-        named.iter().find(|name| name.is_file()).unwrap_or(&named[0]).clone()
-    };
-    match extension.as_str() {
-        "hdr" => (path.to_path_buf(), Some(other("img"))),
-        "img" => (other("hdr"), Some(path.to_path_buf())),
-        _ => (path.to_path_buf(), None),
-    }
+        })
+    });
+    let names: Vec<PathBuf> = names.collect();
+    names.iter().find(|name| name.is_file()).unwrap_or(&names[0]).clone()
+}
+
+/// Whether a file is the header of a pair.
+fn announces_pair(file: &[u8]) -> bool {
+    start(file).and_then(|start| Header::parse(&start)).is_ok_and(|header| header.paired)
 }
 
 /// The bytes in front that a header can be in.
@@ -221,8 +243,8 @@ fn start(file: &[u8]) -> Result<Vec<u8>, Fault> {
         return Ok(file[..file.len().min(header::LARGEST)].to_vec());
     }
     // A header of the smaller kind may be all there is.
-    inflated(GzDecoder::new(file), file.len(), header::LARGEST)
-        .or_else(|_| inflated(GzDecoder::new(file), file.len(), header::SMALLEST))
+    inflated(Gunzip::new(file), file.len(), header::LARGEST)
+        .or_else(|_| inflated(Gunzip::new(file), file.len(), header::SMALLEST))
         .map_err(|_| Fault::NotAnImage("a compressed file too short for a NIfTI header"))
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Decoded {
     pub(crate) bits: u16,
     /// Row, column, sample.
     pub(crate) values: Vec<u16>,
+    /// A palette's numbers, where there is one.
+    pub(crate) indices: Option<Vec<u16>>,
 }
 
 struct Header {
@@ -72,15 +74,16 @@ pub(crate) fn decode(file: &[u8]) -> Result<Decoded, Fault> {
     let Header { width, height, samples, depth, indexed, .. } = header;
     if !indexed {
         let bits = u16::try_from(depth).map_err(|_| BROKEN)?;
-        return Ok(Decoded { width, height, samples, bits, values });
+        return Ok(Decoded { width, height, samples, bits, values, indices: None });
     }
     let colors = palette.ok_or(BROKEN)?.as_chunks::<3>().0;
     let mut colored = Vec::with_capacity(3 * values.len());
-    for value in values {
-        let color = colors.get(usize::from(value)).ok_or(BROKEN)?;
+    for value in &values {
+        let color = colors.get(usize::from(*value)).ok_or(BROKEN)?;
         colored.extend(color.map(u16::from));
     }
-    Ok(Decoded { width, height, samples: 3, bits: 8, values: colored })
+    let indices = Some(values);
+    Ok(Decoded { width, height, samples: 3, bits: 8, values: colored, indices })
 }
 
 type Chunk<'a> = (&'a [u8; 4], &'a [u8], &'a [u8]);
@@ -118,7 +121,7 @@ impl Header {
         if width == 0 || height == 0 {
             return Err(Fault::NotAnImage("its header says that it has no pixels"));
         }
-        // Two bytes to a value, and three values to a pixel of a palette.
+        // Two bytes to a value, and to a pixel of a palette its number and three values.
         let bytes = (width as u64).checked_mul(height as u64).and_then(|b| b.checked_mul(8));
         if bytes.is_none_or(|bytes| bytes > MAX_PIXEL_BYTES) || interlace > 1 {
             return Err(if interlace > 1 { BROKEN } else { Fault::TooLarge });

@@ -20,6 +20,8 @@ pub struct Stored {
     pub bits: u16,
     /// Row, column, sample.
     pub values: Vec<u16>,
+    /// Of an image with a palette, whose colours are in `values`: the numbers that the file stores.
+    pub indices: Option<Vec<u16>>,
 }
 
 /// Whether these bytes begin like a PNG or JPEG file.
@@ -38,8 +40,8 @@ impl Stored {
     }
 
     fn png(bytes: &[u8]) -> Result<Self, Fault> {
-        let Decoded { width, height, samples, bits, values } = png::decode(bytes)?;
-        Ok(Self { rows: height, columns: width, samples, bits, values })
+        let Decoded { width, height, samples, bits, values, indices } = png::decode(bytes)?;
+        Ok(Self { rows: height, columns: width, samples, bits, values, indices })
     }
 
     fn jpeg(bytes: &[u8]) -> Result<Self, Fault> {
@@ -59,7 +61,8 @@ impl Stored {
             _ => return Err(Fault::Unsupported("JPEG with four inks")),
         }
         let bits = u16::try_from(precision).map_err(|_| jpeg::BROKEN)?;
-        Ok(Self { rows: height, columns: width, samples: components, bits, values })
+        let (rows, columns) = (height, width);
+        Ok(Self { rows, columns, samples: components, bits, values, indices: None })
     }
 
     /// The standard's word for what values mean.

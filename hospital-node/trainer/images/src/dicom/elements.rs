@@ -18,11 +18,13 @@ use crate::Fault;
 const MAX_DEPTH: usize = 64;
 /// A length that is given by a delimiter instead.
 const UNDEFINED: u32 = u32::MAX;
-/// Items of one sequence that are looked at: one for each frame of a large file.
+/// Items and fragments of one file that are kept: some for each frame of a large one.
 const MAX_ITEMS: usize = 1 << 20;
 
-/// Bytes of a deflated data set that are inflated before it is looked at again.
-const DEFLATED_STEPS: [u64; 3] = [1 << 20, 16 << 20, 256 << 20];
+/// Bytes of a deflated data set that are inflated to see whether it is one.
+const DEFLATED_START: u64 = 1 << 20;
+/// Bytes that it may become.
+const MAX_DEFLATED: u64 = 256 << 20;
 
 /// Group and element.
 pub(super) type Tag = (u16, u16);
@@ -41,6 +43,9 @@ pub(super) struct Encoding {
     big_endian: bool,
 }
 
+const EXPLICIT: Encoding = Encoding { explicit: true, big_endian: false };
+const IMPLICIT: Encoding = Encoding { explicit: false, big_endian: false };
+
 /// A file taken apart as far as its transfer syntax.
 #[derive(Debug)]
 pub(super) struct File<'a> {
@@ -53,7 +58,7 @@ pub(super) struct File<'a> {
 /// Values by tag; sequences by where their items are.
 #[derive(Debug, Default)]
 pub(super) struct Elements<'a> {
-    values: BTreeMap<Tag, &'a [u8]>,
+    values: BTreeMap<Tag, (Option<Vr>, &'a [u8])>,
     sequences: BTreeMap<Tag, Vec<Self>>,
     big_endian: bool,
     /// Whether native pixels are written in words of 16 bits.
@@ -67,65 +72,66 @@ impl<'a> File<'a> {
         if bytes.is_empty() {
             return Err(Fault::NotAnImage("the file is empty"));
         }
-        let start = if bytes.get(128..132) == Some(b"DICM") {
-            132
-        } else if bytes.starts_with(b"DICM") {
-            4
-        } else if begins_bare(bytes) {
-            0
-        } else {
-            return Err(Fault::NotAnImage("it does not begin like a DICOM file"));
-        };
-        let explicit = Encoding { explicit: true, big_endian: false };
-        let mut reader = Reader { bytes, at: start };
+        let start = start(bytes).ok_or(Fault::NotAnImage("it does not begin like a DICOM file"))?;
+        let mut reader = Reader::new(bytes, start);
         let mut syntax = Cow::Borrowed("");
         while reader.rest().starts_with(&[2, 0]) {
-            let Some(header) = reader.header(explicit) else { break };
+            let Some(header) = reader.header(EXPLICIT) else { break };
             let value = reader.take(header.length)?;
             if header.tag == (2, 0x10) {
-                let value = value.trim_ascii_end();
-                let value = value.strip_suffix(b"\0").unwrap_or(value);
-                syntax = String::from_utf8_lossy(value);
+                let is_padding = |byte: &u8| *byte == 0 || byte.is_ascii_whitespace();
+                let length =
+                    value.iter().rposition(|byte| !is_padding(byte)).map_or(0, |at| at + 1);
+                syntax = String::from_utf8_lossy(&value[..length]);
             }
         }
         let rest = &bytes[reader.at..];
-        let encoding = match &*syntax {
-            // Without a word on it, the default of the standard, unless it looks otherwise.
-            "" => Encoding { explicit: looks_explicit(rest), big_endian: false },
-            "1.2.840.10008.1.2" => Encoding { explicit: looks_explicit(rest), big_endian: false },
-            "1.2.840.10008.1.2.2" => Encoding { explicit: true, big_endian: true },
-            _ => explicit,
+        let body = match &*syntax {
+            "1.2.840.10008.1.2.1.99" => Cow::Owned(inflated(rest)?),
+            _ => Cow::Borrowed(rest),
         };
-        let deflated = matches!(&*syntax, "1.2.840.10008.1.2.1.99");
-        let body =
-            if deflated { Cow::Owned(inflated(rest, encoding)?) } else { Cow::Borrowed(rest) };
+        let encoding = match &*syntax {
+            "1.2.840.10008.1.2.2" => Encoding { explicit: true, big_endian: true },
+            "1.2.840.10008.1.2.1.99" => EXPLICIT,
+            // Writers announce the one encoding and write the other, both ways round.
+            _ => Encoding { explicit: looks_explicit(&body), big_endian: false },
+        };
         Ok(Self { syntax, encoding, body })
     }
 
     pub(super) fn elements(&self) -> Result<Elements<'_>, Fault> {
-        let mut reader = Reader { bytes: &self.body, at: 0 };
-        reader.data_set(self.encoding, self.body.len(), 0)
+        Reader::new(&self.body, 0).data_set(self.encoding, self.body.len(), 0)
     }
 }
 
-/// A deflated data set, as far as it can be read as one: what does not begin like elements is not
-/// inflated to its end.
-fn inflated(packed: &[u8], encoding: Encoding) -> Result<Vec<u8>, Fault> {
+/// Where the elements of a DICOM file begin.
+pub(super) fn start(bytes: &[u8]) -> Option<usize> {
+    if bytes.get(128..132) == Some(b"DICM") {
+        Some(132)
+    } else if bytes.starts_with(b"DICM") {
+        Some(4)
+    } else {
+        begins_bare(bytes).then_some(0)
+    }
+}
+
+/// A deflated data set: what does not begin like elements is not inflated to its end. Whether it is
+/// complete its elements tell, so that a damaged end behind them is nobody's concern.
+fn inflated(packed: &[u8]) -> Result<Vec<u8>, Fault> {
     let mut decoder = DeflateDecoder::new(packed);
     let mut bytes = Vec::new();
-    for step in DEFLATED_STEPS {
-        let room = step - bytes.len() as u64;
-        let read = (&mut decoder).take(room).read_to_end(&mut bytes);
-        let ended = (bytes.len() as u64) < step;
-        let parsed = Reader { bytes: &bytes, at: 0 }.data_set(encoding, bytes.len(), 0);
-        match (parsed.err(), read) {
-            (Some(Fault::Truncated), Ok(_)) if !ended => {}
-            (Some(fault), _) => return Err(fault),
-            // Complete elements before a damaged end are good enough.
-            (None, _) => return Ok(bytes),
-        }
+    let read = (&mut decoder).take(DEFLATED_START).read_to_end(&mut bytes);
+    if read.is_err() || (bytes.len() as u64) < DEFLATED_START {
+        return Ok(bytes);
     }
-    Err(Fault::TooLarge)
+    match Reader::new(&bytes, 0).data_set(EXPLICIT, bytes.len(), 0) {
+        Ok(found) if found.has_pixels() => return Ok(bytes),
+        Ok(_) | Err(Fault::Truncated) => {}
+        Err(fault) => return Err(fault),
+    }
+    let room = MAX_DEFLATED - DEFLATED_START + 1;
+    let _ = decoder.take(room).read_to_end(&mut bytes);
+    if bytes.len() as u64 > MAX_DEFLATED { Err(Fault::TooLarge) } else { Ok(bytes) }
 }
 
 /// Whether there is a meta group or the identifying group right at the start: files from before the
@@ -138,15 +144,18 @@ fn begins_bare(bytes: &[u8]) -> bool {
     known && (explicit || u32::from_le_bytes([a, b, c, d]) <= 1024)
 }
 
-/// Some writers announce implicit VR and write explicit. The first element tells.
+/// Whether the first element has a VR, a known one or one to come. In its place are the lower bytes
+/// of a length otherwise, and no first element is that long.
 fn looks_explicit(bytes: &[u8]) -> bool {
-    bytes.get(4..6).is_some_and(|vr| vr_of([vr[0], vr[1]]).is_some())
+    bytes.get(4..6).is_some_and(|vr| vr.iter().all(u8::is_ascii_uppercase))
 }
 
-/// How a VR's length is written.
-#[derive(Clone, Copy, PartialEq)]
+/// What of a VR decides how an element is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Vr {
     Short,
+    /// Two bytes with a sign.
+    Signed,
     Long,
     Words,
     Sequence,
@@ -156,9 +165,8 @@ enum Vr {
 fn vr_of(word: [u8; 2]) -> Option<Vr> {
     Some(match &word {
         b"AE" | b"AS" | b"AT" | b"CS" | b"DA" | b"DS" | b"DT" | b"FL" | b"FD" | b"IS" | b"LO"
-        | b"LT" | b"PN" | b"SH" | b"SL" | b"SS" | b"ST" | b"TM" | b"UI" | b"UL" | b"US" => {
-            Vr::Short
-        }
+        | b"LT" | b"PN" | b"SH" | b"SL" | b"ST" | b"TM" | b"UI" | b"UL" | b"US" => Vr::Short,
+        b"SS" => Vr::Signed,
         b"OW" => Vr::Words,
         b"OB" | b"OD" | b"OF" | b"OL" | b"OV" | b"SV" | b"UC" | b"UR" | b"UT" | b"UV" => Vr::Long,
         b"SQ" => Vr::Sequence,
@@ -209,9 +217,21 @@ struct Header {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Items and fragments that may still be kept.
+    room: usize,
 }
 
 impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8], at: usize) -> Self {
+        Self { bytes, at, room: MAX_ITEMS }
+    }
+
+    fn keep_one(&mut self) -> Result<(), Fault> {
+        const TOO_MANY: Fault = Fault::Unsupported("more than a million items or fragments");
+        self.room = self.room.checked_sub(1).ok_or(TOO_MANY)?;
+        Ok(())
+    }
+
     fn rest(&self) -> &'a [u8] {
         self.bytes.get(self.at..).unwrap_or_default()
     }
@@ -238,16 +258,25 @@ impl<'a> Reader<'a> {
             self.at += 8;
             return Some(Header { tag, vr: None, length: long([a, b, c, d]) });
         }
-        let vr = vr_of([a, b])?;
+        let after = after.first_chunk::<4>().map(|length| long(*length));
+        let vr = match vr_of([a, b]) {
+            Some(vr) => vr,
+            // VRs to come have long lengths (PS3.5 6.2); what others make up has mostly short ones.
+            None if a.is_ascii_uppercase() && b.is_ascii_uppercase() => {
+                let room = u32::try_from(self.rest().len().saturating_sub(12)).unwrap_or(u32::MAX);
+                let long = [c, d] == [0, 0] && after.is_some_and(|length| length <= room);
+                if long { Vr::Long } else { Vr::Short }
+            }
+            None => return None,
+        };
         let length = match vr {
-            Vr::Short => {
+            Vr::Short | Vr::Signed => {
                 self.at += 8;
                 u32::from(short([c, d]))
             }
             Vr::Long | Vr::Words | Vr::Sequence | Vr::Unknown => {
-                let (length, _) = after.split_first_chunk::<4>()?;
                 self.at += 12;
-                long(*length)
+                after?
             }
         };
         Some(Header { tag, vr: Some(vr), length })
@@ -262,51 +291,65 @@ impl<'a> Reader<'a> {
     ) -> Result<Elements<'a>, Fault> {
         let mut found = Elements { big_endian: encoding.big_endian, ..Elements::default() };
         while self.at < end {
-            let Some(Header { tag, vr, length }) = self.header(encoding) else {
+            match self.element(encoding, depth, &mut found) {
+                Ok(true) => {}
+                Ok(false) => break,
                 // At the outermost level what follows the pixels is nobody's concern.
-                return if depth == 0 && found.has_pixels() {
-                    Ok(found)
-                } else {
-                    Err(broken(self))
-                };
-            };
-            match tag {
-                ITEM_END | SEQUENCE_END if depth > 0 => return Ok(found),
-                // Stray items are stepped over as if they were elements.
-                ITEM | ITEM_END | SEQUENCE_END => {
-                    if length != UNDEFINED {
-                        self.take(length)?;
-                    }
-                }
-                PIXELS if length == UNDEFINED => {
-                    found.fragments = Some(self.fragments(encoding)?);
-                    if depth == 0 {
-                        return Ok(found);
-                    }
-                }
-                _ if length == UNDEFINED || (is_wanted_sequence(tag) && is_sequence(vr)) => {
-                    // An unknown value of undefined length is implicit inside (PS3.5 6.2.2).
-                    let inside = if vr == Some(Vr::Unknown) {
-                        Encoding { explicit: false, big_endian: false }
-                    } else {
-                        encoding
-                    };
-                    let wanted = is_wanted_sequence(tag);
-                    let items = self.items(inside, length, depth + 1, wanted)?;
-                    if wanted {
-                        found.sequences.insert(tag, items);
-                    }
-                }
-                _ => {
-                    let value = self.take(length)?;
-                    if is_wanted(tag) {
-                        found.in_words |= tag == PIXELS && vr == Some(Vr::Words);
-                        found.values.insert(tag, value);
-                    }
-                }
+                Err(_) if depth == 0 && found.has_pixels() => break,
+                Err(fault) => return Err(fault),
             }
         }
         Ok(found)
+    }
+
+    /// One element; false at the end of an item, and behind compressed pixels.
+    fn element(
+        &mut self,
+        encoding: Encoding,
+        depth: usize,
+        found: &mut Elements<'a>,
+    ) -> Result<bool, Fault> {
+        let Some(Header { tag, vr, length }) = self.header(encoding) else {
+            return Err(broken(self));
+        };
+        let wanted = is_wanted_sequence(tag);
+        match tag {
+            ITEM_END | SEQUENCE_END if depth > 0 => return Ok(false),
+            // Stray items are stepped over as if they were elements.
+            ITEM | ITEM_END | SEQUENCE_END => {
+                if length != UNDEFINED {
+                    self.take(length)?;
+                }
+            }
+            PIXELS if length == UNDEFINED => {
+                found.fragments = Some(self.fragments(encoding)?);
+                return Ok(depth > 0);
+            }
+            _ if length == UNDEFINED || (wanted && is_sequence(vr)) => {
+                // An unknown value of undefined length is implicit inside (PS3.5 6.2.2).
+                let inside = if vr == Some(Vr::Unknown) { IMPLICIT } else { encoding };
+                let items = self.items(inside, length, depth + 1, wanted)?;
+                if wanted {
+                    found.sequences.insert(tag, items);
+                }
+            }
+            _ if wanted && vr == Some(Vr::Unknown) => {
+                // So is one that was written without a dictionary; or it is no sequence after all.
+                let mut inside = Reader { bytes: self.take(length)?, at: 0, room: self.room };
+                if let Ok(items) = inside.items(IMPLICIT, length, depth + 1, true) {
+                    found.sequences.insert(tag, items);
+                }
+                self.room = inside.room;
+            }
+            _ => {
+                let value = self.take(length)?;
+                if is_wanted(tag) {
+                    found.in_words |= tag == PIXELS && vr == Some(Vr::Words);
+                    found.values.insert(tag, (vr, value));
+                }
+            }
+        }
+        Ok(true)
     }
 
     fn items(
@@ -322,17 +365,15 @@ impl<'a> Reader<'a> {
         let end = self.ends(length)?;
         let mut items = Vec::new();
         while self.at < end {
-            if items.len() == MAX_ITEMS {
-                return Err(Fault::TooLarge);
-            }
             let Some(Header { tag, length, .. }) = self.header(encoding) else {
                 return Err(broken(self));
             };
             match tag {
                 ITEM => {
                     let end = self.ends(length)?;
-                    let item = self.data_set(encoding, end, depth)?;
+                    let item = self.data_set(self.as_it_looks(encoding), end, depth)?;
                     if wanted {
+                        self.keep_one()?;
                         items.push(item);
                     }
                 }
@@ -341,6 +382,23 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(items)
+    }
+
+    /// The encoding of an item: some writers put one encoding into the other, and its first element
+    /// tells.
+    fn as_it_looks(&self, encoding: Encoding) -> Encoding {
+        match *self.rest() {
+            [0xfe, 0xff, ..] => encoding,
+            [_, _, _, _, a, b, ..] if !encoding.big_endian => {
+                let explicit = if encoding.explicit {
+                    a.is_ascii_uppercase() && b.is_ascii_uppercase()
+                } else {
+                    vr_of([a, b]).is_some()
+                };
+                Encoding { explicit, ..encoding }
+            }
+            _ => encoding,
+        }
     }
 
     /// Where a value of this length ends; the end of the file when a delimiter says so.
@@ -359,7 +417,10 @@ impl<'a> Reader<'a> {
         let mut fragments = Vec::new();
         while let Some(Header { tag, length, .. }) = self.header(encoding) {
             match tag {
-                ITEM => fragments.push(self.take(length)?),
+                ITEM => {
+                    self.keep_one()?;
+                    fragments.push(self.take(length)?);
+                }
                 // Some files lack the end; what is there counts.
                 _ => break,
             }
@@ -383,7 +444,17 @@ impl<'a> Elements<'a> {
     }
 
     pub(super) fn value(&self, tag: Tag) -> Option<&'a [u8]> {
-        self.values.get(&tag).copied()
+        self.values.get(&tag).map(|(_, value)| *value)
+    }
+
+    /// Whether the value has a VR, and that of numbers of two bytes with a sign.
+    pub(super) fn is_signed(&self, tag: Tag) -> bool {
+        self.values.get(&tag).is_some_and(|(vr, _)| *vr == Some(Vr::Signed))
+    }
+
+    /// Whether the value has a VR.
+    pub(super) fn has_vr(&self, tag: Tag) -> bool {
+        self.values.get(&tag).is_some_and(|(vr, _)| vr.is_some())
     }
 
     pub(super) fn items(&self, tag: Tag) -> &[Self] {

@@ -8,6 +8,7 @@ use super::elements::{DOUBLE_PIXELS, Elements, FLOAT_PIXELS, PIXELS};
 use super::{Kind, Photometric, Stored, rle};
 use crate::{Fault, jpeg, jpeg2000, jpegls};
 
+const MORE_BITS: Fault = Fault::Unreadable("its codestream has more bits than its header");
 const OTHER_SHAPE: Fault = Fault::WrongShape("a codestream of another shape than its header says");
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,31 +91,25 @@ fn native(
         return unpacked(bytes, count);
     }
     let size = stored.value_bytes();
-    if stored.photometric == Photometric::YbrFull422 && stored.samples == 3 && size == 1 {
-        stored.photometric = Photometric::YbrFull;
-        return chroma_doubled(bytes, count, usize::from(stored.columns));
-    }
-    let mut data = bytes.get(..count * size).ok_or(Fault::Truncated)?.to_vec();
-    if big {
-        if size == 1 && !elements.in_words {
-            // Bytes are bytes.
-        } else if size == 1 {
-            // Bytes are written in words, of which each is turned round; an odd last one has a
-            // neighbour behind it that is no pixel.
-            for pair in data.chunks_exact_mut(2) {
-                pair.reverse();
-            }
-            if let (Some(last), Some(padded)) = (data.last_mut(), bytes.get(count))
-                && count % 2 == 1
-            {
-                *last = *padded;
-            }
-        } else {
-            for word in data.chunks_exact_mut(size) {
-                word.reverse();
-            }
+    let mut data = bytes[..bytes.len().min((count * size).next_multiple_of(2))].to_vec();
+    // Bytes are bytes, unless they are written in words.
+    let word = if size == 1 && elements.in_words { 2 } else { size };
+    if big && word > 1 {
+        for word in data.chunks_exact_mut(word) {
+            word.reverse();
         }
     }
+    if stored.photometric == Photometric::YbrFull422 && stored.samples == 3 && size == 1 {
+        stored.photometric = Photometric::YbrFull;
+        // Whoever keeps all chromas has them at full resolution, whatever the header says.
+        if data.len() < count {
+            return chroma_doubled(&data, count, usize::from(stored.columns));
+        }
+    }
+    if data.len() < count * size {
+        return Err(Fault::Truncated);
+    }
+    data.truncate(count * size);
     without_unused_bits(stored, &mut data);
     Ok(if planar { interleaved(stored, &data) } else { data })
 }
@@ -256,7 +251,7 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
             let decoded = jpeg::decode(frame, count)?;
             fits(stored, decoded.width, decoded.height, decoded.components)?;
             if decoded.precision > u32::from(stored.bits_allocated) {
-                return Err(Fault::Unreadable("its codestream has more bits than its header"));
+                return Err(MORE_BITS);
             }
             if stored.photometric == Photometric::Rgb && decoded.transformed == Some(true) {
                 stored.photometric = Photometric::YbrFull;
@@ -266,19 +261,21 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
         Codec::JpegLs => {
             let decoded = jpegls::decode(frame, count)?;
             fits(stored, decoded.width, decoded.height, decoded.components)?;
-            let bits = u32::from(stored.bits_stored);
-            Ok(packed(stored, decoded.values.iter().map(|v| i32::from(*v)), bits))
+            if decoded.precision > u32::from(stored.bits_allocated.max(8)) {
+                return Err(MORE_BITS);
+            }
+            Ok(packed(stored, decoded.values.iter().map(|v| i32::from(*v)), decoded.precision))
         }
         Codec::Jpeg2000 => {
             let decoded = jpeg2000::decode(frame, count)?;
             fits(stored, decoded.width, decoded.height, decoded.components)?;
             if decoded.precision > u32::from(stored.bits_allocated.max(8)) {
-                return Err(Fault::Unreadable("its codestream has more bits than its header"));
+                return Err(MORE_BITS);
             }
             if matches!(stored.photometric, Photometric::YbrIct | Photometric::YbrRct) {
                 stored.photometric = Photometric::Rgb;
             }
-            Ok(packed(stored, decoded.values.iter().copied(), decoded.precision))
+            Ok(packed(stored, decoded.values(), decoded.precision))
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::elements::{Elements, Tag};
 use super::{Kind, Photometric, Stored};
-use crate::Fault;
+use crate::{Fault, MAX_PIXEL_BYTES};
 
 /// A decoded image, before anything that a study asks for.
 #[derive(Clone, Debug)]
@@ -84,8 +84,14 @@ struct Table {
 }
 
 impl Table {
-    /// From a descriptor of three numbers and the entries, bytes or words.
-    fn read(elements: &Elements<'_>, descriptor: Tag, data: Tag, signed: bool) -> Option<Self> {
+    /// From a descriptor of three numbers and the entries, bytes or words. Whether the second number
+    /// has a sign is for the caller to say, who is given it without.
+    fn read(
+        elements: &Elements<'_>,
+        descriptor: Tag,
+        data: Tag,
+        signed: impl FnOnce(u16) -> bool,
+    ) -> Option<Self> {
         let &[count, first, bits] = elements.words(descriptor)?.first_chunk::<3>()?;
         let count = if count == 0 { 1 << 16 } else { usize::from(count) };
         let value = elements.value(data)?;
@@ -94,7 +100,7 @@ impl Table {
         } else {
             elements.words(data)?.get(..count)?.to_vec()
         };
-        let first = if signed { first.cast_signed().into() } else { i32::from(first) };
+        let first = if signed(first) { first.cast_signed().into() } else { i32::from(first) };
         Some(Self { first, bits: bits.clamp(1, 16), entries })
     }
 
@@ -129,7 +135,8 @@ pub(super) struct Meaning {
 }
 
 impl Meaning {
-    pub(super) fn read(elements: &Elements<'_>) -> Self {
+    /// `ends` are the least and the greatest value that can be stored.
+    pub(super) fn read(elements: &Elements<'_>, ends: (f64, f64)) -> Self {
         let signed = elements.word((0x28, 0x103)) == Some(1);
         let shared = elements.items((0x5200, 0x9229)).first();
         let within = |tag| shared.and_then(|groups| groups.items(tag).first());
@@ -140,14 +147,23 @@ impl Meaning {
             .iter()
             .map(|groups| groups.items((0x28, 0x9145)).first().and_then(rescale))
             .collect();
-        let table = elements
-            .items((0x28, 0x3000))
-            .first()
-            .and_then(|item| Table::read(item, (0x28, 0x3002), (0x28, 0x3006), signed));
-        let voi = elements
-            .items((0x28, 0x3010))
-            .first()
-            .and_then(|item| Table::read(item, (0x28, 0x3002), (0x28, 0x3006), signed));
+        let (descriptor, data) = ((0x28, 0x3002), (0x28, 0x3006));
+        let table = elements.items((0x28, 0x3000)).first().and_then(|item| {
+            Table::read(item, descriptor, data, |_| signed || item.is_signed(descriptor))
+        });
+        // Its first value is a rescaled one, and the VR says whether it has a sign. Without a VR, or
+        // with one that would put it above all values, it has one where values can be negative.
+        let (one, other) = match &table {
+            Some(table) => (0.0, table.most()),
+            None => (ends.0 * slope + intercept, ends.1 * slope + intercept),
+        };
+        let voi = elements.items((0x28, 0x3010)).first().and_then(|item| {
+            Table::read(item, descriptor, data, |first| {
+                let beyond = f64::from(first) > one.max(other);
+                item.is_signed(descriptor)
+                    || (one.min(other) < 0.0 && (beyond || !item.has_vr(descriptor)))
+            })
+        });
         let windows = within((0x28, 0x9132))
             .or_else(|| per_frame.first().and_then(|groups| groups.items((0x28, 0x9132)).first()));
         let shown = window(windows.unwrap_or(elements)).or_else(|| voi.as_ref().map(shades));
@@ -159,7 +175,7 @@ impl Meaning {
             (value(from).min(value(to)), value(from).max(value(to)))
         });
         let palette = |color: u16| {
-            Table::read(elements, (0x28, 0x1100 + color), (0x28, 0x1200 + color), false)
+            Table::read(elements, (0x28, 0x1100 + color), (0x28, 0x1200 + color), |_| false)
         };
         let palette = palette(1)
             .zip(palette(2))
@@ -203,16 +219,23 @@ fn window(elements: &Elements<'_>) -> Option<Shown> {
     }
     Some(match elements.text((0x28, 0x1056)) {
         Some("SIGMOID") => Shown::Sigmoid { center: center as f32, width: width as f32 },
-        Some("LINEAR_EXACT") => {
-            Shown::Line { low: (center - width / 2.0) as f32, high: (center + width / 2.0) as f32 }
-        }
+        Some("LINEAR_EXACT") => line(center - width / 2.0, center + width / 2.0),
         // LINEAR, which is meant by nothing too (C.11.2.1.2.1).
         _ if width < 1.0 => return None,
         _ => {
             let low = center - 0.5 - (width - 1.0) / 2.0;
-            Shown::Line { low: low as f32, high: (low + (width - 1.0).max(1e-6)) as f32 }
+            line(low, low + width - 1.0)
         }
     })
+}
+
+/// A line that rises even where single precision, or a width of 1, leaves it no room: there it is
+/// the step that the standard means.
+#[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
+fn line(low: f64, high: f64) -> Shown {
+    let high = high.max(low + 1e-6) as f32;
+    let low = low as f32;
+    Shown::Line { low, high: high.max(low.next_up()) }
 }
 
 #[expect(
@@ -224,6 +247,16 @@ fn shades(table: &Table) -> Shown {
     let most = table.most();
     let shade = |entry: &u16| (f64::from(*entry) / most).min(1.0) as f32;
     Shown::Table { first: table.first as f32, shades: table.entries.iter().map(shade).collect() }
+}
+
+/// The least and the greatest value that so many bits can store.
+pub(super) fn ends(kind: Kind, bits: u16) -> (f64, f64) {
+    let bits = i32::from(bits);
+    match kind {
+        Kind::Signed => (-2_f64.powi(bits - 1), 2_f64.powi(bits - 1) - 1.0),
+        Kind::Unsigned => (0.0, 2_f64.powi(bits) - 1.0),
+        Kind::Float => (0.0, 1.0),
+    }
 }
 
 impl Stored {
@@ -244,6 +277,11 @@ impl Stored {
     /// [`Fault::WrongShape`] when there is no such frame, and for unusual colour spaces.
     pub fn frame(&self, index: usize) -> Result<Picture, Fault> {
         let size = self.frame_values() * self.value_bytes();
+        // Values are floats from here on, and a palette's colours three of them.
+        let values = if self.photometric == Photometric::Palette { 3 } else { 1 };
+        if 4 * values * self.frame_values() as u64 > MAX_PIXEL_BYTES {
+            return Err(Fault::TooLarge);
+        }
         let data = index
             .checked_mul(size)
             .and_then(|start| self.data.get(start..start.checked_add(size)?))
@@ -279,15 +317,6 @@ impl Stored {
         values
     }
 
-    fn ends(&self) -> (f64, f64) {
-        let bits = i32::from(self.bits_stored);
-        match self.kind {
-            Kind::Signed => (-2_f64.powi(bits - 1), 2_f64.powi(bits - 1) - 1.0),
-            Kind::Unsigned => (0.0, 2_f64.powi(bits) - 1.0),
-            Kind::Float => (0.0, 1.0),
-        }
-    }
-
     #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
     fn grey(&self, frame: usize, data: &[u8], inverted: bool) -> Picture {
         let meaning = &self.meaning;
@@ -315,7 +344,7 @@ impl Stored {
         if !padded.is_empty() && padded.len() < values.len() {
             darken(&mut values, &padded, inverted);
         }
-        let (least, greatest) = self.ends();
+        let (least, greatest) = ends(self.kind, self.bits_stored);
         let mut ends =
             (meaning.rescaled(least, frame) as f32, meaning.rescaled(greatest, frame) as f32);
         if let Some(table) = &meaning.table {
@@ -338,7 +367,7 @@ impl Stored {
 
     fn rgb(&self, values: Vec<f32>) -> Picture {
         #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
-        let most = self.ends().1 as f32;
+        let most = ends(self.kind, self.bits_stored).1 as f32;
         Picture {
             rows: self.rows.into(),
             columns: self.columns.into(),

@@ -62,6 +62,9 @@ fn whole(number: f64) -> Option<i32> {
     (number.abs() < 2e9).then_some(number as i32)
 }
 
+/// Slices of one volume; those of scanners are a few thousand.
+const MAX_SLICES: u64 = 1 << 16;
+
 /// One slice: its frame, where it is along the normal, and its number.
 struct Slice<'s> {
     stored: &'s Stored,
@@ -90,6 +93,12 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     let orientation = first.place.orientation.unwrap_or([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
     let [across, down] = [[0, 1, 2], [3, 4, 5]].map(|places| places.map(|p| orientation[p]));
     let normal = cross(across, down);
+    // Before anything is set aside for a frame.
+    let frames: u64 = images.iter().map(|image| u64::from(image.frames)).sum();
+    let values = (size.0 as u64 * size.1 as u64).checked_mul(4 * frames);
+    if frames > MAX_SLICES || values.is_none_or(|bytes| bytes > MAX_PIXEL_BYTES) {
+        return Err(Fault::TooLarge);
+    }
     let mut slices = Vec::new();
     for stored in images {
         for frame in 0..usize::try_from(stored.frames).map_err(|_| Fault::TooLarge)? {
@@ -103,10 +112,6 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
             slices.push(Slice { stored, frame, position, along, number });
         }
     }
-    let values = size.0 * size.1 * slices.len();
-    if 4 * values as u64 > MAX_PIXEL_BYTES {
-        return Err(Fault::TooLarge);
-    }
     let positioned = slices.iter().all(|slice| slice.position.is_some());
     if positioned {
         slices.sort_by(|a, b| a.along.total_cmp(&b.along).then(a.number.cmp(&b.number)));
@@ -119,7 +124,7 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
             return Err(Fault::WrongShape("slices without a place and with one number"));
         }
     }
-    let mut stacked = Vec::with_capacity(values);
+    let mut stacked = Vec::with_capacity(size.0 * size.1 * slices.len());
     for slice in &slices {
         let picture = slice.stored.frame(slice.frame)?;
         if picture.samples != 1 {

@@ -28,7 +28,7 @@ fn element(out: &mut Vec<u8>, tag: Tag, vr: &[u8; 2], value: &[u8]) {
     out.extend_from_slice(&tag.1.to_le_bytes());
     out.extend_from_slice(vr);
     let length = u32::try_from(value.len()).expect("short").to_le_bytes();
-    if matches!(vr, b"OW" | b"OB" | b"SQ") {
+    if matches!(vr, b"OW" | b"OB" | b"SQ" | b"UN") {
         out.extend([0, 0]);
         out.extend_from_slice(&length);
     } else {
@@ -147,12 +147,22 @@ fn headers_that_make_no_sense_are_refused() {
     assert_eq!(fault(&Made { pixels: &PLAIN.pixels[..6], ..PLAIN }), Fault::Truncated);
     assert_eq!(fault(&Made { sides: (65_535, 65_535), ..PLAIN }), Fault::TooLarge);
     assert_eq!(fault(&Made { sides: (16_384, 16_384), ..PLAIN }), Fault::Truncated);
+    // Products that wrap around to little.
+    for (samples, frames) in [(8, &b"2147483648"[..]), (16, b"1073741824"), (0x8000, b"4294967295")]
+    {
+        let more: [(Tag, &[u8; 2], &[u8]); 2] =
+            [((0x28, 8), b"IS", frames), ((0x28, 2), b"US", &u16::to_le_bytes(samples))];
+        let many = Made { sides: (32_768, 32_768), more: &more, ..PLAIN };
+        assert_eq!(fault(&many), Fault::TooLarge);
+    }
     for bits in [(12, 12), (16, 0), (16, 17), (24, 8), (64, 64)] {
         assert!(matches!(fault(&Made { bits, ..PLAIN }), Fault::Unreadable(_)), "{bits:?}");
     }
     assert!(matches!(fault(&Made { sides: (0, 4), ..PLAIN }), Fault::NotAnImage(_)));
-    let frames: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 8), b"IS", b"1A")];
-    assert!(matches!(fault(&Made { more: &frames, ..PLAIN }), Fault::Unreadable(_)));
+    for frames in ["1A", "1.5", "-1", "9999999999", ".0", "1.0.0"] {
+        let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 8), b"IS", frames.as_bytes())];
+        assert!(matches!(fault(&Made { more: &more, ..PLAIN }), Fault::Unreadable(_)), "{frames}");
+    }
     let compressed = Made { syntax: b"1.2.840.10008.1.2.4.50", ..PLAIN };
     assert!(matches!(fault(&compressed), Fault::Unreadable(_)));
 }
@@ -179,4 +189,266 @@ fn slices_become_a_volume_in_the_order_of_their_places() {
     assert!(volume_of(&[slice("7", 20), slice("7", 0)]).is_err());
     assert!(volume_of(&[]).is_err());
     assert!(volume_of(&[slice("7", 20), decoded(&PLAIN)]).is_err());
+    // More slices than scanners make are not even counted up.
+    let many = Stored { frames: u32::MAX, ..slice("7", 20) };
+    assert_eq!(volume_of(&[many]).expect_err("refused"), Fault::TooLarge);
+}
+
+#[test]
+fn the_number_of_frames_is_read_as_it_was_meant() {
+    for (word, frames) in
+        [("", 1), ("0", 1), ("1", 1), ("+2", 2), ("02 ", 2), ("2.0", 2), ("2.", 2)]
+    {
+        let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 8), b"IS", word.as_bytes())];
+        let file = Made { more: &more, sides: (1, 2), ..PLAIN };
+        assert_eq!(decoded(&file).frames, frames, "{word}");
+    }
+}
+
+/// A sequence of one item, by its elements.
+fn item(elements: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(elements.len()).expect("short").to_le_bytes();
+    [&[0xfe, 0xff, 0, 0xe0], &length, elements].concat()
+}
+
+/// An element without a VR.
+fn bare(tag: Tag, value: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(value.len()).expect("short").to_le_bytes();
+    [&tag.0.to_le_bytes()[..], &tag.1.to_le_bytes(), &length, value].concat()
+}
+
+#[test]
+fn a_rescale_is_found_in_groups_that_were_written_without_a_dictionary() {
+    let transformation = item(&[bare((0x28, 0x1052), b"-8"), bare((0x28, 0x1053), b"2 ")].concat());
+    let groups = item(&bare((0x28, 0x9145), &transformation));
+    for (value, expected) in [
+        (&groups[..], [-8.0, -6.0, -4.0, 8182.0]),
+        (&b"no sequence!"[..], [0.0, 1.0, 2.0, 4095.0]),
+        (&groups[..groups.len() - 2], [0.0, 1.0, 2.0, 4095.0]),
+    ] {
+        let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x5200, 0x9229), b"UN", value)];
+        let picture = decoded(&Made { more: &more, ..PLAIN }).picture().expect("grey");
+        assert_eq!(picture.values, expected);
+    }
+}
+
+#[test]
+fn the_first_value_of_a_voi_table_has_a_sign_where_it_is_meant_to() {
+    let implicit = item(
+        &[bare((0x28, 0x3002), &[2, 0, 0xfe, 0xff, 8, 0]), bare((0x28, 0x3006), &[0, 0, 255, 0])]
+            .concat(),
+    );
+    let explicit = |vr: &[u8; 2]| {
+        let mut all = Vec::new();
+        element(&mut all, (0x28, 0x3002), vr, &[2, 0, 0xfe, 0xff, 8, 0]);
+        element(&mut all, (0x28, 0x3006), b"OW", &[0, 0, 255, 0]);
+        item(&all)
+    };
+    for (table, intercept, first) in [
+        (&implicit, "-9", -2.0),
+        (&implicit, "0 ", 65_534.0),
+        (&explicit(b"SS"), "-9", -2.0),
+        (&explicit(b"SS"), "0 ", -2.0),
+        (&explicit(b"US"), "0 ", 65_534.0),
+        // Above all values: whoever wrote this meant a sign.
+        (&explicit(b"US"), "-9", -2.0),
+    ] {
+        let more: [(Tag, &[u8; 2], &[u8]); 3] = [
+            ((0x28, 0x1052), b"DS", intercept.as_bytes()),
+            ((0x28, 0x1053), b"DS", b"1 "),
+            ((0x28, 0x3010), b"SQ", table),
+        ];
+        let picture = decoded(&Made { more: &more, ..PLAIN }).picture().expect("grey");
+        let shown = Shown::Table { first, shades: vec![0.0, 1.0] };
+        assert_eq!(picture.shown, Some(shown), "after {intercept}");
+    }
+}
+
+#[test]
+fn a_window_of_one_is_a_step() {
+    for (center, function) in
+        [("0 ", &b"LINEAR"[..]), ("2000", b"LINEAR"), ("1e9 ", b"LINEAR_EXACT")]
+    {
+        let width = if function == b"LINEAR" { "1 " } else { "1e-9" };
+        let more: [(Tag, &[u8; 2], &[u8]); 3] = [
+            ((0x28, 0x1050), b"DS", center.as_bytes()),
+            ((0x28, 0x1051), b"DS", width.as_bytes()),
+            ((0x28, 0x1056), b"CS", function),
+        ];
+        let shown = decoded(&Made { more: &more, ..PLAIN }).picture().expect("grey").shown;
+        let shown = shown.expect("a window");
+        let center: f32 = center.trim().parse().expect("a number");
+        let around = [center - 128.0, center + 128.0].map(|value| shown.shade(value));
+        assert_eq!(around.to_vec(), vec![0.0, 1.0], "around {center}");
+    }
+}
+
+/// A file in the encoding of a transfer syntax, its body as given.
+fn raw(syntax: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; 128];
+    out.extend_from_slice(b"DICM");
+    element(&mut out, (2, 0x10), b"UI", syntax);
+    [out, body.to_vec()].concat()
+}
+
+/// The elements of [`PLAIN`] without VRs.
+fn implicit() -> Vec<u8> {
+    let words: [(Tag, u16); 5] = [
+        ((0x28, 2), 1),
+        ((0x28, 0x10), 1),
+        ((0x28, 0x11), 4),
+        ((0x28, 0x100), 16),
+        ((0x28, 0x101), 12),
+    ];
+    let mut body = bare((8, 0x60), b"CT");
+    body.extend(words.iter().flat_map(|(tag, word)| bare(*tag, &word.to_le_bytes())));
+    body.extend(bare((0x7fe0, 0x10), PLAIN.pixels));
+    body
+}
+
+#[test]
+fn an_encoding_other_than_the_one_announced_is_noticed() {
+    let expected = [0.0, 1.0, 2.0, 4095.0];
+    for syntax in
+        [&b"1.2.840.10008.1.2\0"[..], b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1 \0\0\0"]
+    {
+        let stored = Stored::decode(&raw(syntax, &implicit())).expect("implicit");
+        assert_eq!(values(&stored), expected);
+        assert_eq!(values(&decoded(&Made { syntax, ..PLAIN })), expected);
+    }
+}
+
+#[test]
+fn an_item_of_the_other_encoding_is_stepped_over() {
+    let mut with_vr = Vec::new();
+    element(&mut with_vr, (0x40, 0x100), b"CS", b"SOME");
+    let without = bare((0x40, 0x100), b"SOME");
+    for (vr, inside) in [(b"SQ", &without), (b"SQ", &with_vr), (b"UN", &with_vr), (b"UN", &without)]
+    {
+        let mut body = vec![9, 0, 1, 0x10, vr[0], vr[1], 0, 0, 0xff, 0xff, 0xff, 0xff];
+        body.extend([0xfe, 0xff, 0, 0xe0, 0xff, 0xff, 0xff, 0xff]);
+        body.extend_from_slice(inside);
+        body.extend([0xfe, 0xff, 0x0d, 0xe0, 0, 0, 0, 0, 0xfe, 0xff, 0xdd, 0xe0, 0, 0, 0, 0]);
+        let rest = &made(&PLAIN)[128 + 4 + 8 + PLAIN.syntax.len()..];
+        let file = raw(PLAIN.syntax, &[&body, rest].concat());
+        assert_eq!(values(&Stored::decode(&file).expect("sound")), [0.0, 1.0, 2.0, 4095.0]);
+    }
+}
+
+#[test]
+fn unknown_vrs_and_whatever_follows_the_pixels_are_no_obstacle() {
+    for unknown in [
+        &[9, 0, 1, 0x10, b'Z', b'Z', 4, 0, 1, 2, 3, 4][..],
+        &[9, 0, 1, 0x10, b'Z', b'Z', 0, 0],
+        &[9, 0, 1, 0x10, b'Z', b'Z', 0, 0, 2, 0, 0, 0, 1, 2],
+    ] {
+        let rest = &made(&PLAIN)[128 + 4 + 8 + PLAIN.syntax.len()..];
+        let file = raw(PLAIN.syntax, &[unknown, rest].concat());
+        assert_eq!(values(&Stored::decode(&file).expect("sound")), [0.0, 1.0, 2.0, 4095.0]);
+    }
+    let mut cut = Vec::new();
+    element(&mut cut, (0xfffc, 0xfffc), b"OB", &[0; 20]);
+    for end in [&[0x55; 40][..], &[0; 40], &cut[..cut.len() - 4], b"MORE"] {
+        for whole in [made(&PLAIN), raw(b"1.2.840.10008.1.2\0", &implicit())] {
+            let file = [&whole, end].concat();
+            assert_eq!(values(&Stored::decode(&file).expect("sound")), [0.0, 1.0, 2.0, 4095.0]);
+        }
+    }
+    let whole = made(&PLAIN);
+    assert_eq!(Stored::decode(&whole[..whole.len() - 1]).expect_err("cut"), Fault::Truncated);
+}
+
+#[test]
+fn a_file_without_its_preamble_is_one_however_long_its_numbers_are() {
+    let mut meta = Vec::new();
+    element(&mut meta, (2, 0), b"UL", &[0; 4]);
+    element(&mut meta, (2, 3), b"UI", &[b'1'; 64]);
+    element(&mut meta, (2, 0x10), b"UI", PLAIN.syntax);
+    let rest = &made(&PLAIN)[128 + 4 + 8 + PLAIN.syntax.len()..];
+    for begin in [&b""[..], b"DICM"] {
+        let file = [begin, &meta, rest].concat();
+        assert!(begins_so(&file) && begins_so(&file[..40]));
+        assert_eq!(values(&Stored::decode(&file).expect("sound")), [0.0, 1.0, 2.0, 4095.0]);
+    }
+    assert!(!begins_so(b"MCID") && !begins_so(b""));
+}
+
+#[test]
+fn millions_of_empty_items_are_refused_before_they_fill_the_memory() {
+    let items = [0xfe, 0xff, 0, 0xe0, 0, 0, 0, 0].repeat(1 << 20);
+    let mut groups = Vec::new();
+    element(&mut groups, (0x28, 0x9145), b"SQ", &items);
+    let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x5200, 0x9230), b"SQ", &item(&groups))];
+    let fault = Stored::decode(&made(&Made { more: &more, ..PLAIN })).expect_err("refused");
+    assert!(matches!(fault, Fault::Unsupported(_)), "{fault}");
+}
+
+/// A big-endian element.
+fn big(tag: Tag, vr: &[u8; 2], value: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(value.len()).expect("short").to_be_bytes();
+    let length = if vr == b"OW" { [&[0; 2], &length[..]].concat() } else { length[2..].to_vec() };
+    [&tag.0.to_be_bytes()[..], &tag.1.to_be_bytes(), vr, &length, value].concat()
+}
+
+#[test]
+fn halved_chroma_is_doubled_in_either_order_of_bytes_and_whole_chroma_is_kept() {
+    let sides: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 2), b"US", &[3, 0])];
+    let colored =
+        Made { sides: (1, 2), bits: (8, 8), photometric: "YBR_FULL_422", more: &sides, ..PLAIN };
+    let halved = decoded(&Made { pixels: &[1, 2, 3, 4], ..colored });
+    assert_eq!(halved.data, [1, 3, 4, 2, 3, 4]);
+    let whole = decoded(&Made { pixels: &[1, 3, 4, 2, 5, 6], ..colored });
+    assert_eq!((whole.data, whole.photometric), (vec![1, 3, 4, 2, 5, 6], Photometric::YbrFull));
+    let body = [
+        big((0x28, 2), b"US", &[0, 3]),
+        big((0x28, 4), b"CS", b"YBR_FULL_422"),
+        big((0x28, 0x10), b"US", &[0, 1]),
+        big((0x28, 0x11), b"US", &[0, 2]),
+        big((0x28, 0x100), b"US", &[0, 8]),
+        big((0x7fe0, 0x10), b"OW", &[2, 1, 4, 3]),
+    ];
+    let turned = Stored::decode(&raw(b"1.2.840.10008.1.2.2\0", &body.concat())).expect("sound");
+    assert_eq!(turned.data, [1, 3, 4, 2, 3, 4]);
+    // An odd number of bytes ends with a word too.
+    let body = [
+        big((0x28, 0x10), b"US", &[0, 1]),
+        big((0x28, 0x11), b"US", &[0, 3]),
+        big((0x28, 0x100), b"US", &[0, 8]),
+        big((0x7fe0, 0x10), b"OW", &[2, 1, 0, 3]),
+    ];
+    let odd = Stored::decode(&raw(b"1.2.840.10008.1.2.2\0", &body.concat())).expect("sound");
+    assert_eq!(odd.data, [1, 2, 3]);
+}
+
+/// The example of T.87 annex H.3 as pixels in fragments; its precision is the seventh byte.
+const JPEG_LS: [u8; 58] = [
+    0xff, 0xd8, 0xff, 0xf7, 0x00, 0x0b, 0x08, 0x00, 0x04, 0x00, 0x04, 0x01, 0x01, 0x11, 0x00, 0xff,
+    0xda, 0x00, 0x08, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0xc0, 0x00, 0x00, 0x6c, 0x80, 0x20, 0x8e,
+    0x01, 0xc0, 0x00, 0x00, 0x57, 0x40, 0x00, 0x00, 0x6e, 0xe6, 0x00, 0x00, 0x01, 0xbc, 0x18, 0x00,
+    0x00, 0x05, 0xd8, 0x00, 0x00, 0x91, 0x60, 0xff, 0xd9, 0x00,
+];
+
+#[test]
+fn a_jpeg_ls_image_has_the_bits_of_its_codestream() {
+    let file = |bits: (u16, u16), codestream: &[u8]| {
+        let head = made(&Made {
+            syntax: b"1.2.840.10008.1.2.4.80",
+            sides: (4, 4),
+            bits,
+            signed: 1,
+            ..PLAIN
+        });
+        let head = &head[..head.len() - 12 - PLAIN.pixels.len()];
+        let pixels = [0xe0, 0x7f, 0x10, 0, b'O', b'B', 0, 0, 0xff, 0xff, 0xff, 0xff];
+        [head, &pixels, &item(&[]), &item(codestream)].concat()
+    };
+    let first = |file: &[u8]| values(&Stored::decode(file).expect("sound"))[..8].to_vec();
+    let expected = [0.0, 0.0, 90.0, 74.0, 68.0, 50.0, 43.0, -51.0];
+    for bits in [(8, 8), (16, 8), (16, 16), (16, 12)] {
+        assert_eq!(first(&file(bits, &JPEG_LS)), expected, "{bits:?}");
+    }
+    let mut deeper = JPEG_LS;
+    deeper[6] = 12;
+    let fault = Stored::decode(&file((8, 8), &deeper)).expect_err("more bits than there is room");
+    assert!(matches!(fault, Fault::Unreadable(_)), "{fault}");
 }

@@ -120,6 +120,55 @@ fn a_constant_block_has_its_shade_at_8_and_at_12_bits() {
     }
 }
 
+/// Three components with these identifiers, each of one block.
+fn three(ids: [u8; 3], segments: &[(u8, &[u8])]) -> Vec<u8> {
+    let mut out = vec![0xff, 0xd8];
+    for (marker, body) in segments {
+        segment(&mut out, *marker, body);
+    }
+    segment(&mut out, 0xdb, &[&[0][..], &[1; 64]].concat());
+    let mut counts = [0; 17];
+    counts[5] = 17;
+    let mut table = [&counts[..], &(0..17).collect::<Vec<u8>>()].concat();
+    segment(&mut out, 0xc4, &table);
+    table[0] = 0x10;
+    segment(&mut out, 0xc4, &table);
+    let [a, b, c] = ids;
+    segment(&mut out, 0xc0, &[8, 0, 8, 0, 8, 3, a, 0x11, 0, b, 0x11, 0, c, 0x11, 0]);
+    segment(&mut out, 0xda, &[3, a, 0, b, 0, c, 0, 0, 63, 0]);
+    let mut writer = Writer::default();
+    for constant in [80, -80, 8] {
+        writer.difference(constant);
+        writer.put(0, 5);
+    }
+    out.extend(writer.end());
+    out.extend([0xff, 0xd9]);
+    out
+}
+
+#[test]
+fn colours_are_what_most_readers_take_them_for() {
+    const JFIF: (u8, &[u8]) = (0xe0, b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0");
+    const ADOBE: (u8, &[u8]) = (0xee, b"Adobe\0\x64\0\0\0\0\0");
+    const ADOBE_LUMA: (u8, &[u8]) = (0xee, b"Adobe\0\x64\0\0\0\0\x01");
+    for (ids, segments, transformed) in [
+        ([1, 2, 3], &[][..], None),
+        (*b"RGB", &[], Some(false)),
+        (*b"RGB", &[JFIF], Some(true)),
+        (*b"RGB", &[ADOBE_LUMA], Some(true)),
+        ([1, 2, 3], &[ADOBE], Some(false)),
+        ([1, 2, 3], &[ADOBE, JFIF], Some(true)),
+        ([1, 2, 3], &[JFIF], Some(true)),
+    ] {
+        let file = three(ids, segments);
+        let decoded = decode(&file, 192).expect("sound");
+        assert_eq!(decoded.transformed, transformed, "{ids:?} {segments:?}");
+        assert_eq!(decoded.values[..3], [138, 118, 129]);
+        let shown = crate::raster::Stored::decode(&file).expect("sound").values;
+        assert_eq!(shown[..3] == [138, 118, 129], transformed == Some(false));
+    }
+}
+
 #[test]
 fn what_is_cut_off_is_refused_and_what_is_changed_ends_without_a_panic() {
     for file in [lossless(3, &[1, 2, 3, 4, 5, 6]), flat(8, 99)] {

@@ -1,6 +1,6 @@
 //! The two headers: 348 bytes of NIfTI-1, 540 of NIfTI-2, in the byte order of whoever wrote them.
 
-use crate::Fault;
+use crate::{Fault, Whole};
 
 /// Bytes of the smaller header.
 pub(super) const SMALLEST: usize = 348;
@@ -81,7 +81,10 @@ impl Datatype {
     }
 
     /// The little-endian values of `data` in turn.
-    #[expect(clippy::cast_precision_loss, reason = "64-bit labels stay below 2^53")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "64-bit labels stay below 2^53; `whole` is exact"
+    )]
     pub(super) fn each(self, data: &[u8], value: &mut dyn FnMut(f64)) {
         match self {
             Self::Uint8 => data.iter().for_each(|byte| value(f64::from(*byte))),
@@ -99,17 +102,17 @@ impl Datatype {
         }
     }
 
-    pub(super) fn whole_sum(self, data: &[u8]) -> Option<i128> {
+    pub(super) fn whole(self, data: &[u8]) -> Option<Whole> {
         Some(match self {
             Self::Float32 | Self::Float64 => return None,
-            Self::Uint8 => data.iter().map(|byte| i128::from(*byte)).sum(),
-            Self::Int8 => data.iter().map(|byte| i128::from(byte.cast_signed())).sum(),
-            Self::Int16 => words(data).map(|word| i128::from(i16::from_le_bytes(word))).sum(),
-            Self::Uint16 => words(data).map(|word| i128::from(u16::from_le_bytes(word))).sum(),
-            Self::Int32 => words(data).map(|word| i128::from(i32::from_le_bytes(word))).sum(),
-            Self::Uint32 => words(data).map(|word| i128::from(u32::from_le_bytes(word))).sum(),
-            Self::Int64 => words(data).map(|word| i128::from(i64::from_le_bytes(word))).sum(),
-            Self::Uint64 => words(data).map(|word| i128::from(u64::from_le_bytes(word))).sum(),
+            Self::Uint8 => Whole::over(data.iter().copied()),
+            Self::Int8 => Whole::over(data.iter().map(|byte| byte.cast_signed())),
+            Self::Int16 => Whole::over(words(data).map(i16::from_le_bytes)),
+            Self::Uint16 => Whole::over(words(data).map(u16::from_le_bytes)),
+            Self::Int32 => Whole::over(words(data).map(i32::from_le_bytes)),
+            Self::Uint32 => Whole::over(words(data).map(u32::from_le_bytes)),
+            Self::Int64 => Whole::over(words(data).map(i64::from_le_bytes)),
+            Self::Uint64 => Whole::over(words(data).map(u64::from_le_bytes)),
         })
     }
 }

@@ -200,6 +200,54 @@ fn a_pair_is_found_from_either_half() {
 }
 
 #[test]
+fn names_of_pairs_may_be_in_capitals_and_other_files_may_have_such_names() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let mut header = file(false, 2, &[2, 1, 1], &[]);
+    put(&mut header, 344, b"ni1\0");
+    put(&mut header, 108, &0.0_f32.to_le_bytes());
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("A.HDR"), &header[..348]).expect("written");
+    std::fs::write(at("A.IMG"), [5, 6]).expect("written");
+    for name in ["A.HDR", "A.IMG"] {
+        assert_eq!(Stored::read(&at(name)).expect("a pair").data, [5, 6], "{name}");
+    }
+    // One file with header and voxels, and an image of another kind.
+    let single = file(false, 2, &[2, 1, 1], &[7, 8]);
+    let other = crate::png::BEGIN;
+    for name in ["single.img", "single.hdr"] {
+        std::fs::write(at(name), &single).expect("written");
+        assert_eq!(Stored::read(&at(name)).expect("whole").data, [7, 8], "{name}");
+        std::fs::write(at(name), other).expect("written");
+        let fault = crate::Image::read(&at(name)).expect_err("a broken picture");
+        assert_eq!(fault, Fault::Truncated, "{name}");
+    }
+}
+
+#[test]
+fn a_compressed_file_is_read_in_all_its_parts_and_its_checksum_compared() {
+    let whole = file(false, 2, &[200, 1, 1], &(0..200).collect::<Vec<u8>>());
+    let parts =
+        [gzipped(&whole[..300]), gzipped(&whole[300..500]), gzipped(&whole[500..])].concat();
+    assert_eq!(Stored::decode(&parts).expect("sound").data, whole[352..]);
+    let mut damaged = gzipped(&whole);
+    let sum = damaged.len() - 8;
+    damaged[sum] ^= 1;
+    assert!(matches!(Stored::decode(&damaged), Err(Fault::Unreadable(_))));
+}
+
+#[test]
+fn integers_of_64_bits_are_not_rounded() {
+    let words = [i64::MIN, i64::MAX - 1, (1 << 53) + 1].map(i64::to_le_bytes).concat();
+    let whole = Stored::decode(&file(false, 1024, &[3, 1, 1], &words)).expect("sound").whole();
+    let whole = whole.expect("whole numbers");
+    assert_eq!((whole.least, whole.greatest), (i64::MIN.into(), i128::from(i64::MAX) - 1));
+    assert_eq!(whole.sum, (1 << 53) - 1);
+    let words = [u64::MAX, u64::MAX].map(u64::to_le_bytes).concat();
+    let whole = Stored::decode(&file(false, 1280, &[2, 1, 1], &words)).expect("sound").whole();
+    assert_eq!(whole.expect("whole numbers").sum, 2 * i128::from(u64::MAX));
+}
+
+#[test]
 fn a_header_of_the_second_kind_is_read() {
     let mut bytes = vec![0; 544];
     put(&mut bytes, 0, &540_i32.to_be_bytes());

@@ -55,6 +55,17 @@ fn every_depth_and_colour_of_png_gives_its_stored_values() {
 }
 
 #[test]
+fn the_labels_of_a_mask_with_a_palette_are_its_numbers() {
+    let file = png_of(3, 2, (3, 1), false, &[0, 0b0100_0000]);
+    let image = crate::Image::decode(&file).expect("sound");
+    assert_eq!(image.labels().expect("labels").values, [1, 0, 0]);
+    let grey = crate::Image::decode(&png_of(0, 8, (2, 1), false, &[0, 7, 255])).expect("sound");
+    assert_eq!(grey.labels().expect("labels").values, [7, 255]);
+    let colors = crate::Image::decode(&png_of(2, 8, (1, 1), false, &[0, 7, 8, 9])).expect("sound");
+    assert!(colors.labels().is_err());
+}
+
+#[test]
 fn every_filter_is_undone() {
     let lines = [[1, 10, 5, 5], [2, 1, 2, 3], [3, 7, 7, 7], [4, 1, 1, 1], [0, 9, 8, 7]].concat();
     let stored = Stored::decode(&png_of(0, 8, (3, 5), false, &lines)).expect("sound");
