@@ -17,7 +17,6 @@ pub(crate) mod owed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aggregation::checkpoint::LogHead;
@@ -119,10 +118,21 @@ pub(crate) struct Desk {
     origin: String,
     identity: Arc<Identity>,
     cosigner: Cosigner,
-    alarmed: AtomicBool,
+    alarm: std::sync::Mutex<Alarm>,
     held: Mutex<Held>,
     seen: std::sync::Mutex<Seen>,
     claims: std::sync::Mutex<owed::Claims>,
+}
+
+/// Whether the log has contradicted itself.
+#[derive(Debug)]
+enum Alarm {
+    /// It has not, or an administrator has looked.
+    Quiet,
+    /// It has; this is the evidence, which the disk would not take yet.
+    Unwritten(Vec<u8>),
+    /// It has, and the evidence was seen in its file.
+    Written,
 }
 
 /// What is known without asking.
@@ -184,23 +194,34 @@ impl Desk {
             (None, None) => None,
             (None, Some(_)) => return Err(damaged("the log's key beside it, in witness.log")),
         };
-        let alarmed = AtomicBool::new(state.read(ALARM)?.is_some());
+        let alarm = if state.read(ALARM)?.is_some() { Alarm::Written } else { Alarm::Quiet };
+        let alarm = std::sync::Mutex::new(alarm);
         let size =
             witness.as_ref().and_then(Witness::latest).map_or(0, |one| one.checkpoint().size());
         let seen = std::sync::Mutex::new(Seen { size, ..Seen::default() });
         let held = Mutex::new(Held { witness, announced: None });
         let claims = std::sync::Mutex::new(owed::Claims::read(&state)?);
-        Ok(Self { state, me, origin, identity, cosigner, alarmed, held, seen, claims })
+        Ok(Self { state, me, origin, identity, cosigner, alarm, held, seen, claims })
     }
 
     /// Whether the log has contradicted itself. An administrator who has looked takes the file of
-    /// the alarm away.
+    /// the alarm away; one that is not there because the disk was full is tried again.
     pub(crate) fn alarmed(&self) -> bool {
-        if self.alarmed.load(Ordering::Acquire) && matches!(self.state.read(ALARM), Ok(None)) {
-            tracing::warn!("the alarm of the log was taken away by hand");
-            self.alarmed.store(false, Ordering::Release);
+        let mut alarm = self.alarm.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match &*alarm {
+            Alarm::Quiet => {}
+            Alarm::Unwritten(evidence) => match self.state.replace(ALARM, evidence) {
+                Ok(()) => *alarm = Alarm::Written,
+                Err(error) => tracing::error!(%error, file = ALARM, "an ALARM cannot be kept"),
+            },
+            Alarm::Written => {
+                if matches!(self.state.read(ALARM), Ok(None)) {
+                    tracing::warn!("the alarm of the log was taken away by hand");
+                    *alarm = Alarm::Quiet;
+                }
+            }
         }
-        self.alarmed.load(Ordering::Acquire)
+        !matches!(*alarm, Alarm::Quiet)
     }
 
     /// Follows the log to its newest checkpoint, and cosigns that.
@@ -253,6 +274,10 @@ impl Desk {
             return Err(WitnessError::Old { floor, found });
         }
         let mut held = self.held.lock().await;
+        if self.alarmed() {
+            // Raised while this was waiting: its evidence stays.
+            return Err(WitnessError::Alarmed);
+        }
         if self.seen().size < found {
             let cosigned = self.advance(&mut held, &mut client, grown).await?;
             if let Err(error) = self.say(&mut held, &mut client, session, cosigned).await {
@@ -391,7 +416,6 @@ impl Desk {
 
     /// Keeps the evidence, and takes part in nothing from now on.
     fn alarm(&self, reason: String, witness: &Witness, offered: &str) -> WitnessError {
-        self.alarmed.store(true, Ordering::Release);
         let evidence = json!({
             "at": clock::rfc3339(clock::now()),
             "reason": reason,
@@ -404,10 +428,13 @@ impl Desk {
             "ALARM: the coordinator's log contradicts what this house cosigned, or was told; no round \
              is taken part in until an administrator has looked"
         );
-        match self.state.replace(ALARM, format!("{evidence:#}\n").as_bytes()) {
-            Ok(()) => WitnessError::Alarm(reason),
-            Err(error) => error.into(),
+        {
+            let mut alarm = self.alarm.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            *alarm = Alarm::Unwritten(format!("{evidence:#}\n").into_bytes());
         }
+        // Writes it down, now or as soon as the disk takes it.
+        self.alarmed();
+        WitnessError::Alarm(reason)
     }
 
     fn announcement(&self) -> WitnessKeyRequest {

@@ -110,6 +110,26 @@ fn what_contradicts_the_log_is_kept_as_evidence_and_bars_until_it_is_taken_away(
 }
 
 #[test]
+fn an_alarm_whose_evidence_the_disk_would_not_take_bars_until_it_is_kept_and_looked_at() {
+    let (folder, desk, mut witness) = at_twelve();
+    let block = folder.path().join("witness.alarm.new");
+    std::fs::create_dir(&block).expect("in the way");
+    let wrong = offer(&log(1), &leaves(1), 12, 20);
+    let error = desk.take(&mut witness, &wrong).expect_err("a fork");
+    assert!(matches!(error, WitnessError::Alarm(_)), "{error}");
+    for _ in 0..2 {
+        assert!(desk.alarmed(), "there is no file, and nobody took one away");
+    }
+    std::fs::remove_dir(&block).expect("room again");
+    assert!(desk.alarmed());
+    let evidence = std::fs::read_to_string(alarm_file(&desk.state)).expect("kept");
+    let evidence: serde_json::Value = serde_json::from_str(&evidence).expect("JSON");
+    assert_eq!(evidence["offered"], wrong.to_string());
+    std::fs::remove_file(alarm_file(&desk.state)).expect("taken away");
+    assert!(!desk.alarmed());
+}
+
+#[test]
 fn another_key_of_the_log_is_an_alarm_and_a_stale_proof_is_none() {
     let (_folder, desk, mut witness) = at_twelve();
     let stale = desk.take(&mut witness, &offer(&log(1), &leaves(0), 11, 20));
