@@ -142,6 +142,9 @@ struct Seen {
     size: u64,
     /// Heads that are in the past of that one.
     heads: BTreeSet<LogHead>,
+    /// The same when this program started: no round that is offered since names an older log, of
+    /// whatever study.
+    begun: u64,
     /// For each study the last round that was taken part in.
     floors: BTreeMap<StudyId, Floor>,
 }
@@ -157,12 +160,15 @@ struct Floor {
 }
 
 impl Seen {
+    /// The fewest entries that the log of a round may have. The empty log is nobody's: what this house
+    /// approved is in it before a round is opened.
     fn floor(&self, terms: &Terms) -> u64 {
-        match self.floors.get(&terms.study) {
+        let floor = match self.floors.get(&terms.study) {
             Some(floor) if floor.slot == terms.slot => floor.before,
             Some(floor) => floor.after,
-            None => 0,
-        }
+            None => self.begun,
+        };
+        floor.max(1)
     }
 }
 
@@ -198,7 +204,7 @@ impl Desk {
         let alarm = std::sync::Mutex::new(alarm);
         let size =
             witness.as_ref().and_then(Witness::latest).map_or(0, |one| one.checkpoint().size());
-        let seen = std::sync::Mutex::new(Seen { size, ..Seen::default() });
+        let seen = std::sync::Mutex::new(Seen { size, begun: size, ..Seen::default() });
         let held = Mutex::new(Held { witness, announced: None });
         let claims = std::sync::Mutex::new(owed::Claims::read(&state)?);
         Ok(Self { state, me, origin, identity, cosigner, alarm, held, seen, claims })
@@ -243,13 +249,12 @@ impl Desk {
     }
 
     /// Whether the log that a round names is known to be in the past of what this house witnessed,
-    /// and not further back than it was a round ago (PROTOCOL R-25). If so, the round counts as
-    /// taken part in.
+    /// and not further back than it was a round ago, or when this program started (PROTOCOL R-25). If
+    /// so, the round counts as taken part in.
     pub(crate) fn accepts(&self, terms: &Terms) -> bool {
         let mut seen = self.seen();
         let before = seen.floor(terms);
-        let known = terms.log == LogHead::empty() || seen.heads.contains(&terms.log);
-        if !known || terms.log.size < before {
+        if !seen.heads.contains(&terms.log) || terms.log.size < before {
             return false;
         }
         let floor = Floor { slot: terms.slot, before, after: seen.size };
@@ -312,7 +317,8 @@ impl Desk {
         Err(self.alarm(reason, witness, &shown))
     }
 
-    fn learn(&self, head: &LogHead) {
+    /// A head was shown to be in the past of what this house witnessed.
+    pub(crate) fn learn(&self, head: &LogHead) {
         let mut seen = self.seen();
         seen.heads.insert(*head);
         while seen.heads.len() > MOST_HEADS {

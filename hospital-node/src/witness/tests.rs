@@ -214,3 +214,23 @@ fn a_round_may_not_name_an_older_log_than_this_house_had_cosigned_a_round_ago() 
     desk.learn(&terms(3, 29, &all).log);
     assert!(!desk.accepts(&terms(3, 29, &all)));
 }
+
+/// neither the empty log, which all histories have in common, nor in a study's first round
+/// anything older than what was cosigned when the program started.
+#[test]
+fn the_first_round_of_a_study_is_bound_to_the_log_as_well() {
+    let (folder, desk, _) = at_twelve();
+    let all = leaves(0);
+    desk.learn(&terms(1, 0, &all).log);
+    assert!(!desk.accepts(&terms(1, 0, &all)), "what was approved is in no empty log");
+    drop(desk);
+    let desk = self::desk(&folder);
+    for size in [11, 12] {
+        desk.learn(&terms(1, size, &all).log);
+        assert_eq!(desk.accepts(&terms(1, size, &all)), size == 12, "{size}");
+    }
+    let new = tempfile::tempdir().expect("a scratch folder");
+    let desk = self::desk(&new);
+    desk.learn(&terms(1, 0, &all).log);
+    assert!(!desk.accepts(&terms(1, 0, &all)), "nor for a house that has seen nothing yet");
+}
