@@ -17,6 +17,7 @@ pub(crate) mod owed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aggregation::checkpoint::LogHead;
@@ -108,6 +109,8 @@ struct Held {
     witness: Option<Witness>,
     /// Under which session the key was announced.
     announced: Option<u64>,
+    /// Which look at the log gave the checkpoint that was cosigned last.
+    look: u64,
 }
 
 /// The witness and its files.
@@ -119,6 +122,8 @@ pub(crate) struct Desk {
     identity: Arc<Identity>,
     cosigner: Cosigner,
     alarm: std::sync::Mutex<Alarm>,
+    /// How often the log was looked at.
+    looks: AtomicU64,
     held: Mutex<Held>,
     seen: std::sync::Mutex<Seen>,
     claims: std::sync::Mutex<owed::Claims>,
@@ -205,9 +210,10 @@ impl Desk {
         let size =
             witness.as_ref().and_then(Witness::latest).map_or(0, |one| one.checkpoint().size());
         let seen = std::sync::Mutex::new(Seen { size, begun: size, ..Seen::default() });
-        let held = Mutex::new(Held { witness, announced: None });
+        let held = Mutex::new(Held { witness, announced: None, look: 0 });
+        let looks = AtomicU64::new(0);
         let claims = std::sync::Mutex::new(owed::Claims::read(&state)?);
-        Ok(Self { state, me, origin, identity, cosigner, alarm, held, seen, claims })
+        Ok(Self { state, me, origin, identity, cosigner, alarm, looks, held, seen, claims })
     }
 
     /// Whether the log has contradicted itself. An administrator who has looked takes the file of
@@ -228,6 +234,12 @@ impl Desk {
             }
         }
         !matches!(*alarm, Alarm::Quiet)
+    }
+
+    /// Whether the evidence of an alarm is on disk.
+    fn is_kept(&self) -> bool {
+        let alarm = self.alarm.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        matches!(*alarm, Alarm::Written)
     }
 
     /// Follows the log to its newest checkpoint, and cosigns that.
@@ -347,6 +359,7 @@ impl Desk {
             }
             none @ None => none.insert(self.meet(grown)?),
         };
+        held.look = self.looks.fetch_add(1, Ordering::SeqCst) + 1;
         let latest = witness.latest().map_or(0, |signed| signed.checkpoint().size());
         let offer = match fetch(client, 0, latest).await {
             // Shorter than what was cosigned: what it shows instead is the evidence.

@@ -36,13 +36,13 @@ fn identity() -> Arc<Identity> {
     Arc::new(Identity::from_seed(&Secret::new([3; 32])).expect("a seed"))
 }
 
-fn desk(folder: &tempfile::TempDir) -> Desk {
+pub(super) fn desk(folder: &tempfile::TempDir) -> Desk {
     let state = State::open(folder.path()).expect("ours");
     Desk::open(state, &name("north"), name("alpha"), identity()).expect("opened")
 }
 
 /// A desk on a new folder that has cosigned twelve leaves of the log.
-fn at_twelve() -> (tempfile::TempDir, Desk, Witness) {
+pub(super) fn at_twelve() -> (tempfile::TempDir, Desk, Witness) {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let desk = desk(&folder);
     let mut witness = desk.meet(&grown(&log(1))).expect("the first log");
