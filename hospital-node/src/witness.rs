@@ -17,7 +17,7 @@ pub(crate) mod owed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aggregation::checkpoint::LogHead;
@@ -109,6 +109,8 @@ struct Held {
     witness: Option<Witness>,
     /// Under which session the key was announced.
     announced: Option<u64>,
+    /// Which look at the log gave the checkpoint that was cosigned last.
+    look: u64,
 }
 
 /// The witness and its files.
@@ -119,10 +121,23 @@ pub(crate) struct Desk {
     origin: String,
     identity: Arc<Identity>,
     cosigner: Cosigner,
-    alarmed: AtomicBool,
+    alarm: std::sync::Mutex<Alarm>,
+    /// How often the log was looked at.
+    looks: AtomicU64,
     held: Mutex<Held>,
     seen: std::sync::Mutex<Seen>,
     claims: std::sync::Mutex<owed::Claims>,
+}
+
+/// Whether the log has contradicted itself.
+#[derive(Debug)]
+enum Alarm {
+    /// It has not, or an administrator has looked.
+    Quiet,
+    /// It has; this is the evidence, which the disk would not take yet.
+    Unwritten(Vec<u8>),
+    /// It has, and the evidence was seen in its file.
+    Written,
 }
 
 /// What is known without asking.
@@ -132,6 +147,9 @@ struct Seen {
     size: u64,
     /// Heads that are in the past of that one.
     heads: BTreeSet<LogHead>,
+    /// The same when this program started: no round that is offered since names an older log, of
+    /// whatever study.
+    begun: u64,
     /// For each study the last round that was taken part in.
     floors: BTreeMap<StudyId, Floor>,
 }
@@ -147,12 +165,15 @@ struct Floor {
 }
 
 impl Seen {
+    /// The fewest entries that the log of a round may have. The empty log is nobody's: what this house
+    /// approved is in it before a round is opened.
     fn floor(&self, terms: &Terms) -> u64 {
-        match self.floors.get(&terms.study) {
+        let floor = match self.floors.get(&terms.study) {
             Some(floor) if floor.slot == terms.slot => floor.before,
             Some(floor) => floor.after,
-            None => 0,
-        }
+            None => self.begun,
+        };
+        floor.max(1)
     }
 }
 
@@ -184,23 +205,41 @@ impl Desk {
             (None, None) => None,
             (None, Some(_)) => return Err(damaged("the log's key beside it, in witness.log")),
         };
-        let alarmed = AtomicBool::new(state.read(ALARM)?.is_some());
+        let alarm = if state.read(ALARM)?.is_some() { Alarm::Written } else { Alarm::Quiet };
+        let alarm = std::sync::Mutex::new(alarm);
         let size =
             witness.as_ref().and_then(Witness::latest).map_or(0, |one| one.checkpoint().size());
-        let seen = std::sync::Mutex::new(Seen { size, ..Seen::default() });
-        let held = Mutex::new(Held { witness, announced: None });
+        let seen = std::sync::Mutex::new(Seen { size, begun: size, ..Seen::default() });
+        let held = Mutex::new(Held { witness, announced: None, look: 0 });
+        let looks = AtomicU64::new(0);
         let claims = std::sync::Mutex::new(owed::Claims::read(&state)?);
-        Ok(Self { state, me, origin, identity, cosigner, alarmed, held, seen, claims })
+        Ok(Self { state, me, origin, identity, cosigner, alarm, looks, held, seen, claims })
     }
 
     /// Whether the log has contradicted itself. An administrator who has looked takes the file of
-    /// the alarm away.
+    /// the alarm away; one that is not there because the disk was full is tried again.
     pub(crate) fn alarmed(&self) -> bool {
-        if self.alarmed.load(Ordering::Acquire) && matches!(self.state.read(ALARM), Ok(None)) {
-            tracing::warn!("the alarm of the log was taken away by hand");
-            self.alarmed.store(false, Ordering::Release);
+        let mut alarm = self.alarm.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match &*alarm {
+            Alarm::Quiet => {}
+            Alarm::Unwritten(evidence) => match self.state.replace(ALARM, evidence) {
+                Ok(()) => *alarm = Alarm::Written,
+                Err(error) => tracing::error!(%error, file = ALARM, "an ALARM cannot be kept"),
+            },
+            Alarm::Written => {
+                if matches!(self.state.read(ALARM), Ok(None)) {
+                    tracing::warn!("the alarm of the log was taken away by hand");
+                    *alarm = Alarm::Quiet;
+                }
+            }
         }
-        self.alarmed.load(Ordering::Acquire)
+        !matches!(*alarm, Alarm::Quiet)
+    }
+
+    /// Whether the evidence of an alarm is on disk.
+    fn is_kept(&self) -> bool {
+        let alarm = self.alarm.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        matches!(*alarm, Alarm::Written)
     }
 
     /// Follows the log to its newest checkpoint, and cosigns that.
@@ -222,13 +261,12 @@ impl Desk {
     }
 
     /// Whether the log that a round names is known to be in the past of what this house witnessed,
-    /// and not further back than it was a round ago (PROTOCOL R-25). If so, the round counts as
-    /// taken part in.
+    /// and not further back than it was a round ago, or when this program started (PROTOCOL R-25). If
+    /// so, the round counts as taken part in.
     pub(crate) fn accepts(&self, terms: &Terms) -> bool {
         let mut seen = self.seen();
         let before = seen.floor(terms);
-        let known = terms.log == LogHead::empty() || seen.heads.contains(&terms.log);
-        if !known || terms.log.size < before {
+        if !seen.heads.contains(&terms.log) || terms.log.size < before {
             return false;
         }
         let floor = Floor { slot: terms.slot, before, after: seen.size };
@@ -253,6 +291,10 @@ impl Desk {
             return Err(WitnessError::Old { floor, found });
         }
         let mut held = self.held.lock().await;
+        if self.alarmed() {
+            // Raised while this was waiting: its evidence stays.
+            return Err(WitnessError::Alarmed);
+        }
         if self.seen().size < found {
             let cosigned = self.advance(&mut held, &mut client, grown).await?;
             if let Err(error) = self.say(&mut held, &mut client, session, cosigned).await {
@@ -287,7 +329,8 @@ impl Desk {
         Err(self.alarm(reason, witness, &shown))
     }
 
-    fn learn(&self, head: &LogHead) {
+    /// A head was shown to be in the past of what this house witnessed.
+    pub(crate) fn learn(&self, head: &LogHead) {
         let mut seen = self.seen();
         seen.heads.insert(*head);
         while seen.heads.len() > MOST_HEADS {
@@ -316,6 +359,7 @@ impl Desk {
             }
             none @ None => none.insert(self.meet(grown)?),
         };
+        held.look = self.looks.fetch_add(1, Ordering::SeqCst) + 1;
         let latest = witness.latest().map_or(0, |signed| signed.checkpoint().size());
         let offer = match fetch(client, 0, latest).await {
             // Shorter than what was cosigned: what it shows instead is the evidence.
@@ -391,7 +435,6 @@ impl Desk {
 
     /// Keeps the evidence, and takes part in nothing from now on.
     fn alarm(&self, reason: String, witness: &Witness, offered: &str) -> WitnessError {
-        self.alarmed.store(true, Ordering::Release);
         let evidence = json!({
             "at": clock::rfc3339(clock::now()),
             "reason": reason,
@@ -404,10 +447,13 @@ impl Desk {
             "ALARM: the coordinator's log contradicts what this house cosigned, or was told; no round \
              is taken part in until an administrator has looked"
         );
-        match self.state.replace(ALARM, format!("{evidence:#}\n").as_bytes()) {
-            Ok(()) => WitnessError::Alarm(reason),
-            Err(error) => error.into(),
+        {
+            let mut alarm = self.alarm.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            *alarm = Alarm::Unwritten(format!("{evidence:#}\n").into_bytes());
         }
+        // Writes it down, now or as soon as the disk takes it.
+        self.alarmed();
+        WitnessError::Alarm(reason)
     }
 
     fn announcement(&self) -> WitnessKeyRequest {

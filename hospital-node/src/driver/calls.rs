@@ -20,6 +20,8 @@ use super::model::permille;
 use super::progress::Progress;
 use crate::journal::{JournalError, Packed};
 use crate::link::Client;
+use crate::witness::Desk;
+use crate::witness::owed::Owed;
 
 /// What is read from the file at once: a few chunks, which then share its memory.
 const TOGETHER: usize = 4 * CHUNK;
@@ -71,18 +73,31 @@ pub(super) async fn decline(
     Ok(())
 }
 
+/// What the log owes this house once the coordinator has said yes.
+pub(super) struct Claim {
+    /// Who looks for it.
+    pub(super) witness: Arc<Desk>,
+    /// The update, and its charge.
+    pub(super) owed: Owed,
+    /// What is told of that, where the study is private.
+    pub(super) charge: Option<ChargeRequest>,
+}
+
 /// Tells what was charged for it, where the study is private; then sends the update straight from
-/// its file. Never more of it than a few chunks is in memory.
+/// its file. Never more of it than a few chunks is in memory. Each yes is a claim at once: what the
+/// coordinator has, the log must have, whatever becomes of the rest.
 pub(super) async fn upload(
     mut client: Client,
     terms: Terms,
-    charge: Option<ChargeRequest>,
+    claim: Claim,
     packed: Packed,
     file: PathBuf,
     progress: Progress,
 ) -> Result<(), CallError> {
+    let Claim { witness, owed, charge } = claim;
     if let Some(charge) = charge {
-        client.send_charge(charge).await?;
+        client.send_charge(witness.tells(owed.clone(), charge)).await?;
+        witness.is_charged(owed.clone());
     }
     let header = UpdateHeader {
         study: terms.study.digest().as_bytes().to_vec(),
@@ -104,6 +119,7 @@ pub(super) async fn upload(
         return Err(CallError::Disk(error));
     }
     if reply?.into_inner().digest == packed.digest.as_bytes() {
+        witness.is_received(owed);
         Ok(())
     } else {
         Err(CallError::Receipt { expected: packed.digest })

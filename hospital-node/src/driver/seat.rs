@@ -23,7 +23,7 @@ use proto::federation::Stage as Reported;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::calls::{self, CallError};
+use super::calls::{self, CallError, Claim};
 use super::progress::Progress;
 use super::work::{self, Assignment, WorkError};
 use super::{Done, House};
@@ -450,16 +450,18 @@ impl Seat {
             self.update(terms.slot)
         };
         let packed = self.packed.filter(|_| self.is_paid(&terms));
-        let charge = self.told_charge(&terms);
+        let told = packed.map(|packed| self.told(&terms, packed));
+        let witness = Arc::clone(&self.house.witness);
         let (journal, identity) = (self.house.journal.clone(), Arc::clone(&self.house.identity));
         let task = tokio::spawn(async move {
             let result = match &said {
                 Action::Ready { .. } => calls::ready(client, terms).await,
                 Action::Decline { reason, .. } => calls::decline(client, terms, *reason).await,
                 Action::Upload { digest, .. } => {
-                    match packed.filter(|packed| packed.digest == *digest) {
-                        Some(packed) => {
-                            calls::upload(client, terms, charge, packed, file, progress).await
+                    match packed.filter(|packed| packed.digest == *digest).zip(told) {
+                        Some((packed, (owed, charge))) => {
+                            let claim = Claim { witness, owed, charge };
+                            calls::upload(client, terms, claim, packed, file, progress).await
                         }
                         None => Err(CallError::Disk(io::Error::from(io::ErrorKind::NotFound))),
                     }
@@ -489,7 +491,6 @@ impl Seat {
                 );
                 if let Some(terms) = self.terms.as_ref().filter(|terms| terms.slot == *slot) {
                     self.progress.say(terms, Reported::Done, 1000);
-                    self.note_owed(terms);
                 }
                 self.happen(session, Event::Uploaded { slot: *slot }).await;
             }

@@ -2,11 +2,13 @@
 //! be in the log, unchanged, before the next round of its study, and is proven against a head that
 //! this house cosigned.
 //!
-//! A claim is on disk once the coordinator has said yes, and is dropped once it is proven. One that
-//! is missing, or stands there with other content, is the same alarm as a fork: the coordinator has
-//! said one thing to this house and another to the world.
+//! A claim is on disk before a charge is told, so that it is told with the same words every time; it
+//! is owed from when the coordinator has said yes, to the charge and to the update each, and is dropped
+//! once it is proven. One that is missing, or stands there with other content, is the same alarm as a
+//! fork: the coordinator has said one thing to this house and another to the world.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use aggregation::ids::{Digest, HospitalId, RoundId, SlotId, StudyId};
 use aggregation::message::Terms;
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use transparency::fact::{Charge, Fact, Told};
 use transparency::leaf::Leaf;
 use transparency::tree::{Hash, Head, leaf_hash, root_from_inclusion};
-use transparency::witness::MAX_PROOF_LINES;
+use transparency::witness::{MAX_PROOF_LINES, Witness};
 
 use super::{Desk, Held, WitnessError, answered};
 use crate::identity::IdentityError;
@@ -27,7 +29,7 @@ use crate::state::State;
 /// The file of the claims.
 const OWED: &str = "witness.owed";
 
-/// What the coordinator said it has of one slot.
+/// What the coordinator is told of one slot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Owed {
@@ -37,20 +39,32 @@ pub(crate) struct Owed {
     /// BLAKE3 of the update.
     digest: String,
     bytes: u64,
+    /// Whether the coordinator said that it has the update.
+    received: bool,
     /// The record of this house's ledger that paid for it.
     charge: Option<OwedCharge>,
     /// Leaves of the newest log that it was looked for in, though it need not have been there yet.
     seen: Option<u64>,
+    /// How often the log had been looked at when the coordinator said yes.
+    #[serde(skip)]
+    since: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// A charge as it was told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OwedCharge {
     seq: u64,
     head: [u8; 32],
-    /// Delta, and epsilon planned and solo. The caps are left out: a house may change them between
-    /// saying a charge and saying it again, and the log has what was said first.
-    figures: [f64; 3],
+    mode: String,
+    unit: String,
+    /// Noise multiplier and sampling rate.
+    z: f64,
+    q: f64,
+    /// Delta, epsilon planned and solo, and this house's caps on them.
+    figures: [f64; 5],
+    /// Whether the coordinator said that it has the charge.
+    received: bool,
 }
 
 /// Where a claim lies in the order of things.
@@ -78,20 +92,32 @@ impl Claims {
 }
 
 impl Owed {
-    /// That the coordinator has this update, and the charge that was told with it.
+    /// An update that is sent; nobody has said yet that it is there.
     pub(crate) fn new(
         (study, round, slot): (StudyId, RoundId, SlotId),
         (digest, bytes): (Digest, u64),
-        charged: Option<(&Record, &ChargeRequest)>,
     ) -> Self {
-        let charge = charged.map(|(record, told)| OwedCharge {
+        let (study, round) = (study.to_string(), round.get());
+        let (digest, slot) = (digest.to_string(), slot.get());
+        let (received, charge, seen, since) = (false, None, None, 0);
+        Self { study, slot, round, digest, bytes, received, charge, seen, since }
+    }
+
+    /// The same, and the charge that is told before it.
+    pub(crate) fn with_charge(self, record: &Record, unit: &str, told: &ChargeRequest) -> Self {
+        let charged = &record.entry().charge;
+        let mechanism = charged.planned();
+        let charge = OwedCharge {
             seq: record.seq(),
             head: *record.hash().as_bytes(),
-            figures: [told.delta, told.epsilon_planned, told.epsilon_solo],
-        });
-        let (study, round) = (study.to_string(), round.get());
-        let digest = digest.to_string();
-        Self { study, slot: slot.get(), round, digest, bytes, charge, seen: None }
+            mode: charged.parts().mode.name().to_owned(),
+            unit: unit.to_owned(),
+            z: mechanism.noise().get(),
+            q: mechanism.rate().get(),
+            figures: figures(told),
+            received: false,
+        };
+        Self { charge: Some(charge), ..self }
     }
 
     fn place(&self) -> Place {
@@ -123,7 +149,7 @@ impl Owed {
                 digest.as_str() == self.digest && *bytes == self.bytes
             } else if let Fact::LedgerCharge(said) = &told.fact {
                 charge = Some(*index);
-                self.charge.is_some_and(|owed| owed.is(said))
+                self.charge.as_ref().is_some_and(|owed| owed.is(said))
             } else {
                 continue;
             };
@@ -133,29 +159,54 @@ impl Owed {
                 ));
             }
         }
-        let wanted = [("update", true, update), ("ledger charge", self.charge.is_some(), charge)];
-        let missing = wanted.into_iter().find(|(_, wanted, found)| {
-            *wanted && found.is_none_or(|index| due.is_some_and(|due| index >= due))
-        });
-        match (missing, due) {
-            (None, _) => Verdict::Proven,
-            (Some(_), None) => Verdict::NotYet,
-            (Some((what, ..)), Some(due)) => Verdict::Wrong(format!(
+        let charged = self.charge.as_ref();
+        let wanted = [
+            ("update", Some(self.received), update),
+            ("ledger charge", charged.map(|charge| charge.received), charge),
+        ];
+        let in_time = |index: u64| due.is_none_or(|due| index < due);
+        let mut missing = wanted
+            .into_iter()
+            .filter(|(_, told, found)| told.is_some() && !found.is_some_and(in_time));
+        let owed = missing.clone().find(|(_, received, _)| *received == Some(true));
+        match (owed, missing.next(), due) {
+            (Some((what, ..)), _, Some(due)) => Verdict::Wrong(format!(
                 "omitted: the coordinator said that it has this house's {what} of {place}, and it is \
                  not among the first {due} entries of the log"
             )),
+            // What was told and not answered may never have arrived.
+            (None, _, Some(_)) | (None, None, None) => Verdict::Proven,
+            (Some(_), _, None) | (None, Some(_), None) => Verdict::NotYet,
         }
     }
 }
 
+/// The figures of a charge, in the order in which they are kept.
+const fn figures(told: &ChargeRequest) -> [f64; 5] {
+    let ChargeRequest { delta, epsilon_planned, epsilon_solo, cap_planned, cap_solo, .. } = *told;
+    [delta, epsilon_planned, epsilon_solo, cap_planned, cap_solo]
+}
+
 impl OwedCharge {
     fn is(&self, said: &Charge) -> bool {
-        let figures = [said.delta, said.epsilon_planned, said.epsilon_solo];
-        let same = |(owed, said): (&f64, f64)| said.total_cmp(owed).is_eq();
+        let Charge { site: _, mode, z, q, delta, epsilon_planned, epsilon_solo, .. } = said;
+        let same =
+            |owed: f64, said: Option<f64>| said.is_some_and(|said| said.total_cmp(&owed).is_eq());
+        let figures = [
+            Some(*delta),
+            Some(*epsilon_planned),
+            Some(*epsilon_solo),
+            said.cap_planned,
+            said.cap_solo,
+        ];
+        let head = Digest::new(self.head).to_string();
         said.seq == Some(self.seq)
-            && said.head.as_ref().map(ToString::to_string)
-                == Some(Digest::new(self.head).to_string())
-            && self.figures.iter().zip(figures).all(same)
+            && said.head.as_ref().is_some_and(|said| said.as_str() == head)
+            && *mode == self.mode
+            && said.unit.as_deref().unwrap_or("patient") == self.unit
+            && same(self.z, Some(*z))
+            && same(self.q, Some(*q))
+            && self.figures.into_iter().zip(figures).all(|(owed, said)| same(owed, said))
     }
 }
 
@@ -189,10 +240,39 @@ fn proven(reply: &FactsReply, head: Head) -> Option<Vec<(u64, Told)>> {
 }
 
 impl Desk {
-    /// The coordinator says that it has this: from now on the log owes it.
-    pub(crate) fn owe(&self, owed: Owed) {
+    /// This house is about to tell of a charge: gives the request in the words of the first time. The
+    /// log has those, whatever this house's caps have become since.
+    pub(crate) fn tells(&self, owed: Owed, told: ChargeRequest) -> ChargeRequest {
+        let mut first = None;
+        self.claim(owed, |known| first = known.charge.as_ref().map(|charge| charge.figures));
+        let Some([delta, epsilon_planned, epsilon_solo, cap_planned, cap_solo]) = first else {
+            return told;
+        };
+        ChargeRequest { delta, epsilon_planned, epsilon_solo, cap_planned, cap_solo, ..told }
+    }
+
+    /// The coordinator says that it has the charge of a claim: from now on the log owes it.
+    pub(crate) fn is_charged(&self, owed: Owed) {
+        self.claim(owed, |known| {
+            if let Some(charge) = &mut known.charge {
+                charge.received = true;
+            }
+            (known.seen, known.since) = (None, self.looks.load(Ordering::SeqCst));
+        });
+    }
+
+    /// The coordinator says that it has the update of a claim: from now on the log owes it.
+    pub(crate) fn is_received(&self, owed: Owed) {
+        self.claim(owed, |known| {
+            known.received = true;
+            (known.seen, known.since) = (None, self.looks.load(Ordering::SeqCst));
+        });
+    }
+
+    /// Notes something of a claim, which is made if it is new.
+    fn claim(&self, owed: Owed, note: impl FnOnce(&mut Owed)) {
         let mut claims = self.claims();
-        claims.0.entry(owed.place()).or_insert(owed);
+        note(claims.0.entry(owed.place()).or_insert(owed));
         if let Err(error) = claims.write(&self.state) {
             // It is looked for all the same, until a restart.
             tracing::warn!(%error, "cannot note what the log owes this house");
@@ -228,34 +308,55 @@ impl Desk {
             let reply = answered(client.prove_facts(asked)).await?;
             let facts =
                 proven(&reply, head).ok_or(WitnessError::Shape("facts with their proofs"))?;
-            match owed.judge(&self.me, &facts, due) {
-                Verdict::Proven => self.settle(&owed, None)?,
-                Verdict::NotYet => self.settle(&owed, Some(head.size))?,
-                Verdict::Wrong(reason) => {
-                    let shown: Vec<_> = reply
-                        .facts
-                        .iter()
-                        .map(|fact| String::from_utf8_lossy(&fact.leaf))
-                        .collect();
-                    // An administrator who has looked is not told the same again.
-                    self.settle(&owed, None)?;
-                    return Err(self.alarm(reason, witness, &shown.join("\n")));
-                }
-            }
+            let verdict = owed.judge(&self.me, &facts, due);
+            let shown = || {
+                let leaves = reply.facts.iter().map(|fact| String::from_utf8_lossy(&fact.leaf));
+                leaves.collect::<Vec<_>>().join("\n")
+            };
+            self.conclude(&owed, verdict, (held.look, head.size), witness, shown)?;
         }
         Ok(())
     }
 
-    /// Drops a claim, or notes in which log it was not yet.
+    /// What follows from what the log of so many leaves, fetched at this look, says of a claim.
+    fn conclude(
+        &self,
+        owed: &Owed,
+        verdict: Verdict,
+        (look, size): (u64, u64),
+        witness: &Witness,
+        shown: impl Fn() -> String,
+    ) -> Result<(), WitnessError> {
+        match verdict {
+            Verdict::Proven => self.settle(owed, None),
+            // What was fetched before the coordinator said yes may have been signed before, and so may
+            // the next.
+            Verdict::NotYet if look <= owed.since => Ok(()),
+            Verdict::NotYet => self.settle(owed, Some(size)),
+            Verdict::Wrong(reason) => {
+                // The evidence first: whatever is lost after it, the omission is not.
+                let alarm = self.alarm(reason, witness, &shown());
+                // An administrator who has looked is not told the same again.
+                if self.is_kept()
+                    && let Err(error) = self.settle(owed, None)
+                {
+                    tracing::warn!(%error, "a claim could not be dropped, and is told again");
+                }
+                Err(alarm)
+            }
+        }
+    }
+
+    /// Drops a claim, or notes in which log it was not yet; one of which more was said meanwhile stays
+    /// as it is.
     fn settle(&self, owed: &Owed, seen: Option<u64>) -> Result<(), WitnessError> {
         let mut claims = self.claims();
+        let Some(known) = claims.0.get_mut(&owed.place()).filter(|known| *known == owed) else {
+            return Ok(());
+        };
         match seen {
             None => drop(claims.0.remove(&owed.place())),
-            Some(size) => {
-                if let Some(owed) = claims.0.get_mut(&owed.place()) {
-                    owed.seen = Some(size);
-                }
-            }
+            Some(_) => known.seen = seen,
         }
         claims.write(&self.state)
     }

@@ -36,13 +36,13 @@ fn identity() -> Arc<Identity> {
     Arc::new(Identity::from_seed(&Secret::new([3; 32])).expect("a seed"))
 }
 
-fn desk(folder: &tempfile::TempDir) -> Desk {
+pub(super) fn desk(folder: &tempfile::TempDir) -> Desk {
     let state = State::open(folder.path()).expect("ours");
     Desk::open(state, &name("north"), name("alpha"), identity()).expect("opened")
 }
 
 /// A desk on a new folder that has cosigned twelve leaves of the log.
-fn at_twelve() -> (tempfile::TempDir, Desk, Witness) {
+pub(super) fn at_twelve() -> (tempfile::TempDir, Desk, Witness) {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let desk = desk(&folder);
     let mut witness = desk.meet(&grown(&log(1))).expect("the first log");
@@ -107,6 +107,26 @@ fn what_contradicts_the_log_is_kept_as_evidence_and_bars_until_it_is_taken_away(
         std::fs::remove_file(file).expect("taken away");
         assert!(!again.alarmed());
     }
+}
+
+#[test]
+fn an_alarm_whose_evidence_the_disk_would_not_take_bars_until_it_is_kept_and_looked_at() {
+    let (folder, desk, mut witness) = at_twelve();
+    let block = folder.path().join("witness.alarm.new");
+    std::fs::create_dir(&block).expect("in the way");
+    let wrong = offer(&log(1), &leaves(1), 12, 20);
+    let error = desk.take(&mut witness, &wrong).expect_err("a fork");
+    assert!(matches!(error, WitnessError::Alarm(_)), "{error}");
+    for _ in 0..2 {
+        assert!(desk.alarmed(), "there is no file, and nobody took one away");
+    }
+    std::fs::remove_dir(&block).expect("room again");
+    assert!(desk.alarmed());
+    let evidence = std::fs::read_to_string(alarm_file(&desk.state)).expect("kept");
+    let evidence: serde_json::Value = serde_json::from_str(&evidence).expect("JSON");
+    assert_eq!(evidence["offered"], wrong.to_string());
+    std::fs::remove_file(alarm_file(&desk.state)).expect("taken away");
+    assert!(!desk.alarmed());
 }
 
 #[test]
@@ -220,4 +240,24 @@ fn a_round_may_not_name_an_older_log_than_this_house_had_cosigned_a_round_ago() 
     assert!(desk.accepts(&terms(2, 14, &all)), "announced before the log grew to thirty");
     desk.learn(&terms(3, 29, &all).log);
     assert!(!desk.accepts(&terms(3, 29, &all)));
+}
+
+/// neither the empty log, which all histories have in common, nor in a study's first round
+/// anything older than what was cosigned when the program started.
+#[test]
+fn the_first_round_of_a_study_is_bound_to_the_log_as_well() {
+    let (folder, desk, _) = at_twelve();
+    let all = leaves(0);
+    desk.learn(&terms(1, 0, &all).log);
+    assert!(!desk.accepts(&terms(1, 0, &all)), "what was approved is in no empty log");
+    drop(desk);
+    let desk = self::desk(&folder);
+    for size in [11, 12] {
+        desk.learn(&terms(1, size, &all).log);
+        assert_eq!(desk.accepts(&terms(1, size, &all)), size == 12, "{size}");
+    }
+    let new = tempfile::tempdir().expect("a scratch folder");
+    let desk = self::desk(&new);
+    desk.learn(&terms(1, 0, &all).log);
+    assert!(!desk.accepts(&terms(1, 0, &all)), "nor for a house that has seen nothing yet");
 }

@@ -9,6 +9,7 @@ use aggregation::units::Delta;
 use proto::federation::{ChargeRequest, LedgerEnd};
 
 use super::Seat;
+use crate::journal::Packed;
 use crate::purse::{Limits, NoCharge};
 use crate::witness::owed::Owed;
 
@@ -48,8 +49,21 @@ impl Seat {
         paid.await.unwrap_or_else(|stopped| Err(NoCharge::Stopped(stopped.to_string())))
     }
 
-    /// What the coordinator is told of the charge; nothing where there is none to tell.
-    pub(super) fn told_charge(&self, terms: &Terms) -> Option<ChargeRequest> {
+    /// The update that is sent, and what the coordinator is told of its charge: nothing where there is
+    /// none to tell.
+    pub(super) fn told(&self, terms: &Terms, packed: Packed) -> (Owed, Option<ChargeRequest>) {
+        let place = (terms.study, terms.round, terms.slot);
+        let owed = Owed::new(place, (packed.digest, packed.bytes));
+        let Some(told) = self.told_charge(terms) else { return (owed, None) };
+        let record = self.house.purse.charged(terms.study, terms.slot);
+        let unit = self.study().privacy.rules().map(|rules| rules.unit.name());
+        match record.zip(unit) {
+            Some((record, unit)) => (owed.with_charge(&record, unit, &told), Some(told)),
+            None => (owed, None),
+        }
+    }
+
+    fn told_charge(&self, terms: &Terms) -> Option<ChargeRequest> {
         self.entry(terms)?;
         let record = self.house.purse.charged(terms.study, terms.slot)?;
         let statement = LedgerStatement { site: self.house.me.clone(), record };
@@ -80,16 +94,6 @@ impl Seat {
         self.entry(terms).is_none_or(|entry| {
             self.house.purse.charged(entry.study, entry.slot).is_some_and(|r| *r.entry() == entry)
         })
-    }
-
-    /// The coordinator has the update and its charge: from now on the log owes them.
-    pub(super) fn note_owed(&self, terms: &Terms) {
-        let Some(packed) = self.packed else { return };
-        let place = (terms.study, terms.round, terms.slot);
-        let told = self.told_charge(terms);
-        let record = self.house.purse.charged(terms.study, terms.slot);
-        let charged = record.as_ref().zip(told.as_ref());
-        self.house.witness.owe(Owed::new(place, (packed.digest, packed.bytes), charged));
     }
 
     /// The sum was released with this site in it: noted beside the charge, which stays as it is.

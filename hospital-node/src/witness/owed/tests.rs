@@ -20,8 +20,40 @@ fn owed() -> Owed {
         round: 3,
         digest: Digest::sha256(b"update").to_string(),
         bytes: 900,
-        charge: Some(OwedCharge { seq: 7, head: [9; 32], figures: [1e-5, 0.5, 2.5] }),
+        received: true,
+        charge: Some(OwedCharge {
+            seq: 7,
+            head: [9; 32],
+            mode: "distributed".to_owned(),
+            unit: "patient".to_owned(),
+            z: 1.5,
+            q: 0.1,
+            figures: [1e-5, 0.5, 2.5, 3.0, 20.0],
+            received: true,
+        }),
         seen: None,
+        since: 0,
+    }
+}
+
+/// The same, to which the coordinator has not said yes.
+fn told() -> Owed {
+    let mut told = Owed { received: false, ..owed() };
+    if let Some(charge) = &mut told.charge {
+        charge.received = false;
+    }
+    told
+}
+
+/// As the coordinator is told of it.
+fn request() -> ChargeRequest {
+    ChargeRequest {
+        delta: 1e-5,
+        epsilon_planned: 0.5,
+        epsilon_solo: 2.5,
+        cap_planned: 3.0,
+        cap_solo: 20.0,
+        ..ChargeRequest::default()
     }
 }
 
@@ -118,6 +150,14 @@ fn what_is_altered_is_named_by_its_entry() {
         with(charge(), "delta", 1e-6.into()),
         with(charge(), "epsilon_planned", 0.4.into()),
         with(charge(), "epsilon_solo", 2.4.into()),
+        with(charge(), "mode", "silo".into()),
+        with(charge(), "z", 1.25.into()),
+        with(charge(), "q", 0.05.into()),
+        with(charge(), "unit", "image".into()),
+        with(charge(), "cap_planned", 4.0.into()),
+        with(charge(), "cap_planned", Value::Null),
+        with(charge(), "cap_solo", 21.0.into()),
+        with(charge(), "cap_solo", Value::Null),
     ] {
         // Though the true ones stand beside it, and though nothing is due.
         for due in [None, Some(3)] {
@@ -133,6 +173,106 @@ fn what_is_altered_is_named_by_its_entry() {
     let (reply, head) = log(&[update(), charge()]);
     let verdict = free.judge(&me(), &proven(&reply, head).expect("proven"), None);
     assert!(matches!(verdict, Verdict::Wrong(_)), "{verdict:?}");
+}
+
+fn judge(owed: &Owed, facts: &[(&str, Value)], due: Option<u64>) -> Verdict {
+    let (reply, head) = log(facts);
+    owed.judge(&me(), &proven(&reply, head).expect("proven"), due)
+}
+
+#[test]
+fn a_charge_that_was_taken_is_owed_though_its_update_never_arrived() {
+    let mut charged = told();
+    if let Some(charge) = &mut charged.charge {
+        charge.received = true;
+    }
+    assert_eq!(judge(&charged, &[], None), Verdict::NotYet);
+    let Verdict::Wrong(why) = judge(&charged, &[], Some(2)) else { unreachable!("it is owed") };
+    assert!(why.starts_with("omitted") && why.contains("ledger charge"), "{why}");
+    assert_eq!(judge(&charged, &[charge()], None), Verdict::NotYet, "the update may be there yet");
+    assert_eq!(judge(&charged, &[charge()], Some(1)), Verdict::Proven);
+}
+
+#[test]
+fn what_was_told_and_not_answered_is_not_owed_but_must_be_told_in_the_log_as_it_was() {
+    assert_eq!(judge(&told(), &[], None), Verdict::NotYet);
+    assert_eq!(judge(&told(), &[], Some(2)), Verdict::Proven, "it may never have arrived");
+    assert_eq!(judge(&told(), &[charge(), update()], None), Verdict::Proven);
+    let wrong = with(charge(), "cap_solo", 21.0.into());
+    for due in [None, Some(1)] {
+        let verdict = judge(&told(), std::slice::from_ref(&wrong), due);
+        assert!(matches!(verdict, Verdict::Wrong(_)), "{verdict:?}");
+    }
+}
+
+/// A house may change its caps between saying a charge and saying it again.
+#[test]
+fn a_charge_is_told_with_the_words_of_the_first_time_even_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let desk = super::super::tests::desk(&folder);
+    assert_eq!(desk.tells(told(), request()), request());
+    drop(desk);
+    let desk = super::super::tests::desk(&folder);
+    let mut changed = told();
+    if let Some(charge) = &mut changed.charge {
+        charge.figures[4] = 9.0;
+    }
+    let again = ChargeRequest { cap_solo: 9.0, round: 3, ..request() };
+    assert_eq!(desk.tells(changed, again), ChargeRequest { round: 3, ..request() });
+    desk.is_charged(told());
+    desk.is_received(told());
+    assert_eq!(
+        Claims::read(&desk.state).expect("read").0.into_values().collect::<Vec<_>>(),
+        [owed()]
+    );
+}
+
+/// A kill, or a full disk, may come between any two steps.
+#[test]
+fn an_omission_is_not_forgotten_before_its_evidence_is_kept() {
+    let wrong = || Verdict::Wrong("omitted: a test".to_owned());
+    // Neither of the two files can be written, one after the other.
+    for blocked in ["witness.alarm.new", "witness.owed.new"] {
+        let (folder, desk, witness) = super::super::tests::at_twelve();
+        desk.is_charged(owed());
+        desk.is_received(owed());
+        let claim = desk.claims().0.values().next().cloned().expect("it is owed");
+        let block = folder.path().join(blocked);
+        std::fs::create_dir(&block).expect("in the way");
+        let concluded = desk.conclude(&claim, wrong(), (1, 12), &witness, || "shown".to_owned());
+        assert!(matches!(concluded, Err(WitnessError::Alarm(_))), "{concluded:?}");
+        assert!(desk.alarmed());
+        std::fs::remove_dir(&block).expect("room again");
+        let evidence = desk.state.read(super::super::ALARM).expect("read").is_some();
+        let claims = Claims::read(&desk.state).expect("read").0.len();
+        assert!(claims == 1 && (evidence || blocked == "witness.alarm.new"), "{blocked}");
+    }
+    let (_folder, desk, witness) = super::super::tests::at_twelve();
+    desk.is_received(owed());
+    let claim = desk.claims().0.values().next().cloned().expect("it is owed");
+    desk.conclude(&claim, wrong(), (1, 12), &witness, String::new).expect_err("an alarm");
+    assert!(Claims::read(&desk.state).expect("read").0.is_empty(), "it is told once");
+}
+
+#[test]
+fn only_a_log_that_was_fetched_after_the_yes_counts_as_looked_for() {
+    let (_folder, desk, witness) = super::super::tests::at_twelve();
+    desk.looks.store(4, Ordering::SeqCst);
+    desk.is_received(owed());
+    let claim = || desk.claims().0.values().next().cloned().expect("it is owed");
+    let not_yet = |look| {
+        let concluded = desk.conclude(&claim(), Verdict::NotYet, (look, 12), &witness, String::new);
+        concluded.expect("nothing is wrong");
+        claim().seen
+    };
+    assert_eq!(not_yet(4), None, "it was under way when the coordinator said yes");
+    assert_eq!(not_yet(5), Some(12));
+    // More was said while the log was asked.
+    let before = claim();
+    desk.is_charged(owed());
+    let concluded = desk.conclude(&before, Verdict::Proven, (6, 12), &witness, String::new);
+    concluded.expect("nothing is wrong");
+    assert_eq!(claim().seen, None, "it is looked for anew");
 }
 
 #[test]
