@@ -216,7 +216,7 @@ impl Shelf {
     ) -> Result<(), StoreError> {
         let place = self.place(study, slot);
         blocking(move || {
-            DirBuilder::new().recursive(true).mode(0o700).create(&place)?;
+            make_folders(&folder, &place, &mut |folder| File::open(folder)?.sync_all())?;
             let beside = place.join("record.tmp");
             let mut file = File::create(&beside)?;
             file.write_all(&bytes)?;
@@ -288,6 +288,19 @@ impl Shelf {
     }
 }
 
+/// Makes the folder of a round, and waits until its name is durable, and the names of those above it:
+/// one that a killed process has made may not be yet.
+fn make_folders(
+    root: &Path,
+    place: &Path,
+    sync: &mut dyn FnMut(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(place)?;
+    let above = place.ancestors().skip(1);
+    above.take_while(|folder| folder.starts_with(root)).try_for_each(&mut *sync)?;
+    root.parent().map_or(Ok(()), sync)
+}
+
 /// The names in a folder; none of one that is not there.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     match fs::read_dir(folder) {
@@ -307,4 +320,30 @@ async fn blocking<T: Send + 'static>(
         .await
         .map_err(|fault| disk(io::Error::other(fault)))?
         .map_err(disk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_every_folder_down_to_a_round_is_durable_before_anything_lies_in_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shelf = Shelf::new(folder.path());
+        let study = StudyId::new(Digest::sha256(b"study"));
+        let place = shelf.place(study, SlotId::new(7));
+        // The second time as after a kill between making and waiting.
+        for _ in 0..2 {
+            let mut synced = Vec::new();
+            let mut sync = |folder: &Path| {
+                synced.push(folder.to_owned());
+                Ok(())
+            };
+            make_folders(&shelf.folder, &place, &mut sync).expect("made");
+            let kept = folder.path().join("kept");
+            let wanted = [kept.join(study.to_string()), kept, folder.path().to_owned()];
+            assert!(place.is_dir());
+            assert_eq!(synced, wanted);
+        }
+    }
 }
