@@ -283,7 +283,6 @@ impl Driver {
             Halt::Closing => tracing::debug!(study = %self.entry.id.short(), "driver rests"),
             Halt::Ended => {
                 self.house.forget_keys(&self.entry).await;
-                self.keep_last().await;
                 tracing::info!(study = %self.entry.id.short(), "study ended");
             }
         }

@@ -24,6 +24,7 @@ use crate::rehearsal::{identity, update};
 use crate::store::rounds::RoundRow;
 use crate::store::tokens::Request;
 
+mod ends;
 mod masked;
 
 const MANIFEST: &str = r#"

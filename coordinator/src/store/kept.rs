@@ -59,7 +59,7 @@ pub(crate) enum Fate {
     Forgotten(&'static str),
 }
 
-/// What a closing changes about kept rounds.
+/// What the closing of a round, or the end of a study, changes about kept rounds.
 #[derive(Debug, Default)]
 pub(crate) struct Keeping {
     /// The round that closes, if it was released.
@@ -71,6 +71,23 @@ pub(crate) struct Keeping {
 }
 
 impl Keeping {
+    /// A study has ended: there is no next sum to draw its last round by, so that is kept. In the
+    /// transaction of the end, or of the round that closes after it: at no size does the log say that
+    /// a study is over and nothing of what became of its last round.
+    pub(super) async fn last(
+        tx: &mut Transaction<'_, Sqlite>,
+        study: StudyId,
+        space: u64,
+    ) -> Result<Self, StoreError> {
+        let rows =
+            sqlx::query("SELECT * FROM kept_rounds WHERE study = $1 AND kept = 0 ORDER BY slot")
+                .bind(study.to_string())
+                .fetch_all(&mut **tx)
+                .await?;
+        let settled = rows.iter().map(|row| Ok((KeptRow::read(row)?, Fate::Drawn)));
+        Ok(Self { fresh: None, settled: settled.collect::<Result<_, StoreError>>()?, space })
+    }
+
     /// Writes it, and the leaves.
     pub(super) async fn apply(
         &self,
@@ -214,7 +231,7 @@ impl Shelf {
         slot: SlotId,
         bytes: Vec<u8>,
     ) -> Result<(), StoreError> {
-        let place = self.place(study, slot);
+        let (folder, place) = (self.folder.clone(), self.place(study, slot));
         blocking(move || {
             make_folders(&folder, &place, &mut |folder| File::open(folder)?.sync_all())?;
             let beside = place.join("record.tmp");

@@ -1,0 +1,68 @@
+//! How rounds and studies end in the log, and that the log and the rows say the same.
+
+use super::*;
+
+impl World {
+    /// Everything that the log will have, in order.
+    async fn facts(&self) -> Vec<String> {
+        self.house.store.facts_after(0, 1_000).await.expect("read")
+    }
+
+    /// Every site is ready for the open round and sends its update.
+    async fn contribute(&self, terms: &Terms) {
+        for name in SITES {
+            self.say(name, Heard::Ready(terms.digest())).await.expect("ready");
+        }
+        self.roster(terms.slot.get()).await;
+        for name in SITES {
+            let update = self.stage(name, terms).await;
+            self.say(name, update).await.expect("accepted");
+        }
+    }
+}
+
+/// Where the one fact of this kind, with these words, stands.
+fn at(facts: &[String], kind: &str, words: &str) -> usize {
+    let kind = format!("\"kind\":\"{kind}\"");
+    let found: Vec<usize> = facts
+        .iter()
+        .enumerate()
+        .filter(|(_, fact)| fact.contains(&kind) && fact.contains(words))
+        .map(|(at, _)| at)
+        .collect();
+    assert_eq!(found.len(), 1, "{kind} {words}: {facts:#?}");
+    found[0]
+}
+
+/// An auditor who reads the log at any size finds no study that is over and nothing of its last round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_became_of_the_last_round_is_told_before_the_end_of_its_study() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::open(folder.path()).await;
+    let first = world.offer(0).await.expect("an offer");
+    world.contribute(&first).await;
+    world.offer(1).await.expect("the next round");
+    world.house.change_life(&world.entry, Change::Stop, "", "test").await.expect("stopped");
+    let facts = world.facts().await;
+    let kept = at(&facts, "round_kept", "\"slot\":1,");
+    assert!(kept < at(&facts, "study_changed", "\"to\":\"stopped\""));
+    until(|| world.entry.standing().driver.is_none()).await;
+    assert_eq!(world.house.store.leaves("round_kept").await, 1, "it is told once");
+    world.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_that_is_released_when_its_study_is_over_is_kept_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::open(folder.path()).await;
+    let first = world.offer(0).await.expect("an offer");
+    // The end comes while the closing is under way.
+    world.house.store.alter("UPDATE studies SET life = 'stopped'").await;
+    world.contribute(&first).await;
+    world.offer(1).await.expect("the driver has not heard of it");
+    let rows = world.house.store.kept_rounds(None).await.expect("read");
+    assert!(rows.len() == 1 && rows[0].kept, "{rows:?}");
+    let facts = world.facts().await;
+    assert!(at(&facts, "round_released", "") < at(&facts, "round_kept", "\"slot\":1,"));
+    world.crash().await;
+}
