@@ -1,6 +1,8 @@
 //! How rounds and studies end in the log, and that the log and the rows say the same.
 
 use super::*;
+use crate::store::Store;
+use crate::store::recorded::Recorded;
 
 impl World {
     /// Everything that the log will have, in order.
@@ -64,5 +66,48 @@ async fn a_round_that_is_released_when_its_study_is_over_is_kept_at_once() {
     assert!(rows.len() == 1 && rows[0].kept, "{rows:?}");
     let facts = world.facts().await;
     assert!(at(&facts, "round_released", "") < at(&facts, "round_kept", "\"slot\":1,"));
+    world.crash().await;
+}
+
+/// What is done to the state folder while nothing runs.
+async fn aside<T>(folder: &Path, act: impl AsyncFnOnce(&Store) -> T) -> T {
+    let store = Store::open(&folder.join("state")).await.expect("opened");
+    let done = act(&store).await;
+    store.close().await;
+    done
+}
+
+/// The last update of a round closes it, and is told of with the closing. A power cut between the two
+/// leaves the receipt, and perhaps not the bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_with_a_receipt_is_in_the_log_though_its_round_cannot_be_rebuilt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::open(folder.path()).await;
+    let terms = world.offer(0).await.expect("an offer");
+    for name in SITES {
+        world.say(name, Heard::Ready(terms.digest())).await.expect("ready");
+    }
+    world.roster(1).await;
+    for name in ["alpha", "beta"] {
+        let update = world.stage(name, &terms).await;
+        world.say(name, update).await.expect("accepted");
+    }
+    world.crash().await;
+    aside(folder.path(), async |store| {
+        let (digest, now) = (Digest::blake3(b"gone"), clock::now());
+        let last = Recorded::Update { from: site("gamma"), terms: terms.digest(), digest };
+        let kept = store.journal(terms.study, terms.slot, 5, &[(now, last)], now, &[]).await;
+        kept.expect("journaled");
+    })
+    .await;
+    std::fs::remove_dir_all(folder.path().join("state/blobs/staged")).expect("gone");
+    let world = World::open(folder.path()).await;
+    world.offer(1).await.expect("another attempt");
+    let facts = world.facts().await;
+    let abandoned = at(&facts, "round_abandoned", "interrupted");
+    for name in SITES {
+        let words = format!("\"site\":\"{name}\"");
+        assert!(at(&facts, "round_contribution", &words) < abandoned, "{name}: once, and before");
+    }
     world.crash().await;
 }
