@@ -6,12 +6,12 @@ use std::time::Duration;
 use aggregation::architecture::{model_bytes, model_from_bytes};
 use aggregation::ids::{Digest, StudyId};
 use aggregation::life::Change;
-use aggregation::message::{Closed, Outcome};
+use aggregation::message::{Closed, Outcome, Terms};
 use aggregation::round::Release;
 use aggregation::strategy::{ServerState, apply};
 use bytes::Bytes;
 
-use super::{Driver, Halt, Open};
+use super::{Driver, Halt, Open, fact_of_round};
 use crate::board::{Happened, Told};
 use crate::store::course::Course;
 use crate::store::kept::Keeping;
@@ -35,6 +35,16 @@ pub(super) struct Ended {
     pub(super) leaves: Vec<Leaf>,
 }
 
+impl Ended {
+    /// No model follows from the sum (PROTOCOL R-20): then there was no release either, and the log
+    /// says why.
+    fn without_model(&mut self, terms: &Terms, reason: &str) {
+        self.release = None;
+        self.leaves.retain(|leaf| leaf.kind() != "round_released");
+        self.leaves.push(fact_of_round(terms, "round_abandoned").with("reason", reason));
+    }
+}
+
 /// A model that follows from a sum.
 struct Next {
     bytes: Bytes,
@@ -44,24 +54,26 @@ struct Next {
 
 impl Driver {
     /// Closes the round for good; tries again for as long as the disk refuses.
-    pub(super) async fn close(&mut self, open: Open, ended: Ended) -> Result<(), Halt> {
+    pub(super) async fn close(&mut self, open: Open, mut ended: Ended) -> Result<(), Halt> {
         let Some(closed) = ended.closed.clone() else { return Ok(()) };
-        let (next, failed) = match ended.release.as_deref().map(|release| self.step_model(release))
-        {
-            None | Some(Ok(None)) => (None, None),
-            Some(Ok(Some(next))) => (Some(next), None),
-            Some(Err(reason)) => (None, Some(reason)),
+        let mut notice = closed.notice();
+        let stepped = ended.release.as_deref().map(|release| self.step_model(release));
+        let next = match stepped.unwrap_or(Ok(None)) {
+            Ok(next) => next,
+            Err(reason) => {
+                let (study, round) = (closed.study.short(), closed.round.get());
+                tracing::error!(%study, round, reason, "no model");
+                ended.without_model(&open.terms, &reason);
+                (notice.released, notice.reason) = (false, reason);
+                None
+            }
         };
         let mut row = row(&open, &closed, ended.release.as_deref());
+        (row.released, row.reason) = (notice.released, notice.reason.clone());
         row.model = self.study.model;
         row.epsilon = self.spent().await?;
         for (site, course) in &mut row.courses {
             course.away = self.house.board.left(site).is_some();
-        }
-        if let Some(reason) = failed {
-            tracing::error!(study = %closed.study.short(), round = closed.round.get(), reason, "no model");
-            row.released = false;
-            row.reason = reason;
         }
         let (after, keeping) = loop {
             match self.keep(&mut row, next.as_ref(), &ended).await {
@@ -80,7 +92,7 @@ impl Driver {
         {
             let mut standing = self.entry.standing();
             standing.clear_round();
-            standing.last = Some(closed.notice());
+            standing.last = Some(notice.clone());
             standing.model = Some((self.study.model, self.study.model_bytes.clone()));
             standing.released += u32::from(row.released);
         }
@@ -91,7 +103,7 @@ impl Driver {
             released = row.released, contributed = row.contributed.len(), dropped = row.dropped.len(),
             loss = row.loss, auroc = row.auroc, dice = row.fit.dice, seconds, "round closed"
         );
-        self.house.board.tell(&open.terms.invited, Told::Closed(closed.notice()));
+        self.house.board.tell(&open.terms.invited, Told::Closed(notice));
         let released = row.released;
         let reason = row.reason.clone();
         self.entry.tell(Happened::Closed(Box::new(row)));

@@ -111,3 +111,37 @@ async fn an_update_with_a_receipt_is_in_the_log_though_its_round_cannot_be_rebui
     }
     world.crash().await;
 }
+
+/// Breaks R-20: neither the log nor a site is told of a release.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sum_that_makes_no_model_is_no_release_in_the_log_the_row_and_the_notice() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::open(folder.path()).await;
+    let first = world.offer(0).await.expect("an offer");
+    world.crash().await;
+    let short = Bytes::from(aggregation::architecture::model_bytes(&[0.5; 3]));
+    aside(folder.path(), async |store| {
+        let digest = store.blobs.put_model(short).await.expect("kept");
+        let order = format!("UPDATE studies SET model = '{digest}'");
+        store.alter(Box::leak(order.into_boxed_str())).await;
+    })
+    .await;
+    let world = World::open(folder.path()).await;
+    world.offer(0).await.expect("the same");
+    world.contribute(&first).await;
+    let again = world.offer(1).await.expect("another attempt");
+    assert_eq!(again.round, RoundId::FIRST);
+    let row = world.history().await.remove(0);
+    assert!(!row.released && row.reason.contains("cannot take a sum"), "{row:?}");
+    let facts = world.facts().await;
+    at(&facts, "round_abandoned", &row.reason);
+    let store = &world.house.store;
+    for kind in ["round_released", "model_changed", "round_kept"] {
+        assert_eq!(store.leaves(kind).await, 0, "{kind}");
+    }
+    assert!(store.kept_rounds(None).await.expect("read").is_empty());
+    let told = world.entry.standing().last.clone().expect("a round has closed");
+    assert_eq!((told.released, told.reason), (false, row.reason));
+    assert_eq!(world.entry.standing().released, 0);
+    world.crash().await;
+}
