@@ -98,10 +98,11 @@ impl Driver {
         }
         self.sweep(&open, replaced, keeping).await;
         let seconds = row.closed.since(row.announced).as_secs_f64();
+        let [(_, loss), (_, auroc), _, (_, dice), ..] = figures(&row);
         tracing::info!(
             study = %closed.study.short(), round = closed.round.get(), slot = closed.slot.get(),
             released = row.released, contributed = row.contributed.len(), dropped = row.dropped.len(),
-            loss = row.loss, auroc = row.auroc, dice = row.fit.dice, seconds, "round closed"
+            loss, auroc, dice, seconds, "round closed"
         );
         self.house.board.tell(&open.terms.invited, Told::Closed(notice));
         let released = row.released;
@@ -243,20 +244,26 @@ impl Driver {
     }
 }
 
-/// How good the model was that the round offered, over all contributing sites together.
-fn evaluated(study: StudyId, model: Digest, row: &RoundRow) -> Option<Leaf> {
-    let figures = [
+/// How good the model was that the round offered, as far as it may be told: over all contributing
+/// sites together. Of one alone it would be a figure of a single site.
+fn figures(row: &RoundRow) -> [(&'static str, Option<f64>); 6] {
+    let together = row.contributed.len() > 1;
+    [
         ("loss", row.loss),
         ("auroc", row.auroc),
         ("accuracy", row.accuracy),
         ("dice", row.fit.dice),
         ("hausdorff", row.fit.hausdorff),
         ("hausdorff_95", row.fit.hausdorff_95),
-    ];
+    ]
+    .map(|(name, figure)| (name, figure.filter(|_| together)))
+}
+
+/// The same as a leaf; none if there is nothing to tell.
+fn evaluated(study: StudyId, model: Digest, row: &RoundRow) -> Option<Leaf> {
+    let figures = figures(row);
     let known = figures.into_iter().filter_map(|(name, figure)| Some((name, figure?)));
-    // A quorum of one would make this a figure of a single site.
-    let together = row.contributed.len() > 1 && figures.iter().any(|(_, one)| one.is_some());
-    together.then(|| {
+    figures.iter().any(|(_, one)| one.is_some()).then(|| {
         let leaf = Leaf::of(study, "round_evaluated")
             .with("round", row.round.get())
             .with("slot", row.slot.get())
@@ -299,5 +306,43 @@ fn row(open: &Open, closed: &Closed, release: Option<&Release>) -> RoundRow {
         announced: open.opened,
         closed: open.opened,
         model: open.terms.model,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aggregation::ids::{HospitalId, RoundId, SlotId};
+    use aggregation::units::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_single_sites_scores_are_told_nowhere() {
+        let site = |name: &str| HospitalId::new(name).expect("a valid name");
+        let study = StudyId::new(Digest::sha256(b"study"));
+        let mut row = RoundRow {
+            round: RoundId::FIRST,
+            slot: SlotId::new(1),
+            released: true,
+            reason: String::new(),
+            contributed: [site("alpha")].into(),
+            dropped: std::collections::BTreeMap::new(),
+            courses: std::collections::BTreeMap::new(),
+            loss: Some(0.5),
+            auroc: Some(0.75),
+            accuracy: None,
+            fit: Fit { dice: Some(0.25), ..Fit::default() },
+            epsilon: None,
+            announced: Timestamp::from_millis(1),
+            closed: Timestamp::from_millis(2),
+            model: study.digest(),
+        };
+        assert!(figures(&row).iter().all(|(_, figure)| figure.is_none()));
+        assert_eq!(evaluated(study, row.model, &row), None);
+        row.contributed.insert(site("beta"));
+        let [loss, auroc, accuracy, dice, ..] = figures(&row);
+        assert_eq!((loss, auroc), (("loss", Some(0.5)), ("auroc", Some(0.75))));
+        assert_eq!((accuracy, dice), (("accuracy", None), ("dice", Some(0.25))));
+        assert!(evaluated(study, row.model, &row).is_some());
     }
 }
