@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use aggregation::checkpoint::LogHead;
 use aggregation::ids::{HospitalId, SlotId, StudyId};
-use aggregation::keys::identity::Identity;
+use aggregation::keys::identity::{Identity, Statement as _};
 use aggregation::keys::witness::WitnessKey;
 use aggregation::message::Terms;
 use proto::federation::{
@@ -460,7 +460,8 @@ impl Desk {
         let key = *self.cosigner.key().public();
         let said = WitnessKey { log: self.origin.clone(), hospital: self.me.clone(), key };
         let signature = self.identity.sign(&said).as_bytes().to_vec();
-        WitnessKeyRequest { key: key.to_vec(), signature }
+        let proof = self.cosigner.prove_held(said.digest().as_bytes());
+        WitnessKeyRequest { key: key.to_vec(), signature, proof }
     }
 }
 

@@ -216,6 +216,29 @@ mod cosigning {
         world.close().await;
     }
 
+    /// What was kept before it was refused.
+    #[tokio::test]
+    async fn of_two_sites_that_said_the_same_key_the_first_has_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let world = open(folder.path()).await.expect("opened");
+        let key = *Site::new(&world.log, 1).cosigner.key().public();
+        for site in ["beta", "alpha"] {
+            crate::rehearsal::enrol(&world.store, site).await;
+            let log = world.log.key().name().to_owned();
+            let said = WitnessKey { log, hospital: name(site), key };
+            let identity = crate::rehearsal::identity(site);
+            let (signature, now) = (identity.sign(&said), Timestamp::from_millis(1));
+            let kept = world.store.keep_witness(&said, &identity.key(), &signature, now).await;
+            kept.expect("kept");
+        }
+        world.log.load_witnesses(&world.store).await.expect("loaded");
+        for site in ["beta", "alpha"] {
+            world.log.gate.admit(name(site));
+        }
+        assert_eq!(world.log.standing().into_keys().collect::<Vec<_>>(), [name("beta")]);
+        world.close().await;
+    }
+
     #[tokio::test]
     async fn a_slow_site_may_cosign_what_is_not_the_newest_any_more() {
         let folder = tempfile::tempdir().expect("a folder");

@@ -1,8 +1,9 @@
 //! Who cosigns the log, and when a checkpoint may be shown to the world.
 //!
 //! A site's cosigning key is a fact: the site says it under its identity, and the leaf has both, so
-//! that whoever knows the identity need not believe this program. A checkpoint is published once
-//! most of the sites that stand have cosigned it, and again when more of them have.
+//! that whoever knows the identity need not believe this program. It proves that it holds the key,
+//! and no two sites have the same one: a cosignature would count for both. A checkpoint is published
+//! once most of the sites that stand have cosigned it, and again when more of them have.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -39,6 +40,15 @@ pub(crate) struct Witness {
 pub(crate) struct Witnesses {
     known: BTreeMap<HospitalId, Witness>,
     gathered: BTreeMap<u64, SignedCheckpoint>,
+}
+
+impl Witnesses {
+    fn other_with(&self, site: &HospitalId, key: &CosignerKey) -> Option<HospitalId> {
+        let same = |(other, witness): &(&HospitalId, &Witness)| {
+            *other != site && witness.key.public() == key.public()
+        };
+        self.known.iter().find(same).map(|(other, _)| other.clone())
+    }
 }
 
 /// Why a cosignature is not taken.
@@ -103,6 +113,11 @@ impl Log {
     /// From now on a site cosigns with this key. The fact of it must be kept.
     pub(crate) fn learn(&self, site: HospitalId, witness: Witness) {
         self.known().known.insert(site, witness);
+    }
+
+    /// The other site that cosigns with this key, if there is one.
+    pub(crate) fn holder(&self, site: &HospitalId, key: &CosignerKey) -> Option<HospitalId> {
+        self.known().other_with(site, key)
     }
 
     /// The witnesses that stand.
@@ -191,19 +206,22 @@ impl Store {
     /// When the database refuses.
     async fn witnesses(&self, log: &str) -> Result<BTreeMap<HospitalId, Witness>, StoreError> {
         let identities = self.identities().await?;
-        let mut known = BTreeMap::new();
+        let mut known = Witnesses::default();
         for (site, key, identity, said) in self.announced_witnesses().await? {
             let identity = IdentityKey::new(identity);
             let statement = WitnessKey { log: log.to_owned(), hospital: site.clone(), key };
             let holds = identities.get(&site) == Some(&identity)
                 && identity.verify(&statement, &said).is_ok();
-            let key = key_of(log, &site, key);
-            if let (true, Ok(key)) = (holds, key) {
-                known.insert(site, Witness { key, identity, said, size: 0 });
-            } else {
-                known.remove(&site);
+            match key_of(log, &site, key) {
+                // Of two sites that said the same before it was refused, the first has it.
+                Ok(key) if holds && known.other_with(&site, &key).is_none() => {
+                    known.known.insert(site, Witness { key, identity, said, size: 0 });
+                }
+                Ok(_) | Err(_) => {
+                    known.known.remove(&site);
+                }
             }
         }
-        Ok(known)
+        Ok(known.known)
     }
 }

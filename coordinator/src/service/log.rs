@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
-use aggregation::keys::identity::Signature as Said;
+use aggregation::keys::identity::{Signature as Said, Statement as _};
 use aggregation::keys::witness::WitnessKey;
 use bytes::BytesMut;
 use futures_util::stream;
@@ -248,9 +248,17 @@ pub(super) async fn announce(
         .ok_or_else(|| Status::failed_precondition("this site has no identity key"))?;
     let statement = WitnessKey { log, hospital: site.clone(), key };
     identity.verify(&statement, &signature).map_err(|fault| wrong(&fault.to_string()))?;
+    // Keys are public: only who holds one may have it counted.
+    if !cosigner.is_held(statement.digest().as_bytes(), &said.proof) {
+        return Err(wrong("a proof that the key is held"));
+    }
     let _turn = house.log.announcing.lock().await;
     if house.log.knows(site, &cosigner, &identity) {
         return Ok(());
+    }
+    if let Some(other) = house.log.holder(site, &cosigner) {
+        tracing::warn!(%site, %other, "a site announced another site's cosigning key");
+        return Err(Status::already_exists("another site cosigns with this key"));
     }
     let kept = house.store.keep_witness(&statement, &identity, &signature, clock::now()).await;
     kept.map_err(|fault| store_status(&fault))?;

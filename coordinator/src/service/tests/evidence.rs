@@ -1,10 +1,14 @@
-//! What a receipt promises.
+//! What a receipt promises, and whose cosignature counts.
 
 use aggregation::charter::Charter;
+use aggregation::keys::identity::Statement as _;
+use aggregation::keys::witness::WitnessKey;
 use aggregation::life::Change;
+use transparency::cosignature::Cosigner;
 
 use super::*;
-use crate::rehearsal::update;
+use crate::rehearsal::{enrol, identity, update};
+use crate::service::log::announce;
 
 async fn until<T>(found: impl Fn() -> Option<T>) -> T {
     let begun = clock::now();
@@ -64,5 +68,51 @@ async fn an_update_gets_its_receipt_once_it_is_durable_and_not_before() {
     site.send_update(parts()).await.expect("said again, it is durable");
     assert_eq!(house.store.leaves("round_contribution").await, 1);
     drop(here);
+    running.end().await;
+}
+
+fn cosigner(site: &str, seed: u8) -> Cosigner {
+    Cosigner::from_seed(&format!("consilium/north/{site}"), &[seed; 32]).expect("a seed")
+}
+
+/// `site` says that it cosigns with a key, and `holder` proves to hold it.
+fn announcement(site: &str, key: &Cosigner, holder: &Cosigner) -> wire::WitnessKeyRequest {
+    let key = *key.key().public();
+    let said = WitnessKey { log: "consilium/north".to_owned(), hospital: name(site), key };
+    wire::WitnessKeyRequest {
+        key: key.to_vec(),
+        signature: identity(site).sign(&said).as_bytes().to_vec(),
+        proof: holder.prove_held(said.digest().as_bytes()),
+    }
+}
+
+/// One hospital's cosignature would count for two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_can_neither_take_anothers_cosigning_key_nor_share_it() {
+    let running = Running::start().await;
+    let house = &running.house;
+    for site in ["alpha", "beta"] {
+        enrol(&house.store, site).await;
+        house.gate.admit(name(site));
+    }
+    let (alphas, betas) = (cosigner("alpha", 1), cosigner("beta", 2));
+    let own = announcement("alpha", &alphas, &alphas);
+    announce(house, &name("alpha"), &own).await.expect("its own");
+    announce(house, &name("alpha"), &own).await.expect("said again");
+    let mut unproven = announcement("beta", &betas, &betas);
+    unproven.proof.clear();
+    // What is public of alpha's: the key, and at the coordinator the proof.
+    let mut replayed = announcement("beta", &alphas, &betas);
+    replayed.proof.clone_from(&own.proof);
+    for wrong in [unproven, replayed, announcement("beta", &alphas, &betas)] {
+        let refused = announce(house, &name("beta"), &wrong).await;
+        assert_eq!(code(refused), Code::InvalidArgument);
+    }
+    // Alpha lends it the key.
+    let lent = announcement("beta", &alphas, &alphas);
+    assert_eq!(code(announce(house, &name("beta"), &lent).await), Code::AlreadyExists);
+    let own = announcement("beta", &betas, &betas);
+    announce(house, &name("beta"), &own).await.expect("its own");
+    assert_eq!(house.store.leaves("witness_announced").await, 2);
     running.end().await;
 }
