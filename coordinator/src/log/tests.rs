@@ -216,6 +216,25 @@ mod cosigning {
         world.close().await;
     }
 
+    #[tokio::test]
+    async fn an_admitted_site_that_has_announced_no_key_counts_all_the_same() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (world, mut sites) = four(folder.path()).await;
+        let late = ["late-1", "late-2"].map(name);
+        for site in &late {
+            world.log.gate.admit(site.clone());
+        }
+        assert_eq!((world.log.quorum(), world.log.unannounced()), (4, late.to_vec()));
+        world.happen(7).await;
+        world.integrate().await;
+        for (count, site) in (1..).zip(&mut sites) {
+            let (size, line) = site.cosign(&world.log).await;
+            world.log.cosigned(&site.id, size, &line).await.expect("taken");
+            assert_eq!(world.log.size().published, if count < 4 { 0 } else { 7 });
+        }
+        world.close().await;
+    }
+
     /// What was kept before it was refused.
     #[tokio::test]
     async fn of_two_sites_that_said_the_same_key_the_first_has_it() {

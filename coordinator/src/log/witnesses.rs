@@ -3,7 +3,8 @@
 //! A site's cosigning key is a fact: the site says it under its identity, and the leaf has both, so
 //! that whoever knows the identity need not believe this program. It proves that it holds the key,
 //! and no two sites have the same one: a cosignature would count for both. A checkpoint is published
-//! once most of the sites that stand have cosigned it, and again when more of them have.
+//! once most of the sites that stand have cosigned it, whether they have announced a key yet or not,
+//! and again when more of them have.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -73,9 +74,9 @@ pub(crate) fn key_of(log: &str, site: &HospitalId, key: [u8; 32]) -> Result<Cosi
     CosignerKey::new(&format!("{log}/{site}"), key)
 }
 
-/// How many of so many witnesses must have cosigned: most of them.
-pub(crate) const fn quorum(witnesses: usize) -> usize {
-    if witnesses == 0 { 0 } else { witnesses / 2 + 1 }
+/// How many of so many sites must have cosigned: most of them.
+const fn most(sites: usize) -> usize {
+    if sites == 0 { 0 } else { sites / 2 + 1 }
 }
 
 impl Log {
@@ -118,6 +119,17 @@ impl Log {
     /// The other site that cosigns with this key, if there is one.
     pub(crate) fn holder(&self, site: &HospitalId, key: &CosignerKey) -> Option<HospitalId> {
         self.known().other_with(site, key)
+    }
+
+    /// How many sites must have cosigned a checkpoint before the world is shown it.
+    pub(crate) fn quorum(&self) -> usize {
+        most(self.gate.standing().len())
+    }
+
+    /// Sites that stand and have not said which key they cosign with.
+    pub(crate) fn unannounced(&self) -> Vec<HospitalId> {
+        let known = self.known();
+        self.gate.standing().into_iter().filter(|site| !known.known.contains_key(site)).collect()
     }
 
     /// The witnesses that stand.
@@ -170,8 +182,7 @@ impl Log {
     /// # Errors
     /// When it cannot be written.
     pub(super) async fn publish(self: &Arc<Self>) -> Result<(), LogError> {
-        let standing = self.standing();
-        let needed = quorum(standing.len());
+        let (standing, needed) = (self.standing(), self.quorum());
         let next = {
             let mut known = self.known();
             let enough = |signed: &&SignedCheckpoint| {

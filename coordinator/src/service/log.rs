@@ -36,7 +36,7 @@ use crate::clock;
 use crate::coordinator::{Coordinator, LogFault};
 use crate::identity::{KEPT, LOG, Peer, refused_status};
 use crate::log::LogError;
-use crate::log::witnesses::{CosignError, Witness, key_of, quorum};
+use crate::log::witnesses::{CosignError, Witness, key_of};
 
 /// How long a reader may be silent. A program that verifies what it has read asks for the next file
 /// within this time, or connects again.
@@ -311,8 +311,9 @@ pub(super) async fn view(house: &Arc<Coordinator>) -> Result<wire::LogView, Stat
         facts,
         signed: signed.to_string(),
         published: published.to_string(),
-        quorum: u32::try_from(quorum(witnesses.len())).unwrap_or(u32::MAX),
+        quorum: u32::try_from(house.log.quorum()).unwrap_or(u32::MAX),
         witnesses: witnesses.iter().map(one).collect(),
+        unannounced: house.log.unannounced().iter().map(ToString::to_string).collect(),
     })
 }
 

@@ -111,6 +111,7 @@ async fn a_site_can_neither_take_anothers_cosigning_key_nor_share_it() {
     // Alpha lends it the key.
     let lent = announcement("beta", &alphas, &alphas);
     assert_eq!(code(announce(house, &name("beta"), &lent).await), Code::AlreadyExists);
+    assert_eq!(house.log.unannounced(), [name("beta")]);
     let own = announcement("beta", &betas, &betas);
     announce(house, &name("beta"), &own).await.expect("its own");
     assert_eq!(house.store.leaves("witness_announced").await, 2);
