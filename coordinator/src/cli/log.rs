@@ -93,6 +93,7 @@ pub(super) struct Log {
     quorum: usize,
     witnesses: Vec<Witness>,
     unannounced: Vec<HospitalId>,
+    alarm: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -127,6 +128,7 @@ struct Shown {
     quorum: usize,
     witnesses: Vec<ShownWitness>,
     unannounced: Vec<String>,
+    alarm: Option<String>,
 }
 
 fn bad(what: impl std::fmt::Display) -> Failure {
@@ -167,6 +169,8 @@ impl Log {
         let quorum = usize::try_from(view.quorum).map_err(bad)?;
         let unannounced = view.unannounced.iter().map(|site| HospitalId::new(site).map_err(bad));
         let unannounced = unannounced.collect::<Result<_, Failure>>()?;
+        let alarm: String = view.alarm.chars().filter(|c| !c.is_control()).collect();
+        let alarm = Some(alarm).filter(|alarm| !alarm.is_empty());
         Ok(Self {
             key,
             facts: view.facts,
@@ -175,6 +179,7 @@ impl Log {
             quorum,
             witnesses,
             unannounced,
+            alarm,
         })
     }
 
@@ -232,6 +237,9 @@ impl Log {
     /// What an operator has to know first.
     fn warnings(&self) -> String {
         let mut text = String::new();
+        if let Some(alarm) = &self.alarm {
+            text += &format!("ALARM       {alarm}; put back the state folder as it was last\n");
+        }
         if self.quorum > self.witnesses.len() {
             text += &format!(
                 "nothing can be published: {} of {} admitted hospitals have announced a cosigning key, \
@@ -261,6 +269,7 @@ impl Log {
             quorum: self.quorum,
             witnesses: self.witnesses.iter().map(one).collect(),
             unannounced: self.unannounced.iter().map(ToString::to_string).collect(),
+            alarm: self.alarm.clone(),
         }
     }
 }

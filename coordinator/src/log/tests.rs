@@ -125,6 +125,8 @@ async fn after_a_failed_write_the_log_goes_on_where_the_disk_is() {
     world.close().await;
 }
 
+mod set_back;
+
 mod cosigning {
     use aggregation::keys::identity::Identity;
     use aggregation::keys::witness::WitnessKey;

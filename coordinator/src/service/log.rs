@@ -21,7 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proto::federation as wire;
-use proto::limits::MAX_LINE;
+use proto::limits::{MAX_LINE, MAX_OFFER};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tonic::Status;
@@ -185,11 +185,23 @@ pub(super) fn log_status(fault: &LogError) -> Status {
     Status::internal("the coordinator cannot read or write its log")
 }
 
-/// A checkpoint with its proof.
+/// A checkpoint with its proof. What the site shows of an earlier one is looked at first.
 pub(super) async fn fetch(
     house: &Coordinator,
     asked: &wire::CheckpointRequest,
 ) -> Result<wire::CheckpointReply, Status> {
+    if asked.checkpoint.len() > MAX_OFFER {
+        return Err(Status::invalid_argument(format!(
+            "checkpoint: expected at most {MAX_OFFER} bytes, found {}",
+            asked.checkpoint.len()
+        )));
+    }
+    if !asked.checkpoint.is_empty()
+        && let Err(fault) = house.log.show(&asked.checkpoint).await
+    {
+        // Whether it is evidence or not, the site gets its answer.
+        tracing::error!(fault = %LogFault(&fault), "what a site has cosigned cannot be looked at");
+    }
     let offer =
         house.log.offer(asked.size, asked.old_size).await.map_err(|fault| log_status(&fault))?;
     let offer = offer.ok_or_else(|| {
@@ -314,6 +326,7 @@ pub(super) async fn view(house: &Arc<Coordinator>) -> Result<wire::LogView, Stat
         quorum: u32::try_from(house.log.quorum()).unwrap_or(u32::MAX),
         witnesses: witnesses.iter().map(one).collect(),
         unannounced: house.log.unannounced().iter().map(ToString::to_string).collect(),
+        alarm: house.log.lost().map_or_else(String::new, |set_back| set_back.to_string()),
     })
 }
 
