@@ -210,7 +210,9 @@ impl Coordinator {
             .with("to", life.name())
             .with("by", by)
             .with("reason", reason);
-        self.store.set_life(entry.id, life, reason, clock::now(), fact).await?;
+        let space = self.config.recompute.space;
+        let keeping =
+            self.store.set_life(entry.id, (life, reason), clock::now(), fact, space).await?;
         {
             let mut standing = entry.standing();
             standing.life = life;
@@ -221,6 +223,10 @@ impl Coordinator {
         }
         tracing::info!(study = %entry.id.short(), from = before.name(), to = life.name(), by, reason, "study changed");
         self.board.changed(entry);
+        if life.ended() {
+            self.log.ask();
+            self.tidy(&keeping).await;
+        }
         match life {
             Life::Running => self.drive_later(entry),
             Life::Paused | Life::Stopped | Life::Failed | Life::Completed => {
@@ -427,7 +433,8 @@ async fn end_earlier(store: &Store, row: &mut StudyRow, now: Timestamp) -> Resul
         .with("to", Life::Stopped.name())
         .with("by", "coordinator")
         .with("reason", reason);
-    store.set_life(row.study, Life::Stopped, reason, now, fact).await?;
+    // It kept no round: those are younger than masks.
+    store.set_life(row.study, (Life::Stopped, reason), now, fact, 0).await?;
     store.blobs.clear_staged(row.study, None).await;
     tracing::warn!(study = %row.study.short(), reason, "study ended");
     row.life = Life::Stopped;

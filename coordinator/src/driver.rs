@@ -283,7 +283,6 @@ impl Driver {
             Halt::Closing => tracing::debug!(study = %self.entry.id.short(), "driver rests"),
             Halt::Ended => {
                 self.house.forget_keys(&self.entry).await;
-                self.keep_last().await;
                 // What is brought from here on finds nobody, and is taken away by who brings it.
                 self.inbox.close();
                 self.house.store.blobs.drop_staged(self.entry.id, None).await;

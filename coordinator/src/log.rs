@@ -5,11 +5,17 @@
 //! and a folder that is lost grows again as it was, with the same root. A fact goes into the log
 //! only once it is durable: what witnesses have seen must not be lost by a power cut afterwards.
 //!
+//! A state folder that was put back whole, table and folder together, shows nothing amiss by itself.
+//! The witnesses know better: each shows the checkpoint that it cosigned last, signed by this log's own
+//! key, and one that this log did not grow out of ends the appending. It is kept beside the folder, as
+//! `log.known`, and is held against the log at every start.
+//!
 //! What the world is shown is the newest checkpoint that enough witnesses have cosigned; see
 //! [`witnesses`].
 
 pub(crate) mod witnesses;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,7 +30,7 @@ use transparency::folder::{Folder, WriteError, Writer};
 use transparency::key::KeyError;
 use transparency::note::{Signer, VerifierKey};
 use transparency::tile::TILE_WIDTH;
-use transparency::tree::Hash;
+use transparency::tree::{Hash, Head};
 use transparency::witness::Offer;
 
 use self::witnesses::Witnesses;
@@ -74,6 +80,14 @@ pub(crate) enum LogError {
         /// Which, from 0.
         entry: u64,
     },
+    /// An old copy was put in the place of the log and its table.
+    #[error(
+        "the log was set back: a hospital has a checkpoint of {known} entries that this log signed and did not grow out of"
+    )]
+    SetBack {
+        /// Its size.
+        known: u64,
+    },
     /// The task that wrote has ended badly.
     #[error("writing the log was broken off")]
     BrokenOff,
@@ -99,6 +113,8 @@ pub(crate) struct Log {
     /// Held from reading facts to appending them.
     turn: tokio::sync::Mutex<()>,
     size: Mutex<Size>,
+    /// What this log signed and has not in its past; nothing is appended from then on.
+    lost: Mutex<Option<Head>>,
     asked: Notify,
     gate: Arc<Gate>,
     /// Held from looking whether a site's key is known to keeping it.
@@ -132,12 +148,14 @@ impl Log {
             writer: Mutex::new(None),
             turn: tokio::sync::Mutex::default(),
             size: Mutex::default(),
+            lost: Mutex::default(),
             asked: Notify::new(),
             gate,
             announcing: tokio::sync::Mutex::default(),
             witnesses: Mutex::default(),
         });
         log.compare(store).await?;
+        log.recall().await?;
         log.load_witnesses(store).await?;
         Ok(log)
     }
@@ -164,6 +182,74 @@ impl Log {
             }
         }
         Ok(())
+    }
+
+    /// Whether the log grew out of what a witness has shown before.
+    async fn recall(self: &Arc<Self>) -> Result<(), LogError> {
+        let file = self.known_file();
+        let io = |source| WriteError::Disk { path: file.display().to_string(), source };
+        let stored = match std::fs::read(&file) {
+            Ok(stored) => stored,
+            Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(fault) => return Err(io(fault).into()),
+        };
+        // It was verified before it was written, perhaps with an earlier key.
+        let known = SignedCheckpoint::parse(&stored).map_err(WriteError::from)?.checkpoint().head();
+        if self.has_lost(known).await? {
+            Err(LogError::SetBack { known: known.size })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether a head is not in the past of this log. What cannot be told is an error.
+    async fn has_lost(self: &Arc<Self>, known: Head) -> Result<bool, LogError> {
+        self.with(move |writer| match writer.extends(known) {
+            Ok(()) => Ok(false),
+            Err(WriteError::RolledBack { .. } | WriteError::Forked { .. }) => Ok(true),
+            Err(other) => Err(other),
+        })
+        .await
+    }
+
+    /// A witness shows what it cosigned last. If this log signed it and did not grow out of it, the log
+    /// is another history than the world has seen: nothing is appended to it any more.
+    ///
+    /// # Errors
+    /// When the files cannot be read, or what it shows not be kept.
+    pub(crate) async fn show(self: &Arc<Self>, checkpoint: &[u8]) -> Result<(), LogError> {
+        let Some(shown) = SignedCheckpoint::parse(checkpoint)
+            .ok()
+            .filter(|shown| shown.verify(&self.key).is_ok())
+        else {
+            // Anybody can write what we have not signed; with a key that was changed it is old.
+            return Ok(());
+        };
+        let known = shown.checkpoint().head();
+        if self.lost().is_some() || !self.has_lost(known).await? {
+            return Ok(());
+        }
+        // Whatever is being appended was begun before.
+        let _turn = self.turn.lock().await;
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        tracing::error!(
+            known = known.size, size = self.size().signed, file = %self.known_file().display(),
+            "ALARM: a hospital has a checkpoint that this log signed and did not grow out of; nothing \
+             is appended any more; put back the state folder as it was last"
+        );
+        let (file, bytes) = (self.known_file(), shown.to_string());
+        let kept = tokio::task::spawn_blocking(move || keep(&file, bytes.as_bytes()));
+        Ok(kept.await.map_err(|_| LogError::BrokenOff)??)
+    }
+
+    /// What was shown to be lost, until the next start.
+    pub(crate) fn lost(&self) -> Option<LogError> {
+        let lost = *self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.map(|known| LogError::SetBack { known: known.size })
+    }
+
+    fn known_file(&self) -> PathBuf {
+        self.folder.with_extension("known")
     }
 
     /// The log's public key; its name is the log's.
@@ -197,10 +283,14 @@ impl Log {
     /// Appends every fact that is not in the log yet, and signs.
     ///
     /// # Errors
-    /// When the table cannot be read or the folder not be written; nothing is lost by that.
+    /// When the table cannot be read or the folder not be written, with nothing lost by that; or when
+    /// the log was set back.
     pub(crate) async fn integrate(self: &Arc<Self>, store: &Store) -> Result<(), LogError> {
         let _turn = self.turn.lock().await;
         loop {
+            if let Some(set_back) = self.lost() {
+                return Err(set_back);
+            }
             let size = self.with(|writer| Ok(writer.head().size)).await?;
             let rows = store.facts_after(size, AT_ONCE).await?;
             if rows.is_empty() {
@@ -294,6 +384,19 @@ impl Log {
         let disk = Folder::create(&self.folder).map_err(io)?;
         Ok(Writer::open(disk, signer(&self.key_file, self.key.name())?, None)?)
     }
+}
+
+/// Writes a file beside its name, durably, and gives it the name.
+fn keep(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    let write = || {
+        let beside = path.with_extension("new");
+        let mut file = std::fs::File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)?;
+        path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
+    };
+    write().map_err(|source| WriteError::Disk { path: path.display().to_string(), source })
 }
 
 /// What the log signs with.

@@ -23,8 +23,11 @@ use aggregation::setup::keyring::{Announced, Keyring};
 use aggregation::vector::{Contribution, VectorFormat, encode};
 use proto::masks::setup::KeySetup;
 
+use crate::clock;
 use crate::driver::Heard;
 use crate::setup::Key;
+use crate::store::Store;
+use crate::store::tokens::Request;
 
 /// A secret that is always the same.
 pub(crate) fn seed(text: &str) -> Secret<32> {
@@ -43,6 +46,16 @@ pub(crate) fn log_key(folder: &std::path::Path) {
 /// The identity of the site of this name.
 pub(crate) fn identity(name: &str) -> Identity {
     Identity::from_seed(&seed(&format!("identity of {name}"))).expect("a seed")
+}
+
+/// A site asks for its certificate; its identity is that of its name.
+pub(crate) async fn enrol(store: &Store, name: &str) {
+    let (now, day) = (clock::now(), std::time::Duration::from_secs(86_400));
+    let site = HospitalId::new(name).expect("a valid name");
+    let (token, _) = store.create_token(&site, day, "test", now).await.expect("a token");
+    let key = identity(name).key();
+    let request = Request { csr: name.as_bytes(), identity_key: key.as_bytes() };
+    store.enrol(&token, &request, now).await.expect("enrolled");
 }
 
 /// What a site sends for these terms; the same each time, and of each site another.

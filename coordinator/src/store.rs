@@ -2,9 +2,11 @@
 //!
 //! One writer: every transaction that writes goes through one connection, so that "read, decide,
 //! write" needs no further lock. WAL with `synchronous = NORMAL`: a crash of this program loses
-//! nothing that was committed; a power cut may lose the last commits, never the order, and what is
-//! lost is what nobody has built on: sites say again what was not kept, and a round that cannot be
-//! rebuilt is abandoned with that reason. Models are flushed to disk before a row names them.
+//! nothing that was committed; a power cut may lose the last commits, never the order. Whatever
+//! somebody builds on is made durable first, many callers at a time ([`Store::settle`]): a fact goes
+//! into the log, and a site gets its receipt for an update or a charge, only then. What may be lost
+//! is the rest: sites say again what was not kept, and a round that cannot be rebuilt is abandoned
+//! with that reason. Models are flushed to disk before a row names them.
 
 pub(crate) mod blobs;
 pub(crate) mod charges;
@@ -18,6 +20,7 @@ pub(crate) mod schema;
 pub(crate) mod setup;
 pub(crate) mod sites;
 pub(crate) mod studies;
+mod together;
 pub(crate) mod tokens;
 
 use std::path::{Path, PathBuf};
@@ -121,6 +124,10 @@ pub(crate) struct Store {
     readers: SqlitePool,
     /// The write-ahead log.
     journal: PathBuf,
+    /// Who waits for it to be durable.
+    settling: together::Together,
+    #[cfg(test)]
+    unsettled: std::sync::atomic::AtomicBool,
     /// Models, optimiser states and staged updates.
     pub(crate) blobs: Blobs,
     /// Rounds that are kept to be added up again.
@@ -162,7 +169,17 @@ impl Store {
         let blobs = Blobs::open(&folder.join("blobs"))?;
         let journal = folder.join("coordinator.sqlite-wal");
         let shelf = kept::Shelf::new(folder);
-        Ok(Self { writer, readers, journal, blobs, shelf, _lock: lock })
+        Ok(Self {
+            writer,
+            readers,
+            journal,
+            settling: together::Together::default(),
+            #[cfg(test)]
+            unsettled: std::sync::atomic::AtomicBool::new(false),
+            blobs,
+            shelf,
+            _lock: lock,
+        })
     }
 
     /// Closes the database so that nothing is left in the write-ahead log.
@@ -182,6 +199,11 @@ impl Store {
     pub(crate) async fn refuse_writes(&self, refuse: bool) {
         let order = if refuse { "PRAGMA query_only = 1" } else { "PRAGMA query_only = 0" };
         sqlx::query(order).execute(&self.writer).await.expect("a pragma");
+    }
+
+    /// Makes nothing durable any more, as a failing disk would, until it is told otherwise.
+    pub(crate) fn refuse_settling(&self, refuse: bool) {
+        self.unsettled.store(refuse, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// How many facts of a kind there are.

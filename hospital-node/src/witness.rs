@@ -3,7 +3,8 @@
 //!
 //! What is cosigned is on disk before the cosignature exists, so a restart never cosigns a second
 //! history. A log that contradicts itself is an alarm: the contradiction is kept as evidence, signed
-//! by the log itself, and this house takes part in no round until its administrator has looked.
+//! by the log itself, and this house takes part in no round until its administrator has looked. The
+//! coordinator is shown what was cosigned last, so that one that was set back notices, too.
 //!
 //! ```text
 //! witness.key          the cosigning key, Ed25519; made here, stays here
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use aggregation::checkpoint::LogHead;
 use aggregation::ids::{HospitalId, SlotId, StudyId};
-use aggregation::keys::identity::Identity;
+use aggregation::keys::identity::{Identity, Statement as _};
 use aggregation::keys::witness::WitnessKey;
 use aggregation::message::Terms;
 use proto::federation::{
@@ -32,6 +33,7 @@ use proto::limits::{MAX_LINE, MAX_OFFER};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tonic::{Code, Response, Status};
+use transparency::checkpoint::SignedCheckpoint;
 use transparency::cosignature::Cosigner;
 use transparency::note::{Signature, VerifierKey};
 use transparency::tree::{Hash, Head, empty_root, is_consistent};
@@ -312,7 +314,7 @@ impl Desk {
         let proof = if found == latest.size {
             Vec::new()
         } else {
-            fetch(&mut client, latest.size, found).await?.proof
+            fetch(&mut client, latest.size, found, None).await?.proof
         };
         if in_the_past(&terms.log, latest, &proof) {
             self.collect(&held, &mut client, Some(terms)).await?;
@@ -320,7 +322,7 @@ impl Desk {
             return Ok(());
         }
         // What the log itself says of that size, signed, if it says anything.
-        let shown = fetch(&mut client, found, 0).await;
+        let shown = fetch(&mut client, found, 0, None).await;
         let shown = shown.map_or_else(|_| String::new(), |offer| offer.to_string());
         let reason = format!(
             "fork: a round names a log of {found} entries that is not in the past of the {} that were cosigned",
@@ -361,10 +363,10 @@ impl Desk {
         };
         held.look = self.looks.fetch_add(1, Ordering::SeqCst) + 1;
         let latest = witness.latest().map_or(0, |signed| signed.checkpoint().size());
-        let offer = match fetch(client, 0, latest).await {
+        let offer = match fetch(client, 0, latest, witness.latest()).await {
             // Shorter than what was cosigned: what it shows instead is the evidence.
             Err(WitnessError::Status(status)) if status.code() == Code::OutOfRange => {
-                fetch(client, 0, 0).await?
+                fetch(client, 0, 0, None).await?
             }
             offer => offer?,
         };
@@ -460,7 +462,8 @@ impl Desk {
         let key = *self.cosigner.key().public();
         let said = WitnessKey { log: self.origin.clone(), hospital: self.me.clone(), key };
         let signature = self.identity.sign(&said).as_bytes().to_vec();
-        WitnessKeyRequest { key: key.to_vec(), signature }
+        let proof = self.cosigner.prove_held(said.digest().as_bytes());
+        WitnessKeyRequest { key: key.to_vec(), signature, proof }
     }
 }
 
@@ -532,8 +535,16 @@ fn in_the_past(named: &LogHead, latest: Head, proof: &[Hash]) -> bool {
     is_consistent(named, latest, proof)
 }
 
-async fn fetch(client: &mut Client, size: u64, old_size: u64) -> Result<Offer, WitnessError> {
-    let asked = CheckpointRequest { size, old_size };
+async fn fetch(
+    client: &mut Client,
+    size: u64,
+    old_size: u64,
+    cosigned: Option<&SignedCheckpoint>,
+) -> Result<Offer, WitnessError> {
+    let checkpoint = cosigned.map(|signed| signed.to_string().into_bytes()).unwrap_or_default();
+    // A longer one is not taken: then nothing is shown.
+    let checkpoint = if checkpoint.len() > MAX_OFFER { Vec::new() } else { checkpoint };
+    let asked = CheckpointRequest { size, old_size, checkpoint };
     let CheckpointReply { offer } = answered(client.fetch_checkpoint(asked)).await?;
     let offer = (offer.len() <= MAX_OFFER).then(|| Offer::parse(&offer).ok()).flatten();
     offer.ok_or(WitnessError::Shape("checkpoint with a proof"))

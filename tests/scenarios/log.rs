@@ -258,7 +258,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Outcome<()> {
 }
 
 #[test]
-fn a_log_that_was_set_back_is_an_alarm_at_every_hospital_and_none_takes_part() -> Outcome<()> {
+fn a_log_that_was_set_back_is_an_alarm_at_every_hospital_and_is_not_continued() -> Outcome<()> {
     let mut house = Consortium::with_sites("north", &STAND_INS)?;
     let manifest = Manifest {
         rounds: 1_000,
@@ -298,13 +298,18 @@ fn a_log_that_was_set_back_is_an_alarm_at_every_hospital_and_none_takes_part() -
         let words = fs::read_to_string(site.log_file())?;
         assert!(words.contains("ALARM"), "its log tells it, too");
     }
-    let before = house.study(&digest)?.released().count();
+    // The hospitals have shown it what they cosigned: it goes no further, and says why.
+    let before = house.study(&digest)?.history.len();
+    let alarm = status(&house)?;
+    assert!(alarm["alarm"].as_str().is_some_and(|alarm| alarm.contains("set back")), "{alarm}");
     house.operator(["study", "resume", &digest]).data()?;
-    let stuck = house.await_study(&digest, LIMIT, |view| {
-        let abandoned = view.history.iter().rev().take_while(|round| !round.released);
-        abandoned.count() >= 2
-    })?;
-    assert_eq!(stuck.released().count(), before, "nothing is released any more: {stuck:?}");
+    let stuck =
+        house.await_study(&digest, LIMIT, |view| view.waiting_for.contains("was set back"))?;
+    assert_eq!(stuck.history.len(), before, "no round is opened any more: {stuck:?}");
+    assert_eq!(status(&house)?["signed"], alarm["signed"], "nothing is appended");
+    house.stop()?;
+    let refused = house.serve_order().args(["--format", "json"]).run()?.refused(1)?;
+    assert_eq!(refused.code, "log_disagrees", "{refused:?}");
     Ok(())
 }
 

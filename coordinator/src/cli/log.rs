@@ -54,7 +54,8 @@ pub(super) async fn run(
         LogCommand::Status => {
             let shown = ask(config).await?.shown();
             let rows: Vec<Vec<String>> = shown.witnesses.iter().map(ShownWitness::row).collect();
-            let mut text = format!(
+            let mut text = view.warnings();
+            text += &format!(
                 "log         {}\nfacts       {}\nsigned      {}\npublished   {}, cosigned by {} (asked for: {})\n\n",
                 shown.key, shown.facts, shown.signed, shown.published, shown.cosigned, shown.quorum
             );
@@ -105,6 +106,8 @@ pub(super) struct Log {
     published: SignedCheckpoint,
     quorum: usize,
     witnesses: Vec<Witness>,
+    unannounced: Vec<HospitalId>,
+    alarm: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -138,6 +141,8 @@ struct Shown {
     cosigned: usize,
     quorum: usize,
     witnesses: Vec<ShownWitness>,
+    unannounced: Vec<String>,
+    alarm: Option<String>,
 }
 
 fn bad(what: impl std::fmt::Display) -> Failure {
@@ -176,7 +181,20 @@ impl Log {
         });
         let witnesses = witnesses.collect::<Result<_, Failure>>()?;
         let quorum = usize::try_from(view.quorum).map_err(bad)?;
-        Ok(Self { key, facts: view.facts, signed, published, quorum, witnesses })
+        let unannounced = view.unannounced.iter().map(|site| HospitalId::new(site).map_err(bad));
+        let unannounced = unannounced.collect::<Result<_, Failure>>()?;
+        let alarm: String = view.alarm.chars().filter(|c| !c.is_control()).collect();
+        let alarm = Some(alarm).filter(|alarm| !alarm.is_empty());
+        Ok(Self {
+            key,
+            facts: view.facts,
+            signed,
+            published,
+            quorum,
+            witnesses,
+            unannounced,
+            alarm,
+        })
     }
 
     /// Whether every fact is in the published checkpoint, and all witnesses have cosigned that.
@@ -197,6 +215,16 @@ impl Log {
     pub(super) fn policy(&self, quorum: Option<usize>) -> Result<String, Failure> {
         let witnesses: Vec<(String, CosignerKey)> =
             self.witnesses.iter().map(|one| (one.site.to_string(), one.key.clone())).collect();
+        let admitted = witnesses.len() + self.unannounced.len();
+        if quorum.is_none() && self.quorum > witnesses.len() {
+            let message = format!(
+                "most of the {admitted} admitted hospitals have to cosign, and {} of them announced a \
+                 cosigning key",
+                witnesses.len()
+            );
+            return Err(Failure::failed("too_few_witnesses", message)
+                .hint("their nodes announce it when they run; `--quorum` asks for fewer"));
+        }
         let quorum = quorum.unwrap_or(self.quorum);
         if quorum > witnesses.len() {
             let message = format!(
@@ -210,8 +238,32 @@ impl Log {
         for one in &self.witnesses {
             text += &format!("# {}: identity {}\n", one.site, fingerprint(&one.identity));
         }
+        for site in &self.unannounced {
+            text += &format!("# {site}: admitted, and has announced no cosigning key\n");
+        }
+        if quorum < self.quorum {
+            text += &format!("# {quorum} of {admitted} admitted hospitals are not most of them\n");
+        }
         text += &policy.to_string();
         Ok(text)
+    }
+
+    /// What an operator has to know first.
+    fn warnings(&self) -> String {
+        let mut text = String::new();
+        if let Some(alarm) = &self.alarm {
+            text += &format!("ALARM       {alarm}; put back the state folder as it was last\n");
+        }
+        if self.quorum > self.witnesses.len() {
+            text += &format!(
+                "nothing can be published: {} of {} admitted hospitals have announced a cosigning key, \
+                 and {} have to cosign\n",
+                self.witnesses.len(),
+                self.witnesses.len() + self.unannounced.len(),
+                self.quorum
+            );
+        }
+        text
     }
 
     fn shown(&self) -> Shown {
@@ -230,6 +282,8 @@ impl Log {
             cosigned: self.cosigned(),
             quorum: self.quorum,
             witnesses: self.witnesses.iter().map(one).collect(),
+            unannounced: self.unannounced.iter().map(ToString::to_string).collect(),
+            alarm: self.alarm.clone(),
         }
     }
 }

@@ -112,10 +112,10 @@ fn trouble(fault: &StartError) -> Failure {
         | StartError::Consortium(_) => {
             Failure::usage("bad_files", message).hint("`coordinator check` checks every file")
         }
-        StartError::Log(LogError::Ahead { .. } | LogError::Differs { .. }) => {
-            Failure::failed("log_disagrees", message)
-                .hint("restore the state folder whole, as it was last; the log never goes back")
-        }
+        StartError::Log(
+            LogError::Ahead { .. } | LogError::Differs { .. } | LogError::SetBack { .. },
+        ) => Failure::failed("log_disagrees", message)
+            .hint("restore the state folder whole, as it was last; the log never goes back"),
         StartError::Log(_)
         | StartError::Store(_)
         | StartError::Listen(_)

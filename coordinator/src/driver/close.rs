@@ -6,12 +6,12 @@ use std::time::Duration;
 use aggregation::architecture::{model_bytes, model_from_bytes};
 use aggregation::ids::{Digest, StudyId};
 use aggregation::life::Change;
-use aggregation::message::{Closed, Outcome};
+use aggregation::message::{Closed, Outcome, Terms};
 use aggregation::round::Release;
 use aggregation::strategy::{ServerState, apply};
 use bytes::Bytes;
 
-use super::{Driver, Halt, Open};
+use super::{Driver, Halt, Open, fact_of_round};
 use crate::board::{Happened, Told};
 use crate::store::course::Course;
 use crate::store::kept::Keeping;
@@ -35,6 +35,16 @@ pub(super) struct Ended {
     pub(super) leaves: Vec<Leaf>,
 }
 
+impl Ended {
+    /// No model follows from the sum (PROTOCOL R-20): then there was no release either, and the log
+    /// says why.
+    fn without_model(&mut self, terms: &Terms, reason: &str) {
+        self.release = None;
+        self.leaves.retain(|leaf| leaf.kind() != "round_released");
+        self.leaves.push(fact_of_round(terms, "round_abandoned").with("reason", reason));
+    }
+}
+
 /// A model that follows from a sum.
 struct Next {
     bytes: Bytes,
@@ -44,24 +54,26 @@ struct Next {
 
 impl Driver {
     /// Closes the round for good; tries again for as long as the disk refuses.
-    pub(super) async fn close(&mut self, open: Open, ended: Ended) -> Result<(), Halt> {
+    pub(super) async fn close(&mut self, open: Open, mut ended: Ended) -> Result<(), Halt> {
         let Some(closed) = ended.closed.clone() else { return Ok(()) };
-        let (next, failed) = match ended.release.as_deref().map(|release| self.step_model(release))
-        {
-            None | Some(Ok(None)) => (None, None),
-            Some(Ok(Some(next))) => (Some(next), None),
-            Some(Err(reason)) => (None, Some(reason)),
+        let mut notice = closed.notice();
+        let stepped = ended.release.as_deref().map(|release| self.step_model(release));
+        let next = match stepped.unwrap_or(Ok(None)) {
+            Ok(next) => next,
+            Err(reason) => {
+                let (study, round) = (closed.study.short(), closed.round.get());
+                tracing::error!(%study, round, reason, "no model");
+                ended.without_model(&open.terms, &reason);
+                (notice.released, notice.reason) = (false, reason);
+                None
+            }
         };
         let mut row = row(&open, &closed, ended.release.as_deref());
+        (row.released, row.reason) = (notice.released, notice.reason.clone());
         row.model = self.study.model;
         row.epsilon = self.spent().await?;
         for (site, course) in &mut row.courses {
             course.away = self.house.board.left(site).is_some();
-        }
-        if let Some(reason) = failed {
-            tracing::error!(study = %closed.study.short(), round = closed.round.get(), reason, "no model");
-            row.released = false;
-            row.reason = reason;
         }
         let (after, keeping) = loop {
             match self.keep(&mut row, next.as_ref(), &ended).await {
@@ -80,18 +92,19 @@ impl Driver {
         {
             let mut standing = self.entry.standing();
             standing.clear_round();
-            standing.last = Some(closed.notice());
+            standing.last = Some(notice.clone());
             standing.model = Some((self.study.model, self.study.model_bytes.clone()));
             standing.released += u32::from(row.released);
         }
         self.sweep(&open, replaced, keeping).await;
         let seconds = row.closed.since(row.announced).as_secs_f64();
+        let [(_, loss), (_, auroc), _, (_, dice), ..] = figures(&row);
         tracing::info!(
             study = %closed.study.short(), round = closed.round.get(), slot = closed.slot.get(),
             released = row.released, contributed = row.contributed.len(), dropped = row.dropped.len(),
-            loss = row.loss, auroc = row.auroc, dice = row.fit.dice, seconds, "round closed"
+            loss, auroc, dice, seconds, "round closed"
         );
-        self.house.board.tell(&open.terms.invited, Told::Closed(closed.notice()));
+        self.house.board.tell(&open.terms.invited, Told::Closed(notice));
         let released = row.released;
         let reason = row.reason.clone();
         self.entry.tell(Happened::Closed(Box::new(row)));
@@ -231,20 +244,26 @@ impl Driver {
     }
 }
 
-/// How good the model was that the round offered, over all contributing sites together.
-fn evaluated(study: StudyId, model: Digest, row: &RoundRow) -> Option<Leaf> {
-    let figures = [
+/// How good the model was that the round offered, as far as it may be told: over all contributing
+/// sites together. Of one alone it would be a figure of a single site.
+fn figures(row: &RoundRow) -> [(&'static str, Option<f64>); 6] {
+    let together = row.contributed.len() > 1;
+    [
         ("loss", row.loss),
         ("auroc", row.auroc),
         ("accuracy", row.accuracy),
         ("dice", row.fit.dice),
         ("hausdorff", row.fit.hausdorff),
         ("hausdorff_95", row.fit.hausdorff_95),
-    ];
+    ]
+    .map(|(name, figure)| (name, figure.filter(|_| together)))
+}
+
+/// The same as a leaf; none if there is nothing to tell.
+fn evaluated(study: StudyId, model: Digest, row: &RoundRow) -> Option<Leaf> {
+    let figures = figures(row);
     let known = figures.into_iter().filter_map(|(name, figure)| Some((name, figure?)));
-    // A quorum of one would make this a figure of a single site.
-    let together = row.contributed.len() > 1 && figures.iter().any(|(_, one)| one.is_some());
-    together.then(|| {
+    figures.iter().any(|(_, one)| one.is_some()).then(|| {
         let leaf = Leaf::of(study, "round_evaluated")
             .with("round", row.round.get())
             .with("slot", row.slot.get())
@@ -287,5 +306,43 @@ fn row(open: &Open, closed: &Closed, release: Option<&Release>) -> RoundRow {
         announced: open.opened,
         closed: open.opened,
         model: open.terms.model,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aggregation::ids::{HospitalId, RoundId, SlotId};
+    use aggregation::units::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_single_sites_scores_are_told_nowhere() {
+        let site = |name: &str| HospitalId::new(name).expect("a valid name");
+        let study = StudyId::new(Digest::sha256(b"study"));
+        let mut row = RoundRow {
+            round: RoundId::FIRST,
+            slot: SlotId::new(1),
+            released: true,
+            reason: String::new(),
+            contributed: [site("alpha")].into(),
+            dropped: std::collections::BTreeMap::new(),
+            courses: std::collections::BTreeMap::new(),
+            loss: Some(0.5),
+            auroc: Some(0.75),
+            accuracy: None,
+            fit: Fit { dice: Some(0.25), ..Fit::default() },
+            epsilon: None,
+            announced: Timestamp::from_millis(1),
+            closed: Timestamp::from_millis(2),
+            model: study.digest(),
+        };
+        assert!(figures(&row).iter().all(|(_, figure)| figure.is_none()));
+        assert_eq!(evaluated(study, row.model, &row), None);
+        row.contributed.insert(site("beta"));
+        let [loss, auroc, accuracy, dice, ..] = figures(&row);
+        assert_eq!((loss, auroc), (("loss", Some(0.5)), ("auroc", Some(0.75))));
+        assert_eq!((accuracy, dice), (("accuracy", None), ("dice", Some(0.25))));
+        assert!(evaluated(study, row.model, &row).is_some());
     }
 }

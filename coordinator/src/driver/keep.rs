@@ -75,20 +75,11 @@ impl Driver {
         self.house.store.shelf.put_record(terms.study, terms.slot, bytes).await?;
         Ok(Some(row))
     }
-
-    /// The last round of a study is always kept: there is no next sum to draw it by.
-    pub(super) async fn keep_last(&mut self) {
-        self.swept().await;
-        if let Err(fault) = self.house.keep_last(self.entry.id).await {
-            // Seen again at the next start.
-            tracing::error!(study = %self.entry.id.short(), fault = %fault.chain(), "the last round is not kept");
-        }
-    }
 }
 
 impl Coordinator {
-    /// Decides on what waits in a study that has no further round.
-    pub(crate) async fn keep_last(&self, study: StudyId) -> Result<(), StoreError> {
+    /// Decides on what an earlier version has left waiting in a study that has no further round.
+    async fn keep_last(&self, study: StudyId) -> Result<(), StoreError> {
         let rows = self.store.kept_rounds(Some(study)).await?;
         let waiting = rows.into_iter().filter(|row| !row.kept);
         self.settle(waiting.map(|row| (row, Fate::Drawn)).collect()).await
@@ -122,7 +113,7 @@ impl Coordinator {
                 "the updates of a round cannot be kept; it is tried again at the next start");
         }
         let Ok(rows) = self.store.kept_rounds(None).await else { return };
-        for (row, _) in &keeping.settled {
+        for row in keeping.settled.iter().map(|(row, _)| row).chain(&keeping.fresh) {
             if !rows.iter().any(|kept| (kept.study, kept.slot) == (row.study, row.slot)) {
                 self.store.shelf.forget(row.study, row.slot).await;
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aggregation::charter::Charter;
 use aggregation::ids::{Digest, RoundId, SlotId};
 use aggregation::message::{Said, StopReason};
-use aggregation::round::{Input, Output, Plan, Round};
+use aggregation::round::{Fact, Input, Output, Plan, Round};
 use aggregation::strategy::ServerState;
 use aggregation::units::Timestamp;
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use crate::coordinator::Coordinator;
 use crate::store::recorded::Recorded;
 use crate::store::rounds::OpenRound;
 use crate::store::studies::StudyRow;
-use crate::store::{Store, StoreError};
+use crate::store::{Leaf, Store, StoreError};
 
 /// How far a study is, as its row and blobs have it.
 #[derive(Debug)]
@@ -133,10 +133,18 @@ impl Driver {
                     continue;
                 }
             };
+            let mut untold = Vec::new();
             let replayed = match self.replay(&found).await {
                 Ok(replayed) => replayed,
                 Err(StoreError::Corrupt(what)) => {
                     tracing::warn!(study = %self.entry.id.short(), what, "round cannot be rebuilt");
+                    untold = match self.untold(&found).await {
+                        Ok(untold) => untold,
+                        Err(fault) => {
+                            self.unreachable_store(&fault).await?;
+                            continue;
+                        }
+                    };
                     interrupted(&self.charter, self.house.clock.now(), &found)?
                 }
                 Err(fault) => {
@@ -147,7 +155,8 @@ impl Driver {
             let Replayed { mut open, last } = replayed;
             match last {
                 Some(last) if closes(&last) => {
-                    if let Some(ended) = self.let_out(&mut open, vec![last]) {
+                    if let Some(mut ended) = self.let_out(&mut open, vec![last]) {
+                        ended.leaves.splice(..0, untold);
                         self.close(open, ended).await?;
                     }
                     return Ok(None);
@@ -155,6 +164,25 @@ impl Driver {
                 Some(_) | None => return Ok(Some(open)),
             }
         }
+    }
+
+    /// Of a round that cannot be rebuilt: the updates that the journal has and the log not, because
+    /// the closing that would have told of the last of them was not kept. Their sites have receipts.
+    async fn untold(&self, found: &OpenRound) -> Result<Vec<Leaf>, StoreError> {
+        let (study, slot) = (found.terms.study, found.terms.slot);
+        let length =
+            self.charter.format(found.terms.work).map_or(0, |format| format.packed_bytes());
+        let mut untold = Vec::new();
+        for (_, recorded) in &found.journal {
+            let Recorded::Update { from, digest, .. } = recorded else { continue };
+            let told = self.house.store.facts_of_site(study, slot, from, u64::MAX).await?;
+            if told.iter().all(|(_, leaf)| !leaf.contains("\"kind\":\"round_contribution\"")) {
+                let (hospital, digest, bytes) = (from.clone(), *digest, length);
+                let fact = Fact::Contributed { hospital, digest, bytes };
+                untold.push(tell::leaf(&found.terms, &fact));
+            }
+        }
+        Ok(untold)
     }
 
     async fn replay(&self, found: &OpenRound) -> Result<Replayed, StoreError> {

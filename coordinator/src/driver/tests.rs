@@ -20,10 +20,10 @@ use crate::clock;
 use crate::config::Config;
 use crate::coordinator::Coordinator;
 use crate::identity::authority::Authority;
-use crate::rehearsal::{identity, update};
+use crate::rehearsal::{enrol, identity, update};
 use crate::store::rounds::RoundRow;
-use crate::store::tokens::Request;
 
+mod ends;
 mod masked;
 
 const MANIFEST: &str = r#"
@@ -99,7 +99,7 @@ impl World {
             }
             None => {
                 for name in sites {
-                    enrol(&house, name).await;
+                    enrol(&house.store, name).await;
                 }
                 let entry = house.propose(manifest, "test").await.expect("proposed");
                 for name in sites {
@@ -178,16 +178,6 @@ impl World {
     async fn history(&self) -> Vec<RoundRow> {
         self.house.store.history(self.entry.id).await.expect("read")
     }
-}
-
-/// A site asks for its certificate; its identity is that of its name.
-async fn enrol(house: &Coordinator, name: &str) {
-    let (now, day) = (clock::now(), Duration::from_secs(86_400));
-    let made = house.store.create_token(&site(name), day, "test", now).await;
-    let (token, _) = made.expect("a token");
-    let key = identity(name).key();
-    let request = Request { csr: name.as_bytes(), identity_key: key.as_bytes() };
-    house.store.enrol(&token, &request, now).await.expect("enrolled");
 }
 
 async fn until(met: impl Fn() -> bool) {

@@ -304,7 +304,8 @@ impl Driver {
 
     /// The study has run its last round.
     async fn complete(&mut self) {
-        self.keep_last().await;
+        // The updates of its last round are on the shelf before the log says that they are kept.
+        self.swept().await;
         let done = self.house.change_life(&self.entry, Change::Complete, "", "coordinator").await;
         if let Err(fault) = done {
             self.waiting(fault.to_string());

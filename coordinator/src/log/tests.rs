@@ -125,6 +125,8 @@ async fn after_a_failed_write_the_log_goes_on_where_the_disk_is() {
     world.close().await;
 }
 
+mod set_back;
+
 mod cosigning {
     use aggregation::keys::identity::Identity;
     use aggregation::keys::witness::WitnessKey;
@@ -213,6 +215,48 @@ mod cosigning {
             world.log.cosigned(&site.id, size, &line).await.expect("taken");
         }
         assert_eq!(world.log.size(), Size { signed: 8, published: 8 });
+        world.close().await;
+    }
+
+    #[tokio::test]
+    async fn an_admitted_site_that_has_announced_no_key_counts_all_the_same() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (world, mut sites) = four(folder.path()).await;
+        let late = ["late-1", "late-2"].map(name);
+        for site in &late {
+            world.log.gate.admit(site.clone());
+        }
+        assert_eq!((world.log.quorum(), world.log.unannounced()), (4, late.to_vec()));
+        world.happen(7).await;
+        world.integrate().await;
+        for (count, site) in (1..).zip(&mut sites) {
+            let (size, line) = site.cosign(&world.log).await;
+            world.log.cosigned(&site.id, size, &line).await.expect("taken");
+            assert_eq!(world.log.size().published, if count < 4 { 0 } else { 7 });
+        }
+        world.close().await;
+    }
+
+    /// What was kept before it was refused.
+    #[tokio::test]
+    async fn of_two_sites_that_said_the_same_key_the_first_has_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let world = open(folder.path()).await.expect("opened");
+        let key = *Site::new(&world.log, 1).cosigner.key().public();
+        for site in ["beta", "alpha"] {
+            crate::rehearsal::enrol(&world.store, site).await;
+            let log = world.log.key().name().to_owned();
+            let said = WitnessKey { log, hospital: name(site), key };
+            let identity = crate::rehearsal::identity(site);
+            let (signature, now) = (identity.sign(&said), Timestamp::from_millis(1));
+            let kept = world.store.keep_witness(&said, &identity.key(), &signature, now).await;
+            kept.expect("kept");
+        }
+        world.log.load_witnesses(&world.store).await.expect("loaded");
+        for site in ["beta", "alpha"] {
+            world.log.gate.admit(name(site));
+        }
+        assert_eq!(world.log.standing().into_keys().collect::<Vec<_>>(), [name("beta")]);
         world.close().await;
     }
 

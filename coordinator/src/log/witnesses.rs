@@ -1,8 +1,10 @@
 //! Who cosigns the log, and when a checkpoint may be shown to the world.
 //!
 //! A site's cosigning key is a fact: the site says it under its identity, and the leaf has both, so
-//! that whoever knows the identity need not believe this program. A checkpoint is published once
-//! most of the sites that stand have cosigned it, and again when more of them have.
+//! that whoever knows the identity need not believe this program. It proves that it holds the key,
+//! and no two sites have the same one: a cosignature would count for both. A checkpoint is published
+//! once most of the sites that stand have cosigned it, whether they have announced a key yet or not,
+//! and again when more of them have.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -41,6 +43,15 @@ pub(crate) struct Witnesses {
     gathered: BTreeMap<u64, SignedCheckpoint>,
 }
 
+impl Witnesses {
+    fn other_with(&self, site: &HospitalId, key: &CosignerKey) -> Option<HospitalId> {
+        let same = |(other, witness): &(&HospitalId, &Witness)| {
+            *other != site && witness.key.public() == key.public()
+        };
+        self.known.iter().find(same).map(|(other, _)| other.clone())
+    }
+}
+
 /// Why a cosignature is not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CosignError {
@@ -63,9 +74,9 @@ pub(crate) fn key_of(log: &str, site: &HospitalId, key: [u8; 32]) -> Result<Cosi
     CosignerKey::new(&format!("{log}/{site}"), key)
 }
 
-/// How many of so many witnesses must have cosigned: most of them.
-pub(crate) const fn quorum(witnesses: usize) -> usize {
-    if witnesses == 0 { 0 } else { witnesses / 2 + 1 }
+/// How many of so many sites must have cosigned: most of them.
+const fn most(sites: usize) -> usize {
+    if sites == 0 { 0 } else { sites / 2 + 1 }
 }
 
 impl Log {
@@ -103,6 +114,22 @@ impl Log {
     /// From now on a site cosigns with this key. The fact of it must be kept.
     pub(crate) fn learn(&self, site: HospitalId, witness: Witness) {
         self.known().known.insert(site, witness);
+    }
+
+    /// The other site that cosigns with this key, if there is one.
+    pub(crate) fn holder(&self, site: &HospitalId, key: &CosignerKey) -> Option<HospitalId> {
+        self.known().other_with(site, key)
+    }
+
+    /// How many sites must have cosigned a checkpoint before the world is shown it.
+    pub(crate) fn quorum(&self) -> usize {
+        most(self.gate.standing().len())
+    }
+
+    /// Sites that stand and have not said which key they cosign with.
+    pub(crate) fn unannounced(&self) -> Vec<HospitalId> {
+        let known = self.known();
+        self.gate.standing().into_iter().filter(|site| !known.known.contains_key(site)).collect()
     }
 
     /// The witnesses that stand.
@@ -155,8 +182,7 @@ impl Log {
     /// # Errors
     /// When it cannot be written.
     pub(super) async fn publish(self: &Arc<Self>) -> Result<(), LogError> {
-        let standing = self.standing();
-        let needed = quorum(standing.len());
+        let (standing, needed) = (self.standing(), self.quorum());
         let next = {
             let mut known = self.known();
             let enough = |signed: &&SignedCheckpoint| {
@@ -191,19 +217,22 @@ impl Store {
     /// When the database refuses.
     async fn witnesses(&self, log: &str) -> Result<BTreeMap<HospitalId, Witness>, StoreError> {
         let identities = self.identities().await?;
-        let mut known = BTreeMap::new();
+        let mut known = Witnesses::default();
         for (site, key, identity, said) in self.announced_witnesses().await? {
             let identity = IdentityKey::new(identity);
             let statement = WitnessKey { log: log.to_owned(), hospital: site.clone(), key };
             let holds = identities.get(&site) == Some(&identity)
                 && identity.verify(&statement, &said).is_ok();
-            let key = key_of(log, &site, key);
-            if let (true, Ok(key)) = (holds, key) {
-                known.insert(site, Witness { key, identity, said, size: 0 });
-            } else {
-                known.remove(&site);
+            match key_of(log, &site, key) {
+                // Of two sites that said the same before it was refused, the first has it.
+                Ok(key) if holds && known.other_with(&site, &key).is_none() => {
+                    known.known.insert(site, Witness { key, identity, said, size: 0 });
+                }
+                Ok(_) | Err(_) => {
+                    known.known.remove(&site);
+                }
             }
         }
-        Ok(known)
+        Ok(known.known)
     }
 }

@@ -67,6 +67,12 @@ impl Service {
         driver.send(Command::Said { from, heard, reply }).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?.map(drop).map_err(|turned| turned_status(&turned))
     }
+
+    /// What a site hears after this outlives a power cut. A site writes down that we have its update
+    /// or its charge, never sends it again, and raises an alarm when the log lacks it.
+    async fn settled(&self) -> Result<(), Status> {
+        self.house.store.settle().await.map_err(|fault| store_status(&fault))
+    }
 }
 
 /// The driver of a running study.
@@ -220,6 +226,7 @@ impl Federation for Service {
         let said = request.into_inner();
         let entry = self.study(&said.study, &site)?;
         charge::receive(&self.house, &entry, &site, &said).await?;
+        self.settled().await?;
         Ok(Response::new(wire::ChargeReply {}))
     }
 
@@ -236,6 +243,7 @@ impl Federation for Service {
                 return Err(Status::permission_denied("this site was revoked"));
             }
         };
+        self.settled().await?;
         Ok(Response::new(wire::UpdateReceipt { digest: digest.as_bytes().to_vec() }))
     }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aggregation::ids::{Digest, HospitalId, SlotId, StudyId};
-use aggregation::keys::identity::Signature as Said;
+use aggregation::keys::identity::{Signature as Said, Statement as _};
 use aggregation::keys::witness::WitnessKey;
 use bytes::BytesMut;
 use futures_util::stream;
@@ -21,7 +21,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proto::federation as wire;
-use proto::limits::MAX_LINE;
+use proto::limits::{MAX_LINE, MAX_OFFER};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tonic::Status;
@@ -36,7 +36,7 @@ use crate::clock;
 use crate::coordinator::{Coordinator, LogFault};
 use crate::identity::{KEPT, LOG, Peer, refused_status};
 use crate::log::LogError;
-use crate::log::witnesses::{CosignError, Witness, key_of, quorum};
+use crate::log::witnesses::{CosignError, Witness, key_of};
 
 /// How long a reader may be silent. A program that verifies what it has read asks for the next file
 /// within this time, or connects again.
@@ -185,11 +185,23 @@ pub(super) fn log_status(fault: &LogError) -> Status {
     Status::internal("the coordinator cannot read or write its log")
 }
 
-/// A checkpoint with its proof.
+/// A checkpoint with its proof. What the site shows of an earlier one is looked at first.
 pub(super) async fn fetch(
     house: &Coordinator,
     asked: &wire::CheckpointRequest,
 ) -> Result<wire::CheckpointReply, Status> {
+    if asked.checkpoint.len() > MAX_OFFER {
+        return Err(Status::invalid_argument(format!(
+            "checkpoint: expected at most {MAX_OFFER} bytes, found {}",
+            asked.checkpoint.len()
+        )));
+    }
+    if !asked.checkpoint.is_empty()
+        && let Err(fault) = house.log.show(&asked.checkpoint).await
+    {
+        // Whether it is evidence or not, the site gets its answer.
+        tracing::error!(fault = %LogFault(&fault), "what a site has cosigned cannot be looked at");
+    }
     let offer =
         house.log.offer(asked.size, asked.old_size).await.map_err(|fault| log_status(&fault))?;
     let offer = offer.ok_or_else(|| {
@@ -248,9 +260,17 @@ pub(super) async fn announce(
         .ok_or_else(|| Status::failed_precondition("this site has no identity key"))?;
     let statement = WitnessKey { log, hospital: site.clone(), key };
     identity.verify(&statement, &signature).map_err(|fault| wrong(&fault.to_string()))?;
+    // Keys are public: only who holds one may have it counted.
+    if !cosigner.is_held(statement.digest().as_bytes(), &said.proof) {
+        return Err(wrong("a proof that the key is held"));
+    }
     let _turn = house.log.announcing.lock().await;
     if house.log.knows(site, &cosigner, &identity) {
         return Ok(());
+    }
+    if let Some(other) = house.log.holder(site, &cosigner) {
+        tracing::warn!(%site, %other, "a site announced another site's cosigning key");
+        return Err(Status::already_exists("another site cosigns with this key"));
     }
     let kept = house.store.keep_witness(&statement, &identity, &signature, clock::now()).await;
     kept.map_err(|fault| store_status(&fault))?;
@@ -303,8 +323,10 @@ pub(super) async fn view(house: &Arc<Coordinator>) -> Result<wire::LogView, Stat
         facts,
         signed: signed.to_string(),
         published: published.to_string(),
-        quorum: u32::try_from(quorum(witnesses.len())).unwrap_or(u32::MAX),
+        quorum: u32::try_from(house.log.quorum()).unwrap_or(u32::MAX),
         witnesses: witnesses.iter().map(one).collect(),
+        unannounced: house.log.unannounced().iter().map(ToString::to_string).collect(),
+        alarm: house.log.lost().map_or_else(String::new, |set_back| set_back.to_string()),
     })
 }
 

@@ -29,6 +29,8 @@ use crate::config::Config;
 use crate::coordinator::{Coordinator, bind};
 use crate::identity::authority::Authority;
 
+mod evidence;
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn name(text: &str) -> HospitalId {

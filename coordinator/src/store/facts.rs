@@ -86,20 +86,28 @@ impl Store {
             .collect()
     }
 
-    /// Waits until everything that was committed is durable. Commits themselves do not wait for the
-    /// disk (`synchronous = NORMAL`): what they wrote is in the write-ahead log, or in the database,
-    /// which SQLite makes durable before it begins the write-ahead log anew.
+    /// Waits until everything that was committed before this call is durable. Commits themselves do
+    /// not wait for the disk (`synchronous = NORMAL`): what they wrote is in the write-ahead log, or in
+    /// the database, which SQLite makes durable before it begins the write-ahead log anew.
     ///
     /// # Errors
     /// When the disk refuses.
     pub(crate) async fn settle(&self) -> Result<(), StoreError> {
+        self.settling.serve(self.sync()).await
+    }
+
+    async fn sync(&self) -> Result<(), StoreError> {
+        let disk = |fault: std::io::Error| StoreError::Disk(Box::new(fault));
+        #[cfg(test)]
+        if self.unsettled.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(disk(std::io::Error::other("refused by the test")));
+        }
         let path = self.journal.clone();
         let synced = tokio::task::spawn_blocking(move || match std::fs::File::open(&path) {
             Ok(file) => file.sync_all(),
             Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(fault) => Err(fault),
         });
-        let disk = |fault: std::io::Error| StoreError::Disk(Box::new(fault));
         synced.await.map_err(|fault| disk(std::io::Error::other(fault)))?.map_err(disk)
     }
 

@@ -59,7 +59,7 @@ pub(crate) enum Fate {
     Forgotten(&'static str),
 }
 
-/// What a closing changes about kept rounds.
+/// What the closing of a round, or the end of a study, changes about kept rounds.
 #[derive(Debug, Default)]
 pub(crate) struct Keeping {
     /// The round that closes, if it was released.
@@ -71,6 +71,23 @@ pub(crate) struct Keeping {
 }
 
 impl Keeping {
+    /// A study has ended: there is no next sum to draw its last round by, so that is kept. In the
+    /// transaction of the end, or of the round that closes after it: at no size does the log say that
+    /// a study is over and nothing of what became of its last round.
+    pub(super) async fn last(
+        tx: &mut Transaction<'_, Sqlite>,
+        study: StudyId,
+        space: u64,
+    ) -> Result<Self, StoreError> {
+        let rows =
+            sqlx::query("SELECT * FROM kept_rounds WHERE study = $1 AND kept = 0 ORDER BY slot")
+                .bind(study.to_string())
+                .fetch_all(&mut **tx)
+                .await?;
+        let settled = rows.iter().map(|row| Ok((KeptRow::read(row)?, Fate::Drawn)));
+        Ok(Self { fresh: None, settled: settled.collect::<Result<_, StoreError>>()?, space })
+    }
+
     /// Writes it, and the leaves.
     pub(super) async fn apply(
         &self,
@@ -214,9 +231,9 @@ impl Shelf {
         slot: SlotId,
         bytes: Vec<u8>,
     ) -> Result<(), StoreError> {
-        let place = self.place(study, slot);
+        let (folder, place) = (self.folder.clone(), self.place(study, slot));
         blocking(move || {
-            DirBuilder::new().recursive(true).mode(0o700).create(&place)?;
+            make_folders(&folder, &place, &mut |folder| File::open(folder)?.sync_all())?;
             let beside = place.join("record.tmp");
             let mut file = File::create(&beside)?;
             file.write_all(&bytes)?;
@@ -288,6 +305,19 @@ impl Shelf {
     }
 }
 
+/// Makes the folder of a round, and waits until its name is durable, and the names of those above it:
+/// one that a killed process has made may not be yet.
+fn make_folders(
+    root: &Path,
+    place: &Path,
+    sync: &mut dyn FnMut(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(place)?;
+    let above = place.ancestors().skip(1);
+    above.take_while(|folder| folder.starts_with(root)).try_for_each(&mut *sync)?;
+    root.parent().map_or(Ok(()), sync)
+}
+
 /// The names in a folder; none of one that is not there.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     match fs::read_dir(folder) {
@@ -307,4 +337,30 @@ async fn blocking<T: Send + 'static>(
         .await
         .map_err(|fault| disk(io::Error::other(fault)))?
         .map_err(disk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_every_folder_down_to_a_round_is_durable_before_anything_lies_in_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shelf = Shelf::new(folder.path());
+        let study = StudyId::new(Digest::sha256(b"study"));
+        let place = shelf.place(study, SlotId::new(7));
+        // The second time as after a kill between making and waiting.
+        for _ in 0..2 {
+            let mut synced = Vec::new();
+            let mut sync = |folder: &Path| {
+                synced.push(folder.to_owned());
+                Ok(())
+            };
+            make_folders(&shelf.folder, &place, &mut sync).expect("made");
+            let kept = folder.path().join("kept");
+            let wanted = [kept.join(study.to_string()), kept, folder.path().to_owned()];
+            assert!(place.is_dir());
+            assert_eq!(synced, wanted);
+        }
+    }
 }

@@ -36,6 +36,11 @@ impl Leaf {
         self
     }
 
+    /// What it tells of.
+    pub(crate) const fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     fn canonical(&self, at: Timestamp) -> Result<Vec<u8>, LeafError> {
         let millis = at.as_millis();
         let time = UtcTime::from_millis(millis).ok_or(LeafError::Time(millis))?;

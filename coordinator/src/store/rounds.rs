@@ -245,7 +245,7 @@ impl Store {
     }
 
     /// Closes the open round: its row, what the study becomes, the facts, what is kept to be added
-    /// up again; the journal goes.
+    /// up again; the journal goes. In a study that has ended meanwhile it is the last one.
     ///
     /// A model that `after` names must be on disk.
     ///
@@ -288,6 +288,14 @@ impl Store {
         }
         leaf::append(&mut tx, row.closed, facts).await?;
         keeping.apply(&mut tx, row.closed).await?;
+        let life: String = sqlx::query_scalar("SELECT life FROM studies WHERE study = $1")
+            .bind(study.to_string())
+            .fetch_one(&mut *tx)
+            .await?;
+        if Life::from_name(&life).is_some_and(Life::ended) {
+            let last = Keeping::last(&mut tx, study, keeping.space).await?;
+            last.apply(&mut tx, row.closed).await?;
+        }
         tx.commit().await?;
         Ok(())
     }

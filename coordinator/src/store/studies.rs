@@ -10,6 +10,7 @@ use data_encoding::HEXLOWER;
 use proto::federation::Decision;
 use sqlx::Row as _;
 
+use super::kept::Keeping;
 use super::{
     Leaf, Store, StoreError, bytes, digest, hospital, leaf, millis, names, names_text, number,
 };
@@ -168,19 +169,26 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps where a study stands, why, and the fact.
+    /// Keeps where a study stands, why, and the fact. With the end of a study its last round is
+    /// settled; `space` is what all kept rounds may take. What became of it comes back.
     ///
     /// # Errors
     /// When the database refuses.
     pub(crate) async fn set_life(
         &self,
         study: StudyId,
-        life: Life,
-        reason: &str,
+        (life, reason): (Life, &str),
         now: Timestamp,
         fact: Leaf,
-    ) -> Result<(), StoreError> {
+        space: u64,
+    ) -> Result<Keeping, StoreError> {
         let mut tx = self.begin().await?;
+        let mut keeping = Keeping::default();
+        if life.ended() {
+            keeping = Keeping::last(&mut tx, study, space).await?;
+            // Before the fact of the end, so that no log ends between the two.
+            keeping.apply(&mut tx, now).await?;
+        }
         sqlx::query("UPDATE studies SET life = $1, reason = $2 WHERE study = $3")
             .bind(life.name())
             .bind(reason)
@@ -189,7 +197,7 @@ impl Store {
             .await?;
         leaf::append(&mut tx, now, &[fact]).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(keeping)
     }
 }
 

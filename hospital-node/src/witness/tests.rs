@@ -178,6 +178,7 @@ fn the_announced_key_is_under_this_houses_identity_and_for_this_log() {
     let said = desk.announcement();
     let key: [u8; 32] = said.key.try_into().expect("32 bytes");
     let statement = WitnessKey { log: "consilium/north".to_owned(), hospital: name("alpha"), key };
+    assert!(desk.cosigner.key().is_held(statement.digest().as_bytes(), &said.proof));
     let signature =
         aggregation::keys::identity::Signature::new(said.signature.try_into().expect("64 bytes"));
     assert!(identity().key().verify(&statement, &signature).is_ok());

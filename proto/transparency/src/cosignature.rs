@@ -1,7 +1,8 @@
 //! Cosignatures after C2SP [tlog-cosignature], Ed25519 (type 0x04): a witness states that at a time
 //! this was the largest tree it had seen of this log, and that it grew out of all before it.
 //!
-//! The signed message does not name the cosigner, so every cosigner has a key of its own.
+//! The signed message does not name the cosigner, so every cosigner has a key of its own, and proves
+//! that it holds it: else somebody could claim another's key, and its cosignatures with it.
 //!
 //! [tlog-cosignature]: https://c2sp.org/tlog-cosignature
 
@@ -53,6 +54,12 @@ impl CosignerKey {
     pub fn verify(&self, signed: &SignedCheckpoint) -> Result<u64, SignatureFault> {
         let line = signed.note().only_signature(&self.0)?;
         self.check(line, signed.note().text()).ok_or_else(|| SignatureFault::Invalid(self.label()))
+    }
+
+    /// Whether whoever made `proof` holds this key, and said so to whom `statement` names.
+    #[must_use]
+    pub fn is_held(&self, statement: &[u8; 32], proof: &[u8]) -> bool {
+        self.0.verifies(&holding(statement), proof)
     }
 
     /// The time of a cosignature line over a checkpoint's text if it is this key's and right.
@@ -108,6 +115,13 @@ impl Cosigner {
         CosignerKey(self.0.public().clone())
     }
 
+    /// The proof that this key is held, for the digest of a statement that names holder and use; see
+    /// [`CosignerKey::is_held`].
+    #[must_use]
+    pub fn prove_held(&self, statement: &[u8; 32]) -> Vec<u8> {
+        self.0.sign(&holding(statement))
+    }
+
     /// Cosigns a checkpoint's text at a time in seconds since 1970. Whoever calls this has checked
     /// consistency and written the checkpoint down: [`crate::witness::Witness`] does.
     #[must_use]
@@ -119,6 +133,11 @@ impl Cosigner {
 
 fn message(time: u64, text: &str) -> String {
     format!("cosignature/v1\ntime {time}\n{text}")
+}
+
+/// No cosignature, whose message begins with other words.
+fn holding(statement: &[u8; 32]) -> Vec<u8> {
+    [b"consilium/cosigning-key-held/1\n".as_slice(), statement].concat()
 }
 
 #[cfg(test)]
@@ -146,6 +165,18 @@ mod tests {
         assert!(matches!(cosigner.key().verify(&signed), Err(SignatureFault::Missing(_))));
         let again: CosignerKey = cosigner.key().to_string().parse().expect("our own spelling");
         assert_eq!(again, cosigner.key());
+    }
+
+    #[test]
+    fn a_key_is_proven_held_for_one_statement_and_by_its_holder_alone() {
+        let cosigner = Cosigner::from_seed("hospital-1.example", &[2; 32]).expect("a seed");
+        let other = Cosigner::from_seed("hospital-1.example", &[3; 32]).expect("a seed");
+        let proof = cosigner.prove_held(&[7; 32]);
+        assert!(cosigner.key().is_held(&[7; 32], &proof));
+        assert!(!cosigner.key().is_held(&[8; 32], &proof));
+        assert!(!cosigner.key().is_held(&[7; 32], &other.prove_held(&[7; 32])));
+        assert!(!cosigner.key().is_held(&[7; 32], &proof[1..]));
+        assert!(!cosigner.key().is_held(&[7; 32], cosigner.cosign("\u{7}", 7).bytes()));
     }
 
     #[test]

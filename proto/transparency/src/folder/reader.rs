@@ -138,32 +138,38 @@ impl<S: Source> Reader<S> {
     /// # Errors
     /// When it did not, or what is on the disk does not lead to the root.
     pub fn consistency(&self, old: Head) -> Result<Vec<Hash>, ReadError> {
-        let new = self.signed.checkpoint().head();
+        self.consistency_within(old, self.signed.checkpoint().head())
+    }
+
+    /// The head of the first `size` leaves, which the root of this log vouches for.
+    ///
+    /// # Errors
+    /// When there are not so many, or what is on the disk does not lead to the root.
+    pub(crate) fn head_at(&self, size: u64) -> Result<Head, ReadError> {
+        let head = Head { size, root: root_of(&mut self.tiles(), size)? };
+        self.consistency(head).map(|_| head)
+    }
+
+    /// The proof that one head of this log grew out of another. It is read from the tiles of this
+    /// log's size: those of a smaller one may be gone, or never have been.
+    ///
+    /// # Errors
+    /// When it did not, or the tiles do not give it.
+    pub(crate) fn consistency_within(&self, old: Head, new: Head) -> Result<Vec<Hash>, ReadError> {
         let proof = consistency_proof(&mut self.tiles(), old.size, new.size)?;
         proof
             .filter(|proof| is_consistent(old, new, proof))
             .ok_or(ReadError::Inconsistent { old: old.size, size: new.size })
     }
 
-    /// The proof that the first `size` leaves grew out of the first `old`, unauthenticated. It is read
-    /// from the tiles of this log's size: those of a smaller one may be gone, or never have been.
-    pub(crate) fn consistency_within(&self, old: u64, size: u64) -> Result<Vec<Hash>, ReadError> {
-        let proof = consistency_proof(&mut self.tiles(), old, size)?;
-        proof.ok_or(ReadError::Inconsistent { old, size })
-    }
-
-    /// The proof that an entry is among the first `size`, as [`Self::consistency_within`].
+    /// The proof that an entry is among the first `size`, unauthenticated; read as
+    /// [`Self::consistency_within`] reads.
     pub(crate) fn inclusion_within(
         &self,
         index: u64,
         size: u64,
     ) -> Result<Option<Vec<Hash>>, ReadError> {
         inclusion_proof(&mut self.tiles(), index, size)
-    }
-
-    /// The root of the first `size` leaves as the tiles have it, unauthenticated.
-    pub(crate) fn root_at(&self, size: u64) -> Result<Hash, ReadError> {
-        root_of(&mut self.tiles(), size)
     }
 
     fn tiles(&self) -> Tiles<'_, S> {

@@ -252,12 +252,20 @@ impl<D: Disk> Writer<D> {
     }
 
     fn check_known(&self, known: Option<Head>) -> Result<(), WriteError> {
-        let Some(known) = known else { return Ok(()) };
+        known.map_or(Ok(()), |known| self.extends(known))
+    }
+
+    /// Whether this log grew out of a head that somebody knows it to have had.
+    ///
+    /// # Errors
+    /// [`WriteError::RolledBack`] when it is shorter, [`WriteError::Forked`] when that head is of
+    /// another history; anything else says that it cannot be told.
+    pub fn extends(&self, known: Head) -> Result<(), WriteError> {
         let found = self.head().size;
         if found < known.size {
             return Err(WriteError::RolledBack { known: known.size, found });
         }
-        if self.reader().root_at(known.size)? != known.root {
+        if self.reader().head_at(known.size)? != known {
             return Err(WriteError::Forked { size: known.size });
         }
         Ok(())
@@ -298,22 +306,24 @@ impl<D: Disk> Writer<D> {
 
     /// The checkpoint of the first `size` leaves, signed, with the proof that it grew out of that of
     /// the first `old`; `None` when the log is not so long, or `old` is above `size`. This log signed
-    /// or could have signed each of them: there is one history.
+    /// or could have signed each of them: there is one history. Both heads are proven to be in the
+    /// past of the tip before anything is signed, so that a rotten tile is an error and no fork.
     ///
     /// # Errors
-    /// When the tiles cannot be read.
+    /// When the tiles cannot be read, or do not lead to the tip's root.
     pub fn offer_of(&self, size: u64, old: u64) -> Result<Option<Offer>, WriteError> {
         if old > size || size > self.head().size {
             return Ok(None);
         }
+        let reader = self.reader();
+        let (from, to) = (reader.head_at(old)?, reader.head_at(size)?);
+        let proof = reader.consistency_within(from, to)?;
         let signed = if size == self.head().size {
             self.tip.clone()
         } else {
-            let head = Head { size, root: self.root_of(size)? };
-            let checkpoint = Checkpoint::new(self.tip.checkpoint().origin(), head)?;
+            let checkpoint = Checkpoint::new(self.tip.checkpoint().origin(), to)?;
             SignedCheckpoint::sign(checkpoint, &self.signer)?
         };
-        let proof = self.reader().consistency_within(old, size)?;
         Ok(Some(Offer { old_size: old, proof, signed }))
     }
 
@@ -327,10 +337,6 @@ impl<D: Disk> Writer<D> {
             return Ok(None);
         }
         Ok(self.reader().inclusion_within(index, size)?)
-    }
-
-    fn root_of(&self, size: u64) -> Result<Hash, ReadError> {
-        if size == 0 { Ok(empty_root()) } else { self.reader().root_at(size) }
     }
 
     /// Appends entries in order, as one step: after a crash all of them are there or none. The

@@ -1,11 +1,11 @@
 //! Whatever is changed is found, and the finding says where.
 
 use transparency::checkpoint::SignedCheckpoint;
-use transparency::folder::{CHECKPOINT, ReadError, Reader};
+use transparency::folder::{CHECKPOINT, ReadError, Reader, WriteError, Writer};
 use transparency::note::Signer;
 use transparency::policy::Policy;
 use transparency::tile::{Tile, decode_entries, push_entry};
-use transparency::tree::{Head, Leaves, consistency_proof, leaf_hash};
+use transparency::tree::{Head, Leaves, consistency_proof, is_consistent, leaf_hash};
 use transparency::verify::{Report, verify};
 use transparency::witness::{Offer, Refusal, Witness};
 
@@ -381,4 +381,43 @@ fn a_reader_hands_out_nothing_from_an_altered_log() {
     }
     let old = Head { size: 100, root: [0; 32] };
     assert!(matches!(reader.consistency(old), Err(ReadError::Inconsistent { .. })));
+}
+
+/// A disk rots; a log that signed what it reads there would be a fork to every hospital.
+#[test]
+fn a_log_signs_nothing_that_a_rotten_tile_says() {
+    let disk = Memory::default();
+    build(disk.clone(), &[300, 700], small);
+    let hashes: Vec<_> = (0..700).map(|at| leaf_hash(&small(at))).collect();
+    let truly = |size: u64| {
+        let leaves = &hashes[..usize::try_from(size).expect("few")];
+        Head { size, root: transparency::tree::root(leaves) }
+    };
+    let path = "tile/0/001";
+    let content = disk.peek(path).expect("a full tile");
+    let (mut refused, mut signed) = (0, 0);
+    for bit in (0..content.len() * 8).step_by(501) {
+        let writer = Writer::open(disk.clone(), signer(), None).expect("whole");
+        disk.tamper(path, Some(flipped(&content, bit)));
+        for (old, size) in [(0, 300), (0, 512), (0, 700), (100, 300), (256, 700), (300, 700)] {
+            let Ok(offer) = writer.offer_of(size, old) else {
+                refused += 1;
+                continue;
+            };
+            let offer = offer.expect("not above the log");
+            assert_eq!(offer.signed.checkpoint().head(), truly(size), "{old} to {size}");
+            assert!(is_consistent(truly(old), truly(size), &offer.proof), "{old} to {size}");
+            signed += 1;
+        }
+        // What somebody knows of the log is no fork because a tile cannot be read.
+        for size in [300, 512] {
+            let unsure = writer.extends(truly(size));
+            assert!(!matches!(unsure, Err(WriteError::Forked { .. })), "{unsure:?}");
+        }
+        disk.tamper(path, Some(content.clone()));
+        let forked = Head { size: 300, root: [7; 32] };
+        assert!(matches!(writer.extends(forked), Err(WriteError::Forked { size: 300 })));
+        writer.extends(truly(300)).expect("its own past");
+    }
+    assert!(refused > 0 && signed > 0, "{refused} refused, {signed} signed");
 }
