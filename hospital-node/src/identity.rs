@@ -3,8 +3,8 @@
 //!
 //! `tls.key` (ECDSA P-256) proves to the coordinator who calls; `identity.key` (Ed25519) is what the
 //! other hospitals know this one by; with `witness.key` (Ed25519) it cosigns the log;
-//! `pseudonym.key` turns patient numbers into pseudonyms and is
-//! only ever read by the trainer. All of them have mode 0600 and are never replaced once made.
+//! `pseudonym.key` turns patient numbers into pseudonyms and is only ever read by the trainer and by
+//! the program that fetches images. All of them have mode 0600 and are never replaced once made.
 
 use std::path::PathBuf;
 

@@ -6,6 +6,7 @@
 //! (`cargo +nightly fuzz run wire --fuzz-dir tests/fuzz`, from the root). The same bodies are a
 //! module of the harness, so that an ordinary test runs each of them over some thousands of inputs.
 
+mod fetched;
 mod images;
 mod input;
 mod log;
@@ -28,7 +29,7 @@ pub struct Body {
 }
 
 /// Everything that is fuzzed.
-pub const BODIES: [Body; 13] = [
+pub const BODIES: [Body; 14] = [
     Body { name: "wire", run: wire::run, examples: wire::examples },
     Body { name: "frames", run: wire::run_frames, examples: wire::frame_examples },
     Body { name: "manifest", run: manifest::run, examples: manifest::examples },
@@ -45,6 +46,7 @@ pub const BODIES: [Body; 13] = [
     Body { name: "nifti", run: images::run_nifti, examples: images::nifti_examples },
     Body { name: "npz", run: images::run_npz, examples: images::npz_examples },
     Body { name: "raster", run: images::run_raster, examples: images::raster_examples },
+    Body { name: "fetched", run: fetched::run, examples: fetched::examples },
     Body { name: "setup", run: machines::setup::run, examples: machines::setup::examples },
 ];
 

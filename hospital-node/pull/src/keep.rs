@@ -53,10 +53,12 @@ impl Keep {
         if group <= 2 || group % 2 == 1 || group >= 0x7f00 || element == 0 {
             return Err("an element of a data set beside its pixels");
         }
-        let rule = match vr {
-            VR::SQ => Rule::Sequence,
-            VR::UI => Rule::Uids,
-            _ => Rule::Copy,
+        let rule = if vr == VR::SQ {
+            Rule::Sequence
+        } else if vr == VR::UI {
+            Rule::Uids
+        } else {
+            Rule::Copy
         };
         if standard(group, element).is_none() {
             self.more.insert((group, element), rule);

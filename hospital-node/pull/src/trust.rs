@@ -16,8 +16,15 @@ const MOST: u64 = 4 << 20;
 #[derive(Clone)]
 pub struct Trust {
     pub(crate) roots: Vec<CertificateDer<'static>>,
-    /// The chain, and the key in PEM.
-    pub(crate) client: Option<(Vec<CertificateDer<'static>>, Arc<Zeroizing<Vec<u8>>>)>,
+    pub(crate) client: Option<Shown>,
+}
+
+/// The certificate that an archive is shown.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    /// In PEM.
+    pub(crate) key: Arc<Zeroizing<Vec<u8>>>,
 }
 
 impl fmt::Debug for Trust {
@@ -48,7 +55,7 @@ impl Trust {
                 let pem = crate::job::secret_file(key)?;
                 PrivateKeyDer::from_pem_slice(&pem)
                     .map_err(|_| format!("expected a private key in PEM in {}", key.display()))?;
-                Some((certificates(chain)?, Arc::new(pem)))
+                Some(Shown { chain: certificates(chain)?, key: Arc::new(pem) })
             }
         };
         Ok(Self { roots, client })
@@ -72,7 +79,7 @@ impl Trust {
             .with_root_certificates(roots);
         let config = match &self.client {
             None => Ok(builder.with_no_client_auth()),
-            Some((chain, key)) => PrivateKeyDer::from_pem_slice(key)
+            Some(Shown { chain, key }) => PrivateKeyDer::from_pem_slice(key)
                 .map_err(|_| "expected a private key in PEM".to_owned())
                 .and_then(|key| {
                     builder

@@ -4,7 +4,7 @@
 //! not followed, and what it says goes into no message. UIDs are checked before they become part of
 //! an address.
 
-mod multipart;
+pub mod multipart;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ use crate::archive::{Archive, Instance, MOST_ANSWERS, Patience, Query, Series, S
 use crate::fault::Fault;
 use crate::job::{Login, Proxy};
 use crate::sieve::{Asked, Form, MOST, is_uid};
-use crate::trust::Trust;
+use crate::trust::{Shown, Trust};
 use multipart::{Part, boundary};
 
 /// Answers that are asked for at a time.
@@ -81,7 +81,7 @@ impl Web {
             let roots: Vec<_> =
                 trust.roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
             let mut tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots));
-            if let Some((chain, key)) = &trust.client {
+            if let Some(Shown { chain, key }) = &trust.client {
                 let chain: Vec<_> =
                     chain.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
                 let key = PrivateKey::from_pem(key).ok();
@@ -253,6 +253,10 @@ fn escaped(value: &str) -> String {
 
 impl From<Error> for Fault {
     /// What a failed call means, without the words of the library: they could repeat an address.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the library may add kinds; all have one answer"
+    )]
     fn from(error: Error) -> Self {
         match error {
             Error::Io(error) => Self::reading(error),

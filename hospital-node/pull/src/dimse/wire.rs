@@ -13,7 +13,7 @@ use std::time::Duration;
 use dicom_ul::Pdu;
 use dicom_ul::association::client::TlsStream;
 use dicom_ul::association::{ClientAssociation, ClientAssociationOptions, Error};
-use dicom_ul::pdu::{PDataValue, PDataValueType};
+use dicom_ul::pdu::{PDataValue, PDataValueType, ReadError};
 use rustls::ClientConfig;
 
 use super::message::{DATA_SET, NO_DATA_SET, Values};
@@ -326,6 +326,10 @@ impl Watch {
 }
 
 /// What a failed exchange means, without what the archive said.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the library may add kinds; all have one answer"
+)]
 fn fault(error: Error) -> Fault {
     match error {
         Error::Rejected { association_rj, .. } => {
@@ -347,14 +351,8 @@ fn fault(error: Error) -> Fault {
             Fault::Unreachable(format!("the TLS handshake: {}", source.kind()))
         }
         Error::TlsNotSupported => Fault::Unreachable("it expects TLS".to_owned()),
-        Error::ReceivePdu { source } => received(source),
+        Error::ReceivePdu { source: ReadError::ReadPdu { source, .. } } => Fault::reading(source),
+        Error::ReceivePdu { .. } => Fault::Answer("a PDU"),
         _ => Fault::Answer("the DICOM protocol"),
-    }
-}
-
-fn received(error: dicom_ul::pdu::ReadError) -> Fault {
-    match error {
-        dicom_ul::pdu::ReadError::ReadPdu { source, .. } => Fault::reading(source),
-        _ => Fault::Answer("a PDU"),
     }
 }

@@ -13,7 +13,8 @@ const WINDOW: usize = 64 << 10;
 const MOST_AROUND: usize = 8 << 10;
 
 /// The boundary of a content type; `None` where it has none that may be.
-pub(super) fn boundary(content_type: &str) -> Option<String> {
+#[must_use]
+pub fn boundary(content_type: &str) -> Option<String> {
     let mut parameters = content_type.split(';');
     let kind = parameters.next()?.trim();
     if !kind.eq_ignore_ascii_case("multipart/related") {
@@ -28,7 +29,7 @@ pub(super) fn boundary(content_type: &str) -> Option<String> {
 }
 
 /// What is between the boundaries.
-pub(super) struct Part<R> {
+pub struct Part<R> {
     from: R,
     /// With the line end and the dashes in front.
     delimiter: Vec<u8>,
@@ -40,9 +41,18 @@ pub(super) struct Part<R> {
     ends: Option<usize>,
 }
 
+impl<R> std::fmt::Debug for Part<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Part(..)")
+    }
+}
+
 impl<R: Read> Part<R> {
     /// Reads as far as the part's content.
-    pub(super) fn open(from: R, boundary: &str) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    /// What has no such boundary, or ends.
+    pub fn open(from: R, boundary: &str) -> Result<Self, Fault> {
         let delimiter = format!("\r\n--{boundary}").into_bytes();
         // The first boundary need not have a line end in front.
         let mut window = b"\r\n".to_vec();
@@ -109,7 +119,10 @@ impl<R: Read> Part<R> {
     }
 
     /// Reads to the end: of the content, of the answer.
-    pub(super) fn close(mut self) -> Result<(), Fault> {
+    ///
+    /// # Errors
+    /// What has another part, or ends too early or too late.
+    pub fn close(mut self) -> Result<(), Fault> {
         let mut rest = [0; 4096];
         while self.read(&mut rest).map_err(Fault::reading)? > 0 {}
         self.at += self.delimiter.len();

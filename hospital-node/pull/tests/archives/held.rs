@@ -82,11 +82,11 @@ impl Held {
                 }
             }
             // No two images are the same.
-            let seed = self
-                .instance
-                .bytes()
-                .fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
-            let pixels: Vec<u8> = (0..=255_u8).map(|at| at.wrapping_mul(seed | 1) ^ seed).collect();
+            let seed = self.instance.bytes().fold(0x811c_9dc5_u32, |sum, byte| {
+                (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+            });
+            let pixels: Vec<u8> =
+                (0..=255_u8).map(|at| seed.rotate_left(at.into()).to_le_bytes()[0] ^ at).collect();
             element(&mut to, [0x7fe0, 0x10], b"OW", &pixels);
         }
         to

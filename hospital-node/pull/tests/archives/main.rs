@@ -6,4 +6,5 @@ mod house;
 mod killed;
 mod scp;
 mod server;
+mod tls;
 mod web;

@@ -1,8 +1,8 @@
 //! A DICOM archive of a few lines, which can misbehave.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,6 +17,8 @@ use hospital_pull::dimse::message::{
     AFFECTED_CLASS, AFFECTED_INSTANCE, ANSWERED, C_FIND, C_FIND_ANSWER, C_GET, C_GET_ANSWER,
     C_STORE, DATA_SET, FIELD, ID, NO_DATA_SET, PRIORITY, STATUS, Values,
 };
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::held::{EXPLICIT, Held};
 use crate::server::pause;
@@ -62,28 +64,42 @@ pub(crate) struct Counts {
 
 type Io<T> = std::io::Result<T>;
 
+/// Serves until the test ends; its port.
 pub(crate) fn serve(held: Vec<Held>, manner: Manner) -> (u16, Counts) {
+    serve_over(None, held, manner)
+}
+
+/// The same over TLS, or without.
+pub(crate) fn serve_over(
+    tls: Option<Arc<ServerConfig>>,
+    held: Vec<Held>,
+    manner: Manner,
+) -> (u16, Counts) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let (counts, held) = (Counts::default(), Arc::new(held));
     let told = counts.clone();
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
-            let (held, told) = (Arc::clone(&held), told.clone());
+            let (held, told, tls) = (Arc::clone(&held), told.clone(), tls.clone());
             std::thread::spawn(move || {
                 told.associations.fetch_add(1, Ordering::SeqCst);
                 // A client that has gone away is no concern of ours.
-                let _ =
-                    Scp { to: connection, held: &held, manner, told, contexts: BTreeMap::new() }
-                        .converse();
+                let _ = match tls.map(ServerConnection::new) {
+                    None => Scp::new(connection, &held, manner, told).converse(),
+                    Some(Ok(tls)) => {
+                        Scp::new(StreamOwned::new(tls, connection), &held, manner, told).converse()
+                    }
+                    Some(Err(error)) => Err(failed(error)),
+                };
             });
         }
     });
     (port, counts)
 }
 
-struct Scp<'h> {
-    to: TcpStream,
+struct Scp<'h, S> {
+    to: S,
     held: &'h [Held],
     manner: Manner,
     told: Counts,
@@ -95,7 +111,11 @@ fn failed(what: impl std::fmt::Display) -> std::io::Error {
     std::io::Error::other(what.to_string())
 }
 
-impl Scp<'_> {
+impl<'h, S: Read + Write> Scp<'h, S> {
+    fn new(to: S, held: &'h [Held], manner: Manner, told: Counts) -> Self {
+        Self { to, held, manner, told, contexts: BTreeMap::new() }
+    }
+
     fn receive(&mut self) -> Io<Pdu> {
         let mut bytes = vec![0; 6];
         self.to.read_exact(&mut bytes)?;
@@ -202,7 +222,12 @@ impl Scp<'_> {
                     self.send(&Pdu::ReleaseRP)?;
                     return Ok(None);
                 }
-                _ => return Ok(None),
+                Pdu::AbortRQ { .. }
+                | Pdu::ReleaseRP
+                | Pdu::AssociationRQ(_)
+                | Pdu::AssociationAC(_)
+                | Pdu::AssociationRJ(_)
+                | Pdu::Unknown { .. } => return Ok(None),
             }
         }
     }

@@ -1,10 +1,12 @@
 //! A DICOMweb server of a few lines, which can misbehave.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::held::Held;
 
@@ -64,26 +66,48 @@ impl Asked {
     }
 }
 
-/// Serves until the test ends.
+/// Serves until the test ends; where it does so.
 pub(crate) fn serve(held: Vec<Held>, manner: Manner) -> (String, Asked) {
+    let (port, asked) = serve_over(None, held, manner);
+    (format!("http://127.0.0.1:{port}/dicom-web"), asked)
+}
+
+/// The same over TLS, or without; its port.
+pub(crate) fn serve_over(
+    tls: Option<Arc<ServerConfig>>,
+    held: Vec<Held>,
+    manner: Manner,
+) -> (u16, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let base = format!("http://{}/dicom-web", listener.local_addr().expect("an address"));
+    let port = listener.local_addr().expect("an address").port();
     let (asked, held) = (Asked::default(), Arc::new(held));
     let told = asked.clone();
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let (held, manner, told) = (Arc::clone(&held), manner.clone(), told.clone());
+            let tls = tls.clone();
             std::thread::spawn(move || {
                 // A client that has gone away is no concern of ours.
-                let _ = converse(&connection, &held, &manner, &told);
+                let _ = match tls.map(ServerConnection::new) {
+                    None => converse(connection, &held, &manner, &told),
+                    Some(Ok(tls)) => {
+                        converse(StreamOwned::new(tls, connection), &held, &manner, &told)
+                    }
+                    Some(Err(error)) => Err(std::io::Error::other(error)),
+                };
             });
         }
     });
-    (base, asked)
+    (port, asked)
 }
 
-fn converse(to: &TcpStream, held: &[Held], manner: &Manner, told: &Asked) -> std::io::Result<()> {
-    let mut reader = BufReader::new(to.try_clone()?);
+fn converse<S: Read + Write>(
+    stream: S,
+    held: &[Held],
+    manner: &Manner,
+    told: &Asked,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
     loop {
         let (mut line, mut login) = (String::new(), String::new());
         if reader.read_line(&mut line)? == 0 {
@@ -100,6 +124,7 @@ fn converse(to: &TcpStream, held: &[Held], manner: &Manner, told: &Asked) -> std
                 break;
             }
         }
+        let to = reader.get_mut();
         if let Manner::Locked(key) = manner
             && login != *key
         {
@@ -146,7 +171,7 @@ fn converse(to: &TcpStream, held: &[Held], manner: &Manner, told: &Asked) -> std
 
 const JSON: &str = "application/dicom+json";
 
-fn send(mut to: &TcpStream, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {
+fn send(to: &mut impl Write, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {
     let length = body.len();
     write!(to, "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n")?;
     to.write_all(body)
@@ -227,7 +252,7 @@ fn part(file: &[u8]) -> Vec<u8> {
 }
 
 fn fetch(
-    mut to: &TcpStream,
+    to: &mut impl Write,
     held: &[Held],
     one: &Held,
     manner: &Manner,
@@ -236,7 +261,7 @@ fn fetch(
 ) -> std::io::Result<()> {
     let file = one.file();
     let whole = [part(&file), b"--b0undary--\r\n".to_vec()].concat();
-    let mut open = |body: &[u8]| {
+    let open = |to: &mut dyn Write, body: &[u8]| {
         write!(to, "HTTP/1.1 200 OK\r\nContent-Type: {MULTIPART}\r\nConnection: close\r\n\r\n")?;
         to.write_all(body)
     };
@@ -250,13 +275,13 @@ fn fetch(
             send(to, 200, MULTIPART, &[part(&file), part(&file), b"--b0undary--".to_vec()].concat())
         }
         Manner::Endless => {
-            open(&part(&file)[..300])?;
+            open(to, &part(&file)[..300])?;
             loop {
                 to.write_all(&[b'A'; 65536])?;
             }
         }
         Manner::Slow => {
-            open(b"")?;
+            open(to, b"")?;
             for byte in whole.chunks(1) {
                 to.write_all(byte)?;
                 pause(Duration::from_millis(100));
@@ -268,8 +293,9 @@ fn fetch(
             Ok(())
         }
         Manner::Cut => {
-            open(&whole[..whole.len() / 2])?;
-            to.shutdown(std::net::Shutdown::Both)
+            open(to, &whole[..whole.len() / 2])?;
+            // The connection ends with the conversation.
+            Err(std::io::Error::other("cut"))
         }
         Manner::Lies => {
             let mut lying = file.clone();
