@@ -4,12 +4,9 @@
 //! header claims is compared with our limit, and with the bytes that are there, before memory is set
 //! aside for it.
 //!
-//! Every transfer syntax that decodes without a native library is decoded: native in both byte orders,
-//! deflated (the data set, or each frame), RLE, JPEG (baseline, extended, progressive, lossless),
-//! JPEG-LS, JPEG 2000, high-throughput JPEG 2000, and encapsulated uncompressed. Not decoded, with
-//! [`Fault::UnsupportedTransferSyntax`]: JPEG XL, MPEG and HEVC video, SMPTE ST 2110, JPIP. JPEG with
-//! arithmetic codes or hierarchies, and JPEG-LS with colour transforms, mapping tables or restart
-//! markers, are refused by their decoders with [`Fault::Unsupported`]; so are segmented palettes.
+//! Every transfer syntax that decodes without a native library is decoded; the [crate]'s page says
+//! which those are, and what is refused with [`Fault::UnsupportedTransferSyntax`] and
+//! [`Fault::Unsupported`].
 
 mod elements;
 mod frames;
