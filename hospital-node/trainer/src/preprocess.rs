@@ -205,10 +205,9 @@ fn moments(values: &[f32]) -> (f32, f32) {
 
 /// Two percentiles of the values, by rank.
 fn percentiles(values: &[f32], (low, high): (f64, f64)) -> (f32, f32) {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f32::total_cmp);
-    let at = |percent: f64| {
-        let last = sorted.len().saturating_sub(1);
+    let mut ranked = values.to_vec();
+    let last = ranked.len().saturating_sub(1);
+    let mut at = |percent: f64| {
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -216,7 +215,11 @@ fn percentiles(values: &[f32], (low, high): (f64, f64)) -> (f32, f32) {
             reason = "a rank within an image; a percentile is not negative"
         )]
         let rank = (percent / 100.0 * last as f64).round() as usize;
-        sorted.get(rank.min(last)).copied().unwrap_or(0.0)
+        if ranked.is_empty() {
+            return 0.0;
+        }
+        // No order beyond the one value that is asked for.
+        *ranked.select_nth_unstable_by(rank.min(last), f32::total_cmp).1
     };
     (at(low), at(high))
 }
@@ -234,8 +237,16 @@ fn resize(plane: &[f32], from: (usize, usize), to: (usize, usize)) -> Vec<f32> {
         narrow.extend(across.iter().map(|taps| taps.sum(|index| row[index])));
     }
     let mut fitted = Vec::with_capacity(to.0 * to.1);
-    for taps in &down {
-        fitted.extend((0..to.1).map(|column| taps.sum(|row| narrow[row * to.1 + column])));
+    for Taps(taps) in &down {
+        // Row by row, so that neighbours are added at once.
+        let start = fitted.len();
+        fitted.resize(start + to.1, 0.0);
+        for (row, weight) in taps {
+            let line = &narrow[row * to.1..][..to.1];
+            for (sum, value) in fitted[start..].iter_mut().zip(line) {
+                *sum += weight * value;
+            }
+        }
     }
     fitted
 }

@@ -48,7 +48,7 @@ pub struct Facts {
 #[serde(untagged)]
 pub enum Number {
     /// Of whole values.
-    Whole(i64),
+    Whole(i128),
     /// Of floating-point values.
     Float(f64),
 }
@@ -68,9 +68,8 @@ impl fmt::Display for Number {
 /// The [`Fault`] that keeps it from being read.
 pub fn show(path: &Path) -> Result<Facts, Fault> {
     let facts = hospital_images::Facts::of(path)?;
-    let whole = matches!(facts.sum, Sum::Whole(_));
-    #[expect(clippy::cast_possible_truncation, reason = "whole values have at most 64 bits")]
-    let end = |value: f64| if whole { Number::Whole(value as i64) } else { Number::Float(value) };
+    let number =
+        |whole: Option<i128>, rounded: f64| whole.map_or(Number::Float(rounded), Number::Whole);
     let digest = HEXLOWER.encode(&facts.sha256);
     Ok(Facts {
         format: facts.format,
@@ -81,10 +80,10 @@ pub fn show(path: &Path) -> Result<Facts, Fault> {
         photometric: facts.photometric,
         bits_stored: facts.bits_stored,
         dtype: facts.dtype,
-        min: end(facts.min),
-        max: end(facts.max),
+        min: number(facts.whole.map(|whole| whole.least), facts.min),
+        max: number(facts.whole.map(|whole| whole.greatest), facts.max),
         sum: match facts.sum {
-            Sum::Whole(sum) => Number::Whole(i64::try_from(sum).unwrap_or(i64::MAX)),
+            Sum::Whole(sum) => Number::Whole(sum),
             Sum::Float(sum) => Number::Float(sum),
         },
         sha256_raw_le_fortran: (facts.format == "nifti").then(|| digest.clone()),

@@ -4,12 +4,9 @@
 //! header claims is compared with our limit, and with the bytes that are there, before memory is set
 //! aside for it.
 //!
-//! Every transfer syntax that decodes without a native library is decoded: native in both byte orders,
-//! deflated (the data set, or each frame), RLE, JPEG (baseline, extended, progressive, lossless),
-//! JPEG-LS, JPEG 2000, high-throughput JPEG 2000, and encapsulated uncompressed. Not decoded, with
-//! [`Fault::UnsupportedTransferSyntax`]: JPEG XL, MPEG and HEVC video, SMPTE ST 2110, JPIP. JPEG with
-//! arithmetic codes or hierarchies, and JPEG-LS with colour transforms, mapping tables or restart
-//! markers, are refused by their decoders with [`Fault::Unsupported`]; so are segmented palettes.
+//! Every transfer syntax that decodes without a native library is decoded; the [crate]'s page says
+//! which those are, and what is refused with [`Fault::UnsupportedTransferSyntax`] and
+//! [`Fault::Unsupported`].
 
 mod elements;
 mod frames;
@@ -264,8 +261,23 @@ fn frames_of(word: &str) -> Option<u32> {
     whole.parse().ok().filter(|_| fraction.bytes().all(|digit| digit == b'0'))
 }
 
+/// Little-endian values of one kind, each made into something else.
+fn mapped<T>(data: &[u8], bytes: usize, kind: Kind, to: impl Fn(f64) -> T) -> Vec<T> {
+    match (bytes, kind) {
+        (1, Kind::Signed) => data.iter().map(|byte| to(byte.cast_signed().into())).collect(),
+        (1, _) => data.iter().map(|byte| to(f64::from(*byte))).collect(),
+        (2, Kind::Signed) => words(data).map(|word| to(i16::from_le_bytes(word).into())).collect(),
+        (2, _) => words(data).map(|word| to(u16::from_le_bytes(word).into())).collect(),
+        _ => {
+            let mut all = Vec::with_capacity(data.len() / bytes);
+            each(data, bytes, kind, |value| all.push(to(value)));
+            all
+        }
+    }
+}
+
 /// Little-endian values of one kind, in turn.
-fn each(data: &[u8], bytes: usize, kind: Kind, value: &mut dyn FnMut(f64)) {
+fn each(data: &[u8], bytes: usize, kind: Kind, mut value: impl FnMut(f64)) {
     match (bytes, kind) {
         (1, Kind::Signed) => data.iter().for_each(|byte| value(byte.cast_signed().into())),
         (1, _) => data.iter().for_each(|byte| value(f64::from(*byte))),

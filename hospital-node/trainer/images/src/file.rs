@@ -34,7 +34,11 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
     if about.len() > MAX_FILE_BYTES {
         return Err(Fault::TooLarge);
     }
-    at_most(file, MAX_FILE_BYTES)
+    // As long as it is on the disk; what is added meanwhile comes along.
+    let length = usize::try_from(about.len()).map_err(|_| Fault::TooLarge)?;
+    let mut bytes = Vec::with_capacity(length + 1);
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| reason(&error))?;
+    if bytes.len() as u64 > MAX_FILE_BYTES { Err(Fault::TooLarge) } else { Ok(bytes) }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the system may add kinds; all have one answer")]
@@ -44,12 +48,6 @@ fn reason(error: &io::Error) -> Fault {
         ErrorKind::PermissionDenied => Fault::Unreadable("permission denied"),
         _ => Fault::Unreadable("the disk reports an error"),
     }
-}
-
-fn at_most(from: impl Read, limit: u64) -> Result<Vec<u8>, Fault> {
-    let mut bytes = Vec::new();
-    from.take(limit + 1).read_to_end(&mut bytes).map_err(|error| reason(&error))?;
-    if bytes.len() as u64 > limit { Err(Fault::TooLarge) } else { Ok(bytes) }
 }
 
 /// The start of what a compressed stream of `packed` bytes becomes: exactly `wanted` bytes.
@@ -140,9 +138,30 @@ pub(crate) fn gunzipped(file: &[u8]) -> Result<Vec<u8>, Fault> {
 /// SHA-256.
 #[must_use]
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
-    digest
+    let mut digest = Digest::default();
+    digest.update(bytes);
+    digest.finish()
+}
+
+/// SHA-256 of parts, one after the other.
+pub(crate) struct Digest(ring::digest::Context);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self(ring::digest::Context::new(&ring::digest::SHA256))
+    }
+}
+
+impl Digest {
+    pub(crate) fn update(&mut self, part: &[u8]) {
+        self.0.update(part);
+    }
+
+    pub(crate) fn finish(self) -> [u8; 32] {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.0.finish().as_ref());
+        digest
+    }
 }
 
 #[cfg(test)]

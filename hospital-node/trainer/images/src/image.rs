@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::file::GZIP;
+use crate::file::{Digest, GZIP};
 use crate::{Fault, Picture, bytes, dicom, nifti, raster};
 
 /// A decoded file.
@@ -157,25 +157,28 @@ impl Image {
     /// A digest of the pixels and their shape: the same image under another header is the same image.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
-        let mut whole = Vec::new();
+        let mut digest = Digest::default();
         for side in self.shape() {
-            whole.extend_from_slice(&(side as u64).to_le_bytes());
+            digest.update(&(side as u64).to_le_bytes());
         }
         match self {
             Self::Dicom(stored) => {
-                whole.extend_from_slice(&stored.samples.to_le_bytes());
-                whole.extend_from_slice(&stored.bits_allocated.to_le_bytes());
-                whole.extend_from_slice(&stored.data);
+                digest.update(&stored.samples.to_le_bytes());
+                digest.update(&stored.bits_allocated.to_le_bytes());
+                digest.update(&stored.data);
             }
             Self::Nifti(stored) => {
-                whole.extend_from_slice(stored.header.datatype.name().as_bytes());
-                whole.extend_from_slice(&stored.data);
+                digest.update(stored.header.datatype.name().as_bytes());
+                digest.update(&stored.data);
             }
             Self::Raster(stored) => {
-                whole.extend_from_slice(&stored.bits.to_le_bytes());
-                whole.extend(stored.values.iter().flat_map(|value| value.to_le_bytes()));
+                digest.update(&stored.bits.to_le_bytes());
+                for values in stored.values.chunks(1 << 12) {
+                    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                    digest.update(&bytes);
+                }
             }
         }
-        crate::sha256(&whole)
+        digest.finish()
     }
 }

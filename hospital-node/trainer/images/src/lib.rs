@@ -7,6 +7,8 @@
 //!
 //! This room knows nothing of studies, patients and training, so that its readers can be tested and
 //! fuzzed by themselves.
+//!
+#![doc = include_str!("../FORMATS.md")]
 
 pub mod dicom;
 mod facts;

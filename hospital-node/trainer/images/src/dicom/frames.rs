@@ -66,6 +66,9 @@ pub(super) fn all(
         }
         let values = one(stored, codec, &frame, planar)?;
         debug_assert_eq!(values.len(), each);
+        if stored.frames == 1 {
+            return Ok(values);
+        }
         data.extend_from_slice(&values);
     }
     Ok(data)
@@ -122,6 +125,20 @@ fn without_unused_bits(stored: &Stored, data: &mut [u8]) {
     }
     let (unused, signed) = (32 - u32::from(stored_bits), stored.kind == Kind::Signed);
     let size = stored.value_bytes();
+    if size == 2 {
+        // What most files have, in a loop that the compiler can widen.
+        let unused = unused - 16;
+        for word in data.as_chunks_mut::<2>().0 {
+            let high = u16::from_le_bytes(*word) << unused;
+            let value = if signed {
+                (high.cast_signed() >> unused).cast_unsigned()
+            } else {
+                high >> unused
+            };
+            *word = value.to_le_bytes();
+        }
+        return;
+    }
     for value in data.chunks_exact_mut(size) {
         let mut word = [0; 4];
         word[..size].copy_from_slice(value);
@@ -296,12 +313,20 @@ fn packed(stored: &Stored, values: impl Iterator<Item = i32>, bits: u32) -> Vec<
     let size = stored.value_bytes();
     let unused = 32 - bits.clamp(1, 32);
     let signed = stored.kind == Kind::Signed;
-    let mut data = Vec::with_capacity(stored.frame_values() * size);
-    for value in values {
+    let values = values.map(|value| {
         let high = value << unused;
-        let value =
-            if signed { high >> unused } else { (high.cast_unsigned() >> unused).cast_signed() };
-        data.extend_from_slice(&value.to_le_bytes()[..size]);
+        if signed { high >> unused } else { (high.cast_unsigned() >> unused).cast_signed() }
+    });
+    let mut data = vec![0; stored.frame_values() * size];
+    match size {
+        1 => data.iter_mut().zip(values).for_each(|(byte, value)| *byte = value.to_le_bytes()[0]),
+        2 => data.as_chunks_mut::<2>().0.iter_mut().zip(values).for_each(|(word, value)| {
+            let [low, high, ..] = value.to_le_bytes();
+            *word = [low, high];
+        }),
+        _ => data.chunks_exact_mut(size).zip(values).for_each(|(bytes, value)| {
+            bytes.copy_from_slice(&value.to_le_bytes()[..size]);
+        }),
     }
     data
 }

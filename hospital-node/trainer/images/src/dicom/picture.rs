@@ -312,35 +312,35 @@ impl Stored {
 
     #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
     fn plain(&self, data: &[u8]) -> Vec<f32> {
-        let mut values = Vec::with_capacity(self.frame_values());
-        super::each(data, self.value_bytes(), self.kind, &mut |value| values.push(value as f32));
-        values
+        super::mapped(data, self.value_bytes(), self.kind, |value| value as f32)
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
     fn grey(&self, frame: usize, data: &[u8], inverted: bool) -> Picture {
         let meaning = &self.meaning;
-        let mut values = Vec::with_capacity(self.frame_values());
         let mut padded = Vec::new();
         let bytes = self.value_bytes();
-        match (&meaning.table, meaning.padding) {
+        let mut values = match (&meaning.table, meaning.padding) {
             (None, None) => {
                 let (slope, intercept) = meaning
                     .frames
                     .get(frame)
                     .copied()
                     .unwrap_or((meaning.slope, meaning.intercept));
-                super::each(data, bytes, self.kind, &mut |value| {
-                    values.push((value * slope + intercept) as f32);
-                });
+                let to = |value| (value * slope + intercept) as f32;
+                super::mapped(data, bytes, self.kind, to)
             }
-            (_, padding) => super::each(data, bytes, self.kind, &mut |value| {
-                if padding.is_some_and(|(from, to)| from <= value && value <= to) {
-                    padded.push(values.len());
-                }
-                values.push(meaning.rescaled(value, frame) as f32);
-            }),
-        }
+            (_, padding) => {
+                let mut values = Vec::with_capacity(self.frame_values());
+                super::each(data, bytes, self.kind, |value| {
+                    if padding.is_some_and(|(from, to)| from <= value && value <= to) {
+                        padded.push(values.len());
+                    }
+                    values.push(meaning.rescaled(value, frame) as f32);
+                });
+                values
+            }
+        };
         if !padded.is_empty() && padded.len() < values.len() {
             darken(&mut values, &padded, inverted);
         }
@@ -388,7 +388,7 @@ impl Stored {
             });
         };
         let mut values = Vec::with_capacity(3 * self.frame_values());
-        super::each(data, self.value_bytes(), self.kind, &mut |value| {
+        super::each(data, self.value_bytes(), self.kind, |value| {
             values.extend(palette.each_ref().map(|table| f32::from(table.at(value))));
         });
         // Eight-bit colours are sometimes kept in the upper halves of words.

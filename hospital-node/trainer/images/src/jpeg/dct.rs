@@ -29,6 +29,10 @@ pub(super) fn image(frame: &Frame, tables: &[Option<[u16; 64]>; 4]) -> Result<Ve
         };
         for (row, line) in values.chunks_exact_mut(frame.width * count).enumerate() {
             let from = &samples[row * stride..][..frame.width];
+            if count == 1 {
+                line.copy_from_slice(from);
+                continue;
+            }
             for (pixel, value) in line.chunks_exact_mut(count).zip(from) {
                 pixel[place] = *value;
             }
@@ -57,7 +61,7 @@ fn w(value: i32) -> W {
 }
 
 /// Eight points; even and odd halves apart, in 13 bits of fraction.
-fn points(d: [W; 8]) -> [W; 8] {
+fn points(d: &[W; 8]) -> [W; 8] {
     let shared = (d[2] + d[6]) * w(4433);
     let (even2, even3) = (shared - d[6] * w(15_137), shared + d[2] * w(6270));
     let (even0, even1) = ((d[0] + d[4]) << 13, (d[0] - d[4]) << 13);
@@ -96,20 +100,20 @@ fn inverse(block: &[i16; 64], table: &[u16; 64], precision: u32, out: &mut [u16]
     }
     let mut work = [w(0); 64];
     for column in 0..8 {
-        let mut d = [w(0); 8];
-        for (row, value) in d.iter_mut().enumerate() {
+        let at = |row: usize| {
             let at = 8 * row + column;
-            *value = w(block[at].into()) * w(table[at].into());
-        }
-        for (row, value) in points(d).into_iter().enumerate() {
-            work[8 * row + column] = descaled(value, 13 - between);
+            w(block[at].into()) * w(table[at].into())
+        };
+        let column_of = points(&[at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)]);
+        for row in 0..8 {
+            work[8 * row + column] = descaled(column_of[row], 13 - between);
         }
     }
     let (rows, _) = work.as_chunks::<8>();
     for (row, d) in rows.iter().enumerate() {
         let line = &mut out[row * stride..][..8];
-        for (value, out) in points(*d).into_iter().zip(line) {
-            *out = shade(descaled(value, 13 + between + 3));
+        for (value, out) in points(d).iter().zip(line) {
+            *out = shade(descaled(*value, 13 + between + 3));
         }
     }
 }

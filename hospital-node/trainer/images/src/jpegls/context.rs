@@ -13,7 +13,8 @@ pub(super) const RUN_LENGTHS: [u32; 32] = [
 pub(super) struct Terms {
     most: i32,
     pub(super) near: i32,
-    thresholds: [i32; 3],
+    /// The step of every difference that two samples can have, from the least on.
+    steps: Vec<i8>,
     reset: i32,
     range: i32,
     /// Bits of an error that is written as it is.
@@ -33,13 +34,14 @@ impl Terms {
         let defaults = defaults(most, near);
         let given = |value: i32, default: i32| if value == 0 { default } else { value };
         let thresholds = [given(t1, defaults[0]), given(t2, defaults[1]), given(t3, defaults[2])];
+        let steps = (-most..=most).map(|difference| quantised(difference, near, thresholds));
         let range = (most + 2 * near) / (2 * near + 1) + 1;
         let bits = bits_for(most + 1).max(2);
         let plain = bits_for(range);
         Some(Self {
             most,
             near,
-            thresholds,
+            steps: steps.collect(),
             reset: given(reset, 64).max(3),
             range,
             plain,
@@ -48,20 +50,8 @@ impl Terms {
     }
 
     fn quantised(&self, difference: i32) -> i32 {
-        let [t1, t2, t3] = self.thresholds;
-        let size = difference.abs();
-        let step = if size <= self.near {
-            0
-        } else if size < t1 {
-            1
-        } else if size < t2 {
-            2
-        } else if size < t3 {
-            3
-        } else {
-            4
-        };
-        if difference < 0 { -step } else { step }
+        let place = usize::try_from(difference + self.most).unwrap_or(usize::MAX);
+        self.steps.get(place).copied().unwrap_or_default().into()
     }
 
     /// The context of three differences; 0 is run mode.
@@ -70,6 +60,7 @@ impl Terms {
     }
 
     /// One sample in regular mode, from those to the left, above, and above to the left.
+    #[inline]
     pub(super) fn regular(
         &self,
         contexts: &mut [Context],
@@ -106,6 +97,7 @@ impl Terms {
         value.clamp(0, self.most)
     }
 
+    #[inline]
     fn golomb(&self, k: u32, limit: u32, bits: &mut Bits<'_>) -> Result<i32, Fault> {
         let most = limit.checked_sub(self.plain + 1).ok_or(BROKEN)?;
         let zeros = bits.zeros(most)?;
@@ -113,6 +105,23 @@ impl Terms {
             if zeros < most { (zeros << k) + bits.take(k)? } else { bits.take(self.plain)? + 1 };
         i32::try_from(value).map_err(|_| BROKEN)
     }
+}
+
+/// One of nine steps (A.3.3).
+fn quantised(difference: i32, near: i32, [t1, t2, t3]: [i32; 3]) -> i8 {
+    let size = difference.abs();
+    let step = if size <= near {
+        0
+    } else if size < t1 {
+        1
+    } else if size < t2 {
+        2
+    } else if size < t3 {
+        3
+    } else {
+        4
+    };
+    if difference < 0 { -step } else { step }
 }
 
 fn bits_for(values: i32) -> u32 {
@@ -153,7 +162,13 @@ fn first_a(terms: &Terms) -> i32 {
 
 /// The smallest k with `n << k >= a`.
 fn order(n: i32, a: i32) -> Result<u32, Fault> {
-    (0..24).find(|k| n << k >= a).ok_or(BROKEN)
+    if n >= a {
+        return Ok(0);
+    }
+    // Both are positive here, and so shifted `n` has as many bits as `a`.
+    let k = n.leading_zeros().checked_sub(a.leading_zeros()).ok_or(BROKEN)?;
+    let k = if n << k >= a { k } else { k + 1 };
+    if k < 24 { Ok(k) } else { Err(BROKEN) }
 }
 
 impl Context {
@@ -172,7 +187,8 @@ impl Context {
             return Err(BROKEN);
         }
         self.b += error * (2 * terms.near + 1);
-        self.a += error.abs();
+        // A context that is hardly ever reset may grow beyond what its errors can be.
+        self.a = self.a.saturating_add(error.abs());
         if self.n >= terms.reset {
             self.a >>= 1;
             self.b >>= 1;
@@ -224,7 +240,7 @@ impl RunContext {
         if error < 0 {
             self.negative += 1;
         }
-        self.a += (mapped + 1 - kind) >> 1;
+        self.a = self.a.saturating_add((mapped + 1 - kind) >> 1);
         if self.n >= terms.reset {
             self.a >>= 1;
             self.n >>= 1;
@@ -277,6 +293,7 @@ impl<'a> Bits<'a> {
     }
 
     /// The next bits, at most 24.
+    #[inline]
     pub(super) fn take(&mut self, bits: u32) -> Result<u32, Fault> {
         if self.count < bits {
             self.fill();
@@ -291,12 +308,38 @@ impl<'a> Bits<'a> {
     /// Takes zeros and the one that ends them.
     fn zeros(&mut self, most: u32) -> Result<u32, Fault> {
         let mut zeros = 0;
-        while self.take(1)? == 0 {
-            zeros += 1;
+        loop {
+            if self.count == 0 {
+                self.fill();
+            }
+            if self.count == 0 {
+                return Err(Fault::Truncated);
+            }
+            let ahead = (self.held << (64 - self.count)).leading_zeros().min(self.count);
+            zeros += ahead;
+            self.count -= ahead;
             if zeros > most {
                 return Err(BROKEN);
             }
+            if self.count > 0 {
+                self.count -= 1;
+                return Ok(zeros);
+            }
         }
-        Ok(zeros)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_a_code_is_the_least_that_holds_the_mean() {
+        for n in [1, 2, 3, 63, 64, 255, 65_535] {
+            for a in [0, 1, 2, 3, 4, 7, 8, 9, 1000, 65_535, 65_536, 1 << 22, i32::MAX] {
+                let expected = (0..24).find(|k| i64::from(n) << k >= i64::from(a)).ok_or(BROKEN);
+                assert_eq!(order(n, a), expected, "{a} in {n}");
+            }
+        }
     }
 }
