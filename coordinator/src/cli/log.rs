@@ -52,7 +52,8 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     match command {
         LogCommand::Status => {
-            let shown = ask(config).await?.shown();
+            let view = ask(config).await?;
+            let shown = view.shown();
             let rows: Vec<Vec<String>> = shown.witnesses.iter().map(ShownWitness::row).collect();
             let mut text = view.warnings();
             text += &format!(

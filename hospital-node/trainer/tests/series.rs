@@ -21,7 +21,7 @@ fn element(out: &mut Vec<u8>, tag: (u16, u16), vr: &[u8; 2], value: &[u8]) {
 
 /// A text of even length.
 fn text(out: &mut Vec<u8>, tag: (u16, u16), vr: &[u8; 2], value: &str) {
-    let padded = if value.len() % 2 == 0 { value.to_owned() } else { format!("{value} ") };
+    let padded = if value.len().is_multiple_of(2) { value.to_owned() } else { format!("{value} ") };
     element(out, tag, vr, padded.as_bytes());
 }
 
