@@ -1,6 +1,6 @@
 //! A hospital in a folder, with a trainer made of a shell script, and a coordinator to speak with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
@@ -151,6 +151,7 @@ impl Stage {
             trainer,
             syslog: None,
             data: [("images".to_owned(), data)].into(),
+            pull: BTreeMap::new(),
         };
         let identity = Arc::new(identity_of(&me));
         let purse = Purse::open(&state, &me).expect("a new ledger");
