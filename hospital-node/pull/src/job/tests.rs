@@ -117,3 +117,13 @@ fn a_list_of_patients_is_read_and_a_bad_row_is_told_by_its_number() {
         assert!(error.contains(expected) && !error.contains("ary\""), "{error}");
     }
 }
+
+#[test]
+fn the_sample_lacks_nothing_but_its_files() {
+    let sample = include_str!("../../../../compose/node.toml");
+    let (_, section) = sample.split_once("# [pull.chest]\n").expect("a section");
+    let lines: Vec<&str> = section.lines().map(|line| line.trim_start_matches("# ")).collect();
+    let faults = parse(&lines.join("\n")).expect_err("files that are not there");
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults.iter().all(|fault| fault.contains("cannot read")), "{faults:?}");
+}
