@@ -275,8 +275,9 @@ impl<'a> Reader<'a> {
                 u32::from(short([c, d]))
             }
             Vr::Long | Vr::Words | Vr::Sequence | Vr::Unknown => {
+                let length = after?;
                 self.at += 12;
-                after?
+                length
             }
         };
         Some(Header { tag, vr: Some(vr), length })

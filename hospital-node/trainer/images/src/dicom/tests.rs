@@ -371,6 +371,14 @@ fn a_file_without_its_preamble_is_one_however_long_its_numbers_are() {
         assert_eq!(values(&Stored::decode(&file).expect("sound")), [0.0, 1.0, 2.0, 4095.0]);
     }
     assert!(!begins_so(b"MCID") && !begins_so(b""));
+    // Cut anywhere, also within the header of an element with a long length.
+    let mut whole = b"DICM".to_vec();
+    element(&mut whole, (2, 1), b"OB", &[0, 1]);
+    whole.extend(&made(&PLAIN)[132..]);
+    for length in 0..whole.len() {
+        assert!(Stored::decode(&whole[..length]).is_err(), "{length}");
+    }
+    assert!(Stored::decode(&whole).is_ok());
 }
 
 #[test]
