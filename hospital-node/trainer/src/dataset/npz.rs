@@ -3,7 +3,6 @@
 //! patients.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
@@ -14,7 +13,8 @@ use rayon::prelude::*;
 use aggregation::study::TaskKind;
 
 use super::{
-    Bad, Contents, DatasetError, Fault, Look, Part, Record, answers::Answer, check_memory, sha256,
+    Bad, Contents, DatasetError, Fault, Look, Part, Record, answers::Answer, check_memory,
+    open_regular, sha256,
 };
 use crate::preprocess::Picture;
 
@@ -55,7 +55,7 @@ impl Arrays {
 /// A file that is not a zip of such arrays, with what was expected and what was found.
 pub fn read(path: &Path) -> Result<Vec<Arrays>, DatasetError> {
     let file =
-        File::open(path).map_err(|source| DatasetError::Io { what: "the npz file", source })?;
+        open_regular(path).map_err(|source| DatasetError::Io { what: "the npz file", source })?;
     let found = npz::read(BufReader::new(file)).map_err(|wrong| DatasetError::Npz(wrong.0))?;
     let part = |prefix| PREFIXES.iter().find(|(_, known)| *known == prefix).map(|(part, _)| *part);
     let parts = found.into_iter().filter_map(|npz::Arrays { prefix, images, labels }| {
@@ -143,6 +143,7 @@ fn picture(image: &[u8], rows: usize, columns: usize, samples: usize) -> Picture
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write as _;
 
     use ndarray::{Array, Array2, Array3};
