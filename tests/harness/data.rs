@@ -121,7 +121,7 @@ pub fn damaged(programs: &Programs, folder: &Path) -> Outcome<Damaged> {
         ("bad-twin.dcm", "duplicate"),
         ("bad-absent.dcm", "missing"),
         ("../bad-outside.dcm", "outside"),
-        ("bad-folder.dcm", "unreadable"),
+        ("bad-folder.dcm", "wrong_shape"),
         ("bad-nobody.dcm", "no_patient"),
     ];
     Ok(Damaged { folder: folder.to_owned(), bad })

@@ -158,7 +158,9 @@ fn what_does_not_fit_is_forgotten_and_the_log_says_so() -> Outcome<()> {
     let digest = house.begin(&manifest(3))?;
     house.await_completion(&digest, LIMIT)?;
     let policy = published(&house)?;
-    let report = offline(&house, &policy).data()?;
+    let refused = offline(&house, &policy).run()?;
+    assert_eq!(refused.exit, Some(1), "what was drawn and is not there is no success");
+    let report = &refused.envelope()?["data"];
     assert_eq!((&report["same"], &report["wrong"]), (&0.into(), &0.into()), "{report}");
     assert!(report["rounds"][0]["reasons"].to_string().contains("size cap"), "{report}");
     assert_eq!(kept(&house, &digest)?.len(), 0);
