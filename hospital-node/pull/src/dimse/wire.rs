@@ -115,7 +115,10 @@ impl Wire {
                 (Socket::Tls(Box::new(tls)), own)
             }
         };
-        let watch = Watch::start(own.map_err(Fault::reading)?, patience.answer);
+        let own = own.map_err(Fault::reading)?;
+        // A question is two short messages; the second must not wait for a word on the first.
+        own.set_nodelay(true).map_err(Fault::reading)?;
+        let watch = Watch::start(own, patience.answer);
         let contexts = match &socket {
             Socket::Plain(plain) => plain.presentation_contexts(),
             Socket::Tls(tls) => tls.presentation_contexts(),

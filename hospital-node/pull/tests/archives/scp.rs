@@ -81,6 +81,8 @@ pub(crate) fn serve_over(
     let told = counts.clone();
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
+            // Without it, answers wait for one another.
+            let _ = connection.set_nodelay(true);
             let (held, told, tls) = (Arc::clone(&held), told.clone(), tls.clone());
             std::thread::spawn(move || {
                 told.associations.fetch_add(1, Ordering::SeqCst);

@@ -84,6 +84,8 @@ pub(crate) fn serve_over(
     let told = asked.clone();
     std::thread::spawn(move || {
         for connection in listener.incoming().flatten() {
+            // Without it, answers wait for one another.
+            let _ = connection.set_nodelay(true);
             let (held, manner, told) = (Arc::clone(&held), manner.clone(), told.clone());
             let tls = tls.clone();
             std::thread::spawn(move || {
