@@ -123,7 +123,7 @@ fn each_bad_file_is_named_with_its_reason_and_the_scan_goes_on() {
     assert_eq!(fault(&files[4]), Some(Fault::Duplicate));
     assert_eq!(fault(&files[5]), Some(Fault::Missing));
     assert_eq!(fault(&files[7]), Some(Fault::WrongLabel));
-    assert!(matches!(fault("folder.dcm"), Some(Fault::Unreadable(_))));
+    assert!(matches!(fault("folder.dcm"), Some(Fault::WrongShape(_))));
     assert_eq!(fault("../outside.dcm"), Some(Fault::Outside));
     assert_eq!(fault("extra.dcm"), Some(Fault::PatientInTwoSplits));
     assert_eq!(contents.bad.len(), 9, "{:?}", contents.bad);

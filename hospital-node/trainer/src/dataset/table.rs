@@ -30,7 +30,11 @@ impl Table {
     /// # Errors
     /// When it is neither CSV with a header line nor a whole Parquet file.
     pub(super) fn read(bytes: Vec<u8>) -> Result<Self, DatasetError> {
-        if bytes.starts_with(PARQUET) { Self::of_parquet(bytes) } else { Self::of_csv(&bytes) }
+        if !bytes.starts_with(PARQUET) {
+            return Self::of_csv(&bytes);
+        }
+        // The reader of Parquet panics over some broken files; nothing outlives it that it has touched.
+        std::panic::catch_unwind(|| Self::of_parquet(bytes)).unwrap_or_else(|_| Err(broken()))
     }
 
     fn of_csv(text: &[u8]) -> Result<Self, DatasetError> {
@@ -49,21 +53,23 @@ impl Table {
     }
 
     fn of_parquet(bytes: Vec<u8>) -> Result<Self, DatasetError> {
-        let broken = |_| {
-            let text = "expected a whole Parquet file, found one that cannot be read to its end";
-            DatasetError::Manifest(text.to_owned())
-        };
-        let file = SerializedFileReader::new(bytes::Bytes::from(bytes)).map_err(broken)?;
+        let file = SerializedFileReader::new(bytes::Bytes::from(bytes)).map_err(|_| broken())?;
         let plain = plain_columns(file.metadata().file_metadata().schema())?;
         let headers = plain.get_fields().iter().map(|column| column.name().to_owned()).collect();
-        let read = RowIter::from_file_into(Box::new(file)).project(Some(plain)).map_err(broken)?;
+        let read =
+            RowIter::from_file_into(Box::new(file)).project(Some(plain)).map_err(|_| broken())?;
         let mut rows = Vec::new();
         for (index, row) in read.enumerate() {
             let line = index + 1;
-            rows.push((line, Some(text_of(row.map_err(broken)?, line))));
+            rows.push((line, Some(text_of(row.map_err(|_| broken())?, line))));
         }
         Ok(Self { headers, rows })
     }
+}
+
+fn broken() -> DatasetError {
+    let text = "expected a whole Parquet file, found one that cannot be read to its end";
+    DatasetError::Manifest(text.to_owned())
 }
 
 /// What is between the columns of the first line: a comma, or what spreadsheets write where a comma is
