@@ -127,6 +127,8 @@ pub(crate) struct Standing {
     pub(crate) signed_set: Option<SignedSet>,
     /// What the sites of the open round have done in it.
     pub(crate) courses: Courses,
+    /// Who was refused what by which rule in the open round, as far as the log was told.
+    pub(crate) refused: BTreeSet<(HospitalId, &'static str)>,
     /// The slot that the next attempt will have.
     pub(crate) next_slot: SlotId,
     /// How far the keys are, as the sites are told of it; none without masks.
@@ -155,6 +157,7 @@ impl Standing {
             final_set: None,
             signed_set: None,
             courses: Courses::new(),
+            refused: BTreeSet::new(),
             next_slot: SlotId::new(1),
             keys: None,
             last: None,
@@ -171,6 +174,7 @@ impl Standing {
         self.final_set = None;
         self.signed_set = None;
         self.courses.clear();
+        self.refused.clear();
     }
 }
 

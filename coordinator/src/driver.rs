@@ -261,6 +261,9 @@ impl Driver {
                             replies.push(reply);
                         }
                         Err(turned) => {
+                            if let Turned::Refused(refusal) = &turned {
+                                self.house.refused(&self.entry, &from, refusal.rule()).await;
+                            }
                             self.refused(Some(open.terms.round.get()), &from, &turned);
                             let _ = reply.send(Err(turned));
                         }

@@ -17,6 +17,7 @@ mod identity;
 mod log;
 mod model_file;
 mod proposal;
+mod refused;
 #[cfg(test)]
 mod rehearsal;
 mod service;

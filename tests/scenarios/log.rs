@@ -73,7 +73,10 @@ fn online(house: &Consortium, who: &str, policy: &Path) -> Order {
 }
 
 /// What every leaf of the published log says, and how often each kind is there.
-fn facts(house: &Consortium, policy: &Path) -> Outcome<(Vec<Told>, BTreeMap<String, usize>)> {
+pub(crate) fn facts(
+    house: &Consortium,
+    policy: &Path,
+) -> Outcome<(Vec<Told>, BTreeMap<String, usize>)> {
     let policy = Policy::parse(&fs::read(policy)?)?;
     let (reader, _) = Reader::open(Folder::open(&folder(house))?, &policy)?;
     let (mut told, mut kinds) = (Vec::new(), BTreeMap::new());

@@ -11,7 +11,9 @@ use harness::site::{Site, Work};
 use harness::study::StudyView;
 use harness::{Outcome, Trouble};
 use serde::Deserialize;
+use transparency::fact::{Fact, Told};
 
+use crate::log::{await_log, facts, policy};
 use crate::restart::assert_nothing_lost_or_doubled;
 
 const LIMIT: Duration = Duration::from_secs(150);
@@ -89,6 +91,15 @@ fn every_hospital_counts_for_itself_what_a_private_study_spends() -> Outcome<()>
         assert!(spent.epsilon_solo > spent.epsilon_planned, "{spent:?}");
         assert!(spent.alarm.is_none() && study.rounds_left > 0, "{spent:?}");
     }
+    // The log says the same with each release.
+    await_log(&house, SITES)?;
+    let (facts, kinds) = facts(&house, &policy(&house)?)?;
+    let spent = |told: &Told| match &told.fact {
+        Fact::RoundReleased { epsilon, .. } => *epsilon,
+        _ => None,
+    };
+    assert_eq!(facts.iter().filter_map(spent).collect::<Vec<_>>(), told);
+    assert_eq!((kinds["ledger_charge"], kinds.get("round_refused")), (6 * SITES, None));
     Ok(())
 }
 

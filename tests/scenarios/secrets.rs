@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aggregation::message::Work as Task;
+use aggregation::vector::VectorFormat;
 use harness::consortium::Consortium;
 use harness::data::{TINY, damaged};
 use harness::manifests::Manifest;
@@ -115,7 +116,11 @@ fn patients_and_records_are_named_nowhere_outside_their_folder() -> Outcome<()> 
         site.log("trace");
     }
     house.start_sites()?;
-    let digest = house.begin(&Manifest { rounds: 2, ..Manifest::linear(32, 32) })?;
+    let rounds = Manifest { rounds: 2, ..Manifest::linear(32, 32) };
+    let digest = house.begin(&rounds)?;
+    house.await_completion(&digest, LIMIT)?;
+    let private = Manifest { name: "private".to_owned(), quorum: 3, masked: true, ..rounds };
+    let digest = house.begin(&Manifest { epsilon: Some(2.0), ..private })?;
     house.await_completion(&digest, LIMIT)?;
 
     let canaries = vec![
@@ -129,6 +134,17 @@ fn patients_and_records_are_named_nowhere_outside_their_folder() -> Outcome<()> 
     // The search itself works: at home the canaries are there.
     assert!(!traces(images.path(), &canaries)?.is_empty());
     Ok(())
+}
+
+/// A loss by its millionths over all examples.
+#[expect(clippy::cast_precision_loss, reason = "a few millions")]
+fn mean(micro: u64, examples: u64) -> f64 {
+    micro as f64 / 1e6 / examples as f64
+}
+
+/// Digits of a loss that nothing else has.
+fn printed_loss(loss: f64) -> Vec<u8> {
+    loss.to_string().into_bytes().into_iter().take(10).collect()
 }
 
 #[test]
@@ -166,10 +182,27 @@ fn keys_tokens_and_updates_are_written_down_nowhere() -> Outcome<()> {
         let piece = packed.get(1000..1048).unwrap_or_default();
         update_canaries.extend(printed(&format!("{}'s update", site.name), piece));
     }
+    // What all sites together lose is told; what one of them loses is not.
+    let format = VectorFormat::for_work(&study, 2, Task::TrainAndEvaluate)?;
+    let tallies = house.sites.iter().filter_map(|site| {
+        let metrics = stand_in::contribution(&site.name, &format).metrics?;
+        Some((site.name.clone(), metrics.loss_micro, metrics.examples))
+    });
+    let tallies: Vec<_> = tallies.collect();
+    for (name, loss, examples) in &tallies {
+        let loss = mean(*loss, *examples);
+        elsewhere.push((format!("{name}'s loss"), printed_loss(loss)));
+        elsewhere.push((format!("{name}'s loss, in binary"), loss.to_le_bytes().to_vec()));
+    }
+    let both = tallies.iter().fold((0, 0), |sum, (_, loss, n)| (sum.0 + loss, sum.1 + n));
+    let told = [("the loss of both".to_owned(), printed_loss(mean(both.0, both.1)))];
     elsewhere.push(("a token".to_owned(), unused.token.clone().into_bytes()));
     let secret = unused.token.rsplit('.').next().unwrap_or_default();
     elsewhere.push(("a token's secret".to_owned(), secret.as_bytes().to_vec()));
 
+    wait_for("the loss of both to be in the log", STEP, || {
+        Ok((!traces(&house.home().join("state/log"), &told)?.is_empty()).then_some(()))
+    })?;
     // The coordinator's folder: nothing of any site, and of updates nothing once the round is over.
     let mut all = elsewhere.clone();
     all.extend(update_canaries.clone());

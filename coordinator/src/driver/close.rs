@@ -36,6 +36,16 @@ pub(super) struct Ended {
 }
 
 impl Ended {
+    /// What a release has cost so far stands beside it in the log.
+    fn spent(&mut self, spent: Option<Spent>, delta: Option<f64>) {
+        let Some((spent, delta)) = spent.zip(delta) else { return };
+        for leaf in self.leaves.iter_mut().filter(|leaf| leaf.kind() == "round_released") {
+            leaf.add("epsilon", spent.planned);
+            leaf.add("epsilon_solo", spent.solo);
+            leaf.add("delta", delta);
+        }
+    }
+
     /// No model follows from the sum (PROTOCOL R-20): then there was no release either, and the log
     /// says why.
     fn without_model(&mut self, terms: &Terms, reason: &str) {
@@ -72,6 +82,7 @@ impl Driver {
         (row.released, row.reason) = (notice.released, notice.reason.clone());
         row.model = self.study.model;
         row.epsilon = self.spent().await?;
+        ended.spent(row.epsilon, self.charter.noise().map(|plan| plan.wanted().delta.get()));
         for (site, course) in &mut row.courses {
             course.away = self.house.board.left(site).is_some();
         }

@@ -19,6 +19,11 @@ use crate::coordinator::Coordinator;
 use crate::store::Leaf;
 use crate::store::charges::{ChargeKept, Charged};
 
+/// An update that is not paid for, or paid with what is no charge (PROTOCOL D-25).
+const UNPAID: &str = "D-25";
+/// A ledger that has been further than it is (PROTOCOL D-28).
+const SET_BACK: &str = "D-28";
+
 /// Keeps a charge, if it is one of this study's price for the open slot, signed by the site
 /// (PROTOCOL D-25).
 pub(super) async fn receive(
@@ -44,6 +49,7 @@ pub(super) async fn receive(
     if (charged.study, charged.round, charged.slot) != (study, round, slot)
         || charged.charge != *plan.charge()
     {
+        house.refused(entry, site, UNPAID).await;
         return Err(Status::invalid_argument(
             "D-25: expected a charge of this study's price for this slot, found another",
         ));
@@ -55,6 +61,7 @@ pub(super) async fn receive(
     let statement = LedgerStatement { site: site.clone(), record };
     let signed = entry.identities.get(site).map(|key| key.verify(&statement, &signature));
     if !matches!(signed, Some(Ok(()))) {
+        house.refused(entry, site, UNPAID).await;
         return Err(Status::invalid_argument("D-25: the charge is not signed by this site"));
     }
     let ChargeParts { mode, .. } = charged.charge.parts();
@@ -79,11 +86,14 @@ pub(super) async fn receive(
     match kept.map_err(|fault| store_status(&fault))? {
         ChargeKept::Kept => Ok(()),
         ChargeKept::Other => Err(Status::already_exists("another charge is known for this slot")),
-        ChargeKept::Old { last } => Err(Status::failed_precondition(format!(
-            "D-28: this site's ledger has told of record {last} before; expected a later one, \
-             found {}",
-            record.seq()
-        ))),
+        ChargeKept::Old { last } => {
+            house.refused(entry, site, SET_BACK).await;
+            Err(Status::failed_precondition(format!(
+                "{SET_BACK}: this site's ledger has told of record {last} before; expected a later \
+                 one, found {}",
+                record.seq()
+            )))
+        }
     }
 }
 
@@ -101,6 +111,7 @@ pub(super) async fn is_paid(
     if charged.map_err(|fault| store_status(&fault))? {
         Ok(())
     } else {
+        house.refused(entry, site, UNPAID).await;
         Err(Status::failed_precondition("D-25: this site has not charged its ledger for this slot"))
     }
 }

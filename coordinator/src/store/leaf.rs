@@ -32,8 +32,13 @@ impl Leaf {
 
     /// The same with one more field.
     pub(crate) fn with(mut self, key: &'static str, value: impl Into<Value>) -> Self {
-        self.fields.insert(key.to_owned(), value.into());
+        self.add(key, value);
         self
+    }
+
+    /// Tells one thing more.
+    pub(crate) fn add(&mut self, key: &'static str, value: impl Into<Value>) {
+        self.fields.insert(key.to_owned(), value.into());
     }
 
     /// What it tells of.

@@ -181,8 +181,13 @@ pub enum Fact {
         contributed: Vec<String>,
         sum: Option<Digest>,
         noise_multiplier: Option<f64>,
+        epsilon: Option<f64>,
+        epsilon_solo: Option<f64>,
+        delta: Option<f64>,
         recompute_share: Option<f64>,
     },
+    /// The coordinator turned away what a site sent for the open round.
+    RoundRefused { site: String, rule: String },
     /// What it takes to add the sum up again is kept for an auditor.
     RoundKept { record: Digest, bytes: u64 },
     /// What was kept, or was to be, is not there any more.
@@ -280,6 +285,7 @@ impl Fact {
             | Self::RoundContribution { .. }
             | Self::RoundDropout { .. }
             | Self::RoundReleased { .. }
+            | Self::RoundRefused { .. }
             | Self::RoundKept { .. }
             | Self::RoundForgotten { .. }
             | Self::RoundAbandoned { .. }
@@ -318,6 +324,7 @@ impl Fact {
             | Self::RoundSetSigned { site }
             | Self::RoundShares { site }
             | Self::RoundWrongShare { site, .. }
+            | Self::RoundRefused { site, .. }
             | Self::LedgerCharge(Charge { site, .. })
             | Self::LedgerRefused { site, .. } => Some(site),
             Self::StudyProposed { .. }
@@ -361,6 +368,7 @@ impl Fact {
             | Self::RoundContribution { .. }
             | Self::RoundDropout { .. }
             | Self::RoundReleased { .. }
+            | Self::RoundRefused { .. }
             | Self::RoundKept { .. }
             | Self::RoundForgotten { .. }
             | Self::RoundAbandoned { .. }

@@ -69,6 +69,33 @@ async fn a_round_that_is_released_when_its_study_is_over_is_kept_at_once() {
     world.crash().await;
 }
 
+/// However often a site says it, the log is told once of a rule in an attempt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_site_is_refused_is_in_the_log_once_in_an_attempt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::open(folder.path()).await;
+    for round in 0..2 {
+        let terms = world.offer(round).await.expect("an offer");
+        for _ in 0..3 {
+            let early = world.stage("alpha", &terms).await;
+            let refused = world.say("alpha", early).await;
+            assert!(matches!(refused, Err(Turned::Refused(_))), "{refused:?}");
+        }
+        world.contribute(&terms).await;
+    }
+    world.offer(2).await.expect("a third round");
+    let facts = world.facts().await;
+    for slot in 1..=2 {
+        let words = format!(r#""rule":"R-08","site":"alpha","slot":{slot},"#);
+        assert!(
+            at(&facts, "round_refused", &words)
+                < at(&facts, "round_frozen", &format!("\"slot\":{slot},"))
+        );
+    }
+    assert_eq!(world.house.store.leaves("round_refused").await, 2);
+    world.crash().await;
+}
+
 /// What is done to the state folder while nothing runs.
 async fn aside<T>(folder: &Path, act: impl AsyncFnOnce(&Store) -> T) -> T {
     let store = Store::open(&folder.join("state")).await.expect("opened");

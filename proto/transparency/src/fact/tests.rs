@@ -63,6 +63,7 @@ fn least() -> Vec<(&'static str, Value)> {
         ("round_set_signed", at(json!({"site": "north"}))),
         ("round_shares", at(json!({"site": "north"}))),
         ("round_wrong_share", at(json!({"site": "north", "of": "south"}))),
+        ("round_refused", at(json!({"site": "north", "rule": "R-09"}))),
         ("round_recovery", at(json!({"missing": ["south"]}))),
         ("key_announced", of(json!({"site": "north", "digest": digest}))),
         ("key_nonce", of(json!({"site": "north", "nonce": digest}))),

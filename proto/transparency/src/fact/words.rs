@@ -25,6 +25,7 @@ impl Fact {
             | Self::RoundDeclined { .. }
             | Self::RoundDropout { .. }
             | Self::RoundAbandoned { .. }
+            | Self::RoundRefused { .. }
             | Self::LedgerRefused { .. }
             | Self::SiteRevoked { .. } => Outcome::Refused,
             Self::Alarm { .. } | Self::RoundWrongShare { .. } => Outcome::Alarm,
@@ -104,8 +105,13 @@ impl Fact {
                 format!("{site} contributed an update of {bytes} bytes")
             }
             Self::RoundDropout { site, reason } => format!("{site} dropped out: {reason}"),
-            Self::RoundReleased { contributed, .. } => {
-                format!("the sum of {} sites was released", contributed.len())
+            Self::RoundReleased { contributed, epsilon, .. } => {
+                let spent = epsilon.map(|spent| format!("; epsilon is {spent} now"));
+                let sites = contributed.len();
+                format!("the sum of {sites} sites was released{}", spent.unwrap_or_default())
+            }
+            Self::RoundRefused { site, rule } => {
+                format!("what {site} sent was turned away by rule {rule}")
             }
             Self::RoundKept { bytes, .. } => {
                 format!("{bytes} bytes are kept with which the sum can be added up again")

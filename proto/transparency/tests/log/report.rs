@@ -140,6 +140,20 @@ fn without_charges() -> Vec<Vec<u8>> {
     leaves
 }
 
+/// The story with releases that all say that next to nothing was spent.
+fn too_little() -> Vec<Vec<u8>> {
+    let bend = |bytes: Vec<u8>| {
+        let leaf = Leaf::decode(&bytes).expect("a leaf");
+        let mut data = leaf.data().clone();
+        match data.get_mut("epsilon") {
+            Some(epsilon) if leaf.kind() == "round_released" => *epsilon = 0.01.into(),
+            Some(_) | None => return bytes,
+        }
+        Leaf::new(leaf.kind(), leaf.time(), data).expect("a leaf").bytes().to_vec()
+    };
+    Story::new("radiographs", SITES[4]).leaves.into_iter().map(bend).collect()
+}
+
 /// An approval that is written after the round, and dated before it.
 fn late_approval() -> Vec<Vec<u8>> {
     let mut leaves = Story::new("radiographs", SITES[4]).leaves;
@@ -186,6 +200,12 @@ fn every_rule_that_facts_break_is_named_with_the_place() {
             "at least what its charges make it",
             "alder: epsilon",
         ),
+        (
+            bent("round_released", set("epsilon", 0.7.into())),
+            "releases say was spent",
+            "round 20: less than before",
+        ),
+        (too_little(), "releases say was spent", "epsilon 0.01, where"),
         (
             bent("ledger_charge", set("cap_planned", 1.into())),
             "more than its caps",

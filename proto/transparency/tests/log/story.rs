@@ -218,7 +218,11 @@ impl Story {
             self.of_round("round_shares", json!({"site": site}));
         }
         let sum = digest(&format!("sum {round}"));
-        let fields = json!({"contributed": members, "sum": sum, "noise_multiplier": 1.125});
+        let most = f64::from(self.charged.values().copied().max().unwrap_or_default());
+        let fields = json!({
+            "contributed": members, "sum": sum, "noise_multiplier": 1.125, "delta": 0.00001,
+            "epsilon": 0.3 + 0.33 * most.sqrt(), "epsilon_solo": 1.5 + 1.75 * most.sqrt(),
+        });
         self.of_round("round_released", fields);
         if evaluates {
             let done = f64::from(u32::try_from(round).expect("few"));

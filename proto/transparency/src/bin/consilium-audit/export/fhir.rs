@@ -45,9 +45,10 @@ impl Sort {
                 sort("110106", "Export", "R")
             }
             Fact::RoundAnnounced { .. } => sort("110107", "Import", "C"),
-            Fact::Alarm { .. } | Fact::RoundWrongShare { .. } | Fact::LedgerRefused { .. } => {
-                sort("110113", "Security Alert", "E")
-            }
+            Fact::Alarm { .. }
+            | Fact::RoundWrongShare { .. }
+            | Fact::RoundRefused { .. }
+            | Fact::LedgerRefused { .. } => sort("110113", "Security Alert", "E"),
             Fact::StudyProposed { .. } => sort("110100", "Application Activity", "C"),
             Fact::StudyDecided { .. } | Fact::StudyChanged { .. } | Fact::ModelChanged { .. } => {
                 sort("110100", "Application Activity", "U")

@@ -69,9 +69,10 @@ fn sort(fact: &Fact) -> (Class, (u32, &'static str)) {
         | Fact::RoundAbandoned { .. }
         | Fact::RoundEvaluated { .. }
         | Fact::Unknown => (Class::Api, OTHER),
-        Fact::Alarm { .. } | Fact::RoundWrongShare { .. } | Fact::LedgerRefused { .. } => {
-            (Class::Finding, (1, "Create"))
-        }
+        Fact::Alarm { .. }
+        | Fact::RoundWrongShare { .. }
+        | Fact::RoundRefused { .. }
+        | Fact::LedgerRefused { .. } => (Class::Finding, (1, "Create")),
     }
 }
 

@@ -44,6 +44,35 @@ pub(super) fn accounted(history: &History) -> Check {
     check
 }
 
+/// Whether what releases say was spent never falls, and in the end covers the charges that the
+/// sites had told before.
+pub(super) fn released(history: &History) -> Check {
+    let mut check = Check::new("What releases say was spent covers the charges before them");
+    let told = history.attempts.values().filter(|attempt| attempt.released());
+    let told: Vec<_> = told.filter_map(|it| it.spent.map(|spent| (it, spent))).collect();
+    for pair in told.windows(2) {
+        let [(_, before), (attempt, spent)] = pair else { continue };
+        check.ask(spent >= before, || format!("round {}: less than before", attempt.round));
+    }
+    let Some((last, spent)) = told.last() else { return check };
+    let before = |charges: &[Charged]| charges.partition_point(|one| one.slot <= last.slot);
+    let charges = history.charges.values().filter_map(|all| all.get(..before(all)));
+    let most = charges.max_by_key(|charges| charges.len()).unwrap_or_default();
+    if let Some((composition, delta)) = composed(most) {
+        let least = least(&composition, delta, *spent);
+        check.ask(*spent >= least * (1.0 - SLACK), || {
+            format!(
+                "round {}: epsilon {}, where {} charges make it {}",
+                last.round,
+                super::html::value_text(*spent),
+                most.len(),
+                super::html::value_text(least)
+            )
+        });
+    }
+    check
+}
+
 /// The charges of one site one after another, at the delta of the last.
 fn composed(charges: &[Charged]) -> Option<(Composition, Delta)> {
     let mut composition = Composition::new();

@@ -43,6 +43,7 @@ pub(super) fn all(history: &History) -> Vec<Check> {
         charges(history),
         epsilons(history),
         super::accounted::accounted(history),
+        super::accounted::released(history),
         caps(history),
         times(history),
         readable(history),

@@ -79,6 +79,8 @@ pub(super) struct Attempt {
     pub(super) declined: BTreeSet<String>,
     /// Sites whose ledgers were charged.
     pub(super) charged: BTreeSet<String>,
+    /// What the coordinator says the patients had spent when the sum was released.
+    pub(super) spent: Option<f64>,
     pub(super) end: End,
     /// What the log tells of it once more, and differently: the first word counts.
     pub(super) again: Vec<String>,
@@ -311,6 +313,7 @@ impl History {
             | Fact::RoundContribution { .. }
             | Fact::RoundDropout { .. }
             | Fact::RoundReleased { .. }
+            | Fact::RoundRefused { .. }
             | Fact::RoundAbandoned { .. }
             | Fact::RoundResumed {}
             | Fact::RoundFinalSet { .. }
@@ -370,8 +373,9 @@ impl History {
             {
                 attempt.again.push("ended once more".to_owned());
             }
-            Fact::RoundReleased { contributed, sum, .. } => {
+            Fact::RoundReleased { contributed, sum, epsilon, .. } => {
                 attempt.ended = Some(time);
+                attempt.spent = epsilon;
                 attempt.end = End::Released { contributed, sum };
             }
             Fact::RoundAbandoned { reason } => {
@@ -401,6 +405,7 @@ impl History {
             | Fact::RoundFinalSet { .. }
             | Fact::RoundSetSigned { .. }
             | Fact::RoundShares { .. }
+            | Fact::RoundRefused { .. }
             | Fact::RoundWrongShare { .. }
             | Fact::RoundRecovery { .. }
             | Fact::RoundKept { .. }

@@ -99,6 +99,9 @@ pub(super) fn clipped(name: &str, most: usize) -> String {
     name.chars().take(most.saturating_sub(1)).chain(['\u{2026}']).collect()
 }
 
+/// A cap of more than so many times the largest value is not drawn: the curve would be flat.
+const FAR: f64 = 10.0;
+
 /// One curve: its name, its points by round, and a line that it should not cross.
 pub(super) struct Curve {
     pub(super) name: String,
@@ -110,8 +113,9 @@ pub(super) struct Curve {
 pub(super) fn curves(label: &str, curves: &[Curve], rounds: u64, from_zero: bool) -> Html {
     let mut html = Html::default();
     let values = || curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1));
-    let caps = || curves.iter().filter_map(|curve| curve.cap);
-    let most = values().chain(caps()).fold(f64::NEG_INFINITY, f64::max);
+    let largest = values().fold(f64::NEG_INFINITY, f64::max);
+    let cap_of = |curve: &Curve| curve.cap.filter(|cap| *cap <= FAR * largest);
+    let most = curves.iter().filter_map(cap_of).fold(largest, f64::max);
     let least = if from_zero { 0.0 } else { values().fold(f64::INFINITY, f64::min) };
     if !(most.is_finite() && least.is_finite()) {
         return html;
@@ -152,7 +156,7 @@ pub(super) fn curves(label: &str, curves: &[Curve], rounds: u64, from_zero: bool
     }
     for (at, curve) in curves.iter().enumerate() {
         let class = CLASSES[at % CLASSES.len()];
-        if let Some(cap) = curve.cap {
+        if let Some(cap) = cap_of(curve) {
             html.raw("<line class=\"cap ").raw(class).raw("\" x1=\"").at(left).raw("\" x2=\"");
             html.at(right).raw("\" y1=\"").at(y(cap)).raw("\" y2=\"").at(y(cap)).raw("\"/>");
         }
@@ -232,6 +236,19 @@ mod tests {
         assert!(!drawn.contains("NaN") && !drawn.contains("inf"), "{drawn}");
         let none = Curve { name: "a".to_owned(), points: vec![], cap: None };
         assert_eq!(curves("x", &[none], 5, false).into_string(), "");
+    }
+
+    #[test]
+    fn a_cap_that_is_far_away_does_not_flatten_the_curve() {
+        let drawn = |cap| {
+            let one = Curve { name: "a".to_owned(), points: vec![(1, 1.0), (2, 2.0)], cap };
+            curves("x", &[one], 2, true).into_string()
+        };
+        assert!(
+            drawn(Some(3.0)).contains("class=\"cap ")
+                && !drawn(Some(30.0)).contains("class=\"cap ")
+        );
+        assert_eq!(drawn(Some(30.0)), drawn(None));
     }
 
     #[test]

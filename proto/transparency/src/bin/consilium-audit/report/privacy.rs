@@ -71,7 +71,7 @@ pub(super) fn section(history: &History) -> Html {
     html.part(&curves("planned epsilon by round", &planned, rounds, true));
     html.raw("</div><div><h3>Solo epsilon by round</h3>");
     html.part(&curves("solo epsilon by round", &solo, rounds, true));
-    html.raw("</div></div><p class=\"soft\">Dotted: the sites&#39; own caps.</p>");
+    html.raw("</div></div><p class=\"soft\">Dotted: the sites&#39; own caps, where they are not above ten times what was spent.</p>");
     html
 }
 
