@@ -73,7 +73,7 @@ pub(super) async fn decline(
     Ok(())
 }
 
-/// What the log owes this house once the coordinator has said yes.
+/// What the log owes this house once the coordinator has it.
 pub(super) struct Claim {
     /// Who looks for it.
     pub(super) witness: Arc<Desk>,
@@ -84,8 +84,8 @@ pub(super) struct Claim {
 }
 
 /// Tells what was charged for it, where the study is private; then sends the update straight from
-/// its file. Never more of it than a few chunks is in memory. Each yes is a claim at once: what the
-/// coordinator has, the log must have, whatever becomes of the rest.
+/// its file. Never more of it than a few chunks is in memory. The claim is noted before the first byte,
+/// and each yes at once: what the coordinator has, the log must have, whatever becomes of the rest.
 pub(super) async fn upload(
     mut client: Client,
     terms: Terms,
@@ -99,6 +99,7 @@ pub(super) async fn upload(
         client.send_charge(witness.tells(owed.clone(), charge)).await?;
         witness.is_charged(owed.clone());
     }
+    witness.sends(owed.clone());
     let header = UpdateHeader {
         study: terms.study.digest().as_bytes().to_vec(),
         round: terms.round.get(),

@@ -428,6 +428,10 @@ impl Seat {
                     }
                 }
                 Action::Sign { statement, .. } => {
+                    // Whoever has us sign for it has our update.
+                    if let Some((owed, _)) = told {
+                        witness.is_received(owed);
+                    }
                     masked::sign(client, &terms, identity.sign(statement)).await
                 }
                 Action::Unmask { .. } => masked::give(client, &journal, &terms).await,

@@ -2,9 +2,11 @@
 //! be in the log, unchanged, before the next round of its study, and is proven against a head that
 //! this house cosigned.
 //!
-//! A claim is on disk before a charge is told, so that it is told with the same words every time; it
-//! is owed from when the coordinator has said yes, to the charge and to the update each, and is dropped
-//! once it is proven. One that is missing, or stands there with other content, is the same alarm as a
+//! A claim is on disk before a charge is told, so that it is told with the same words every time, and
+//! before the first byte of an update leaves. It is owed from when the coordinator has said yes, to the
+//! charge and to the update each; whoever asks this house to sign a final set with it in it, or says
+//! that a sum has it, has its update whether or not it gave a receipt. A claim is dropped once it is
+//! proven. One that is missing, or stands there with other content, is the same alarm as a
 //! fork: the coordinator has said one thing to this house and another to the world.
 
 use std::collections::BTreeMap;
@@ -39,7 +41,7 @@ pub(crate) struct Owed {
     /// BLAKE3 of the update.
     digest: String,
     bytes: u64,
-    /// Whether the coordinator said that it has the update.
+    /// Whether the coordinator said, or showed, that it has the update.
     received: bool,
     /// The record of this house's ledger that paid for it.
     charge: Option<OwedCharge>,
@@ -251,6 +253,11 @@ impl Desk {
         ChargeRequest { delta, epsilon_planned, epsilon_solo, cap_planned, cap_solo, ..told }
     }
 
+    /// This house is about to send an update. Nobody has it yet.
+    pub(crate) fn sends(&self, owed: Owed) {
+        self.claim(owed, |_| {});
+    }
+
     /// The coordinator says that it has the charge of a claim: from now on the log owes it.
     pub(crate) fn is_charged(&self, owed: Owed) {
         self.claim(owed, |known| {
@@ -261,12 +268,20 @@ impl Desk {
         });
     }
 
-    /// The coordinator says that it has the update of a claim: from now on the log owes it.
+    /// The coordinator says, or shows, that it has the update of a claim: from now on the log owes it.
     pub(crate) fn is_received(&self, owed: Owed) {
         self.claim(owed, |known| {
-            known.received = true;
-            (known.seen, known.since) = (None, self.looks.load(Ordering::SeqCst));
+            if !known.received {
+                known.received = true;
+                (known.seen, known.since) = (None, self.looks.load(Ordering::SeqCst));
+            }
         });
+    }
+
+    /// Whether the log owes the update of this slot; nothing where there is no claim.
+    #[cfg(test)]
+    pub(crate) fn owes(&self, slot: SlotId) -> Option<bool> {
+        self.claims().0.values().find(|owed| owed.slot == slot.get()).map(|owed| owed.received)
     }
 
     /// Notes something of a claim, which is made if it is new.

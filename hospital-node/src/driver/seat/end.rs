@@ -30,6 +30,10 @@ impl Seat {
             (false, _) => format!("abandoned: {}", closed.reason),
         });
         let released = closed.released.then_some(closed.slot);
+        let terms = self.terms.as_ref().filter(|terms| mine && released == Some(terms.slot));
+        if let Some((terms, packed)) = terms.zip(self.packed) {
+            self.house.witness.is_received(self.told(terms, packed).0);
+        }
         self.happen(session, Event::Closed(closed)).await;
         self.outcome = None;
         if let (Some(slot), true) = (released, mine) {

@@ -98,9 +98,10 @@ impl Seat {
             vec![Event::Offered(terms.clone()), trained(slot, packed), Event::Frozen(roster)];
         if let Some(digest) = masked {
             let masked = Packed { digest, bytes: packed.bytes };
-            if holds(&self.masked_update(slot), masked).await? {
+            // In a final set, it is no longer needed, but still what this house has sent.
+            if set.is_some() || holds(&self.masked_update(slot), masked).await? {
                 self.packed = Some(masked);
-            } else if set.is_none() {
+            } else {
                 tracing::error!(
                     study = self.local.name,
                     slot = slot.get(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aggregation::ids::Digest;
@@ -43,6 +43,8 @@ pub(super) struct Fake {
     pub(super) cut: AtomicUsize,
     pub(super) said: mpsc::UnboundedSender<Said>,
     pub(super) batches: Batches,
+    /// Whether updates get no receipt.
+    pub(super) silent: Arc<AtomicBool>,
 }
 
 type Pinned<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -135,7 +137,11 @@ impl Federation for Fake {
         assert_eq!(header.bytes, u64::try_from(update.len()).expect("small"));
         assert_eq!(header.digest, Digest::blake3(&update).as_bytes());
         let receipt = wire::UpdateReceipt { digest: header.digest };
-        self.heard(Said::Update(header.slot, update), receipt)
+        let heard = self.heard(Said::Update(header.slot, update), receipt)?;
+        if self.silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        Ok(heard)
     }
 
     async fn send_signature(

@@ -84,6 +84,25 @@ async fn keys_are_set_up_and_masked_rounds_are_exact() {
     running.kill().await;
 }
 
+/// A coordinator that keeps its receipt to itself could put something else into the log otherwise.
+#[tokio::test]
+async fn an_update_is_owed_once_it_is_in_a_final_set_though_no_receipt_comes() {
+    let mut federation = Federation::of(&["anna", "bert", "carl"]).await;
+    federation.stage.silent.store(true, Ordering::SeqCst);
+    let running = federation.stage.start().await;
+    let running = federation.set_up(running, 0, false).await;
+    let witness = Arc::clone(&federation.stage.house.witness);
+    // Taken in, and not in any set: nobody says that it arrived.
+    let (running, told) = federation.play(running, 1, &[Last::Ready; 2], How::Through).await;
+    assert!(released(&told).is_none());
+    assert_eq!(witness.owes(SlotId::new(1)), Some(false));
+    // In a set that this house signed, of which no sum came.
+    let (running, told) = federation.play(running, 2, &[Last::Sign; 2], How::Through).await;
+    assert!(released(&told).is_none());
+    assert_eq!(witness.owes(SlotId::new(2)), Some(true));
+    running.kill().await;
+}
+
 #[tokio::test]
 async fn killed_after_each_thing_that_it_says_this_site_goes_on_where_it_was() {
     let mut federation = Federation::of(&["anna", "bert", "carl"]).await;

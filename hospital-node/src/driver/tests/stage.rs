@@ -60,6 +60,8 @@ pub(super) struct Stage {
     heard: mpsc::UnboundedReceiver<Said>,
     /// What other sites left, for this one to fetch.
     pub(super) batches: Batches,
+    /// Whether its updates get no receipt.
+    pub(super) silent: Arc<AtomicBool>,
     pub(super) model: Vec<u8>,
     pub(super) charter: Charter,
 }
@@ -161,12 +163,13 @@ impl Stage {
         let house =
             House { config: Arc::new(config), state, me, identity, journal, purse, witness };
         let (said, heard) = mpsc::unbounded_channel();
-        let batches = Batches::default();
+        let (batches, silent) = (Batches::default(), Arc::default());
         let fake = Fake {
             model: model.clone(),
             cut: AtomicUsize::new(cut),
             said,
             batches: Arc::clone(&batches),
+            silent: Arc::clone(&silent),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
@@ -176,7 +179,7 @@ impl Stage {
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
         let client = Client::connect(url).await.expect("connected");
-        Self { folder, house, client, heard, batches, model, charter }
+        Self { folder, house, client, heard, batches, silent, model, charter }
     }
 
     pub(super) async fn start(&self) -> Running {

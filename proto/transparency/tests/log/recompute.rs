@@ -19,7 +19,7 @@ use transparency::leaf::Leaf;
 use transparency::recompute::{MaskKey, RECORD, Record, Released, Upload, update_file};
 use transparency::time::UtcTime;
 
-use crate::fixture::{build, policy};
+use crate::fixture::{Federation, policy};
 use crate::program::{Answer, Desk};
 use crate::story::digest;
 
@@ -87,6 +87,18 @@ fn upload(bytes: &[u8]) -> Upload {
     Upload { digest, bytes: u64::try_from(bytes.len()).expect("short") }
 }
 
+/// Days after which everything that was kept may be forgotten.
+const LATER: u64 = 500;
+
+/// Says of what was kept that it is not any more.
+fn forget(leaves: &mut [(String, Value)], at: usize, reason: &str, days: u64) {
+    leaves[at].0 = "round_forgotten".to_owned();
+    leaves[at].1["reason"] = reason.into();
+    for (_, fields) in leaves.iter_mut().skip(at) {
+        fields["days"] = days.into();
+    }
+}
+
 /// A study of a few rounds, and what its coordinator kept of those that were drawn.
 struct Stage {
     desk: Desk,
@@ -97,6 +109,11 @@ struct Stage {
 impl Stage {
     /// `alter` may change the leaves before they are published.
     fn new(alter: impl Fn(&mut Vec<(String, Value)>)) -> Self {
+        Self::cosigned(LATER, alter)
+    }
+
+    /// The same, seen by its witnesses so many days after its first leaf.
+    fn cosigned(days: u64, alter: impl Fn(&mut Vec<(String, Value)>)) -> Self {
         let rounds: Vec<Round> = (1..=ROUNDS).map(Round::new).collect();
         let mut leaves = Vec::new();
         let mut drawn = Vec::new();
@@ -131,8 +148,7 @@ impl Stage {
         let encoded: Vec<Vec<u8>> =
             (0..).zip(leaves).map(|(at, (kind, fields))| entry(at, &kind, fields)).collect();
         let folder = Folder::create(&desk.at("log")).expect("made");
-        let size = u64::try_from(encoded.len()).expect("few");
-        build(folder, &[size], |at| encoded[usize::try_from(at).expect("few")].clone());
+        Federation::new(folder).publish(&encoded, 1_795_000_100 + days * 86_400);
         fs::write(desk.at("policy"), policy(2).to_string()).expect("written");
         for at in &drawn {
             let round = &rounds[*at];
@@ -281,9 +297,7 @@ fn a_wrong_sum_a_withheld_round_and_an_unlogged_update_are_caught() {
     ] {
         let forgot = Stage::new(|leaves| {
             let at = leaves.iter().rposition(|(kind, _)| kind == "round_kept").expect("kept");
-            leaves[at].0 = "round_forgotten".to_owned();
-            leaves[at].1["reason"] = reason.into();
-            leaves[at].1["days"] = days.into();
+            forget(leaves, at, reason, days);
         });
         let text = forgot.run("");
         assert_eq!(text.code, code, "{reason}: {}", text.err);
@@ -291,6 +305,20 @@ fn a_wrong_sum_a_withheld_round_and_an_unlogged_update_are_caught() {
         assert!(line.contains("round 8 ") && line.contains(reason), "{line}");
         let json = forgot.run("--format json --round 8").json();
         assert_eq!((&json["error_code"], &json["data"][outcome]), (&"not_kept".into(), &1.into()));
+    }
+
+    // Its time is said to be over: neither the leaf after it nor those who cosigned bear that out.
+    for (also, seen) in [(1, LATER), (usize::MAX, 0)] {
+        let early = Stage::cosigned(seen, |leaves| {
+            let at = leaves.iter().rposition(|(kind, _)| kind == "round_kept").expect("kept");
+            forget(leaves, at, "retention", 30);
+            for (_, fields) in leaves.iter_mut().skip(at.saturating_add(also)) {
+                fields["days"] = 0.into();
+            }
+        });
+        let text = early.run("");
+        assert_eq!(text.code, Some(1), "{}", text.out);
+        assert!(text.out.lines().any(|line| line.starts_with("unchecked")), "{}", text.out);
     }
 
     // The sum is said to be over a site of which no update is in the log.
@@ -309,7 +337,7 @@ fn a_wrong_sum_a_withheld_round_and_an_unlogged_update_are_caught() {
 #[test]
 fn what_is_told_twice_or_after_the_draw_is_no_way_out() {
     type Alter = fn(&mut Vec<(String, Value)>);
-    let cases: [(&str, Alter); 5] = [
+    let cases: [(&str, Alter); 7] = [
         ("it was released twice", |leaves| {
             let at = leaves.iter().rposition(|(kind, _)| kind == "round_released").expect("one");
             let mut lie = leaves[at].clone();
@@ -333,6 +361,24 @@ fn what_is_told_twice_or_after_the_draw_is_no_way_out() {
             other["record"] = digest("another record").into();
             leaves.push(("round_kept".to_owned(), other));
         }),
+        ("an update of birch is in the log after its release", |leaves| {
+            let is_last = |(kind, fields): &(String, Value)| {
+                kind == "round_contribution" && fields["site"] == "birch"
+            };
+            let at = leaves.iter().rposition(is_last).expect("one");
+            let late = leaves.remove(at);
+            leaves.push(late);
+        }),
+        ("a model was made of it, and no release is in the log", |leaves| {
+            let at = leaves.iter().rposition(|(kind, _)| kind == "round_released").expect("one");
+            let (_, released) = leaves.remove(at);
+            let model = digest("a model");
+            let fields = json!({
+                "study": released["study"], "round": released["round"], "slot": released["slot"],
+                "before": model, "after": model,
+            });
+            leaves.push(("model_changed".to_owned(), fields));
+        }),
         ("its slot is round 9 as well", |leaves| {
             let mut other = last_of(leaves, "round_contribution").clone();
             other["round"] = 9.into();
@@ -342,6 +388,24 @@ fn what_is_told_twice_or_after_the_draw_is_no_way_out() {
     for (words, alter) in cases {
         Stage::new(alter).fails_with(words);
     }
+}
+
+/// A sum could hide in a leaf that does not say what its kind says.
+#[test]
+fn a_leaf_with_a_hole_is_not_passed_over() {
+    let stage = Stage::new(|leaves| {
+        let fields = last_of(leaves, "round_released").as_object_mut().expect("an object");
+        fields.remove("contributed");
+    });
+    let text = stage.run("");
+    assert_eq!(text.code, Some(1), "{}", text.out);
+    assert!(text.err.contains("missing field `contributed`"), "{}", text.err);
+    let json = stage.run("--format json").json();
+    assert_eq!(json["error_code"], "recompute_failed");
+    assert_eq!(json["data"]["defects"].as_array().map(Vec::len), Some(1), "{json}");
+    // It is of that study alone.
+    let other = digest("another study");
+    assert_eq!(stage.run(&format!("--study {other}")).code, Some(4), "there is no such study");
 }
 
 #[test]

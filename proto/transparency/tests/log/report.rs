@@ -154,6 +154,25 @@ fn too_little() -> Vec<Vec<u8>> {
     Story::new("radiographs", SITES[4]).leaves.into_iter().map(bend).collect()
 }
 
+/// An update that is told once the sum is released.
+fn late_update() -> Vec<Vec<u8>> {
+    let mut leaves = Story::new("radiographs", SITES[4]).leaves;
+    let study = Value::from(Story::private());
+    let is = |bytes: &Vec<u8>, kind: &str, site: Option<&str>| {
+        let leaf = Leaf::decode(bytes).expect("a leaf");
+        let data = leaf.data();
+        leaf.kind() == kind
+            && data.get("slot") == Some(&21.into())
+            && data.get("study") == Some(&study)
+            && site.is_none_or(|site| data.get("site") == Some(&site.into()))
+    };
+    let at = leaves.iter().position(|it| is(it, "round_contribution", Some(SITES[1])));
+    let update = leaves.remove(at.expect("an update"));
+    let released = leaves.iter().position(|it| is(it, "round_released", None)).expect("a release");
+    leaves.insert(released + 1, update);
+    leaves
+}
+
 /// An approval that is written after the round, and dated before it.
 fn late_approval() -> Vec<Vec<u8>> {
     let mut leaves = Story::new("radiographs", SITES[4]).leaves;
@@ -219,6 +238,7 @@ fn every_rule_that_facts_break_is_named_with_the_place() {
             "told once",
             "round 20, slot 21: another update of",
         ),
+        (late_update(), "told once", "round 20, slot 21: an update of birch after its end"),
         (
             with_another("model_changed", |data| {
                 let before = data.insert("after".to_owned(), digest("not of a sum").into());

@@ -12,7 +12,7 @@ use transparency::checkpoint::SignedCheckpoint;
 use transparency::folder::{Folder, ReadError, Reader};
 use transparency::leaf::Leaf;
 use transparency::note::MAX_NOTE_BYTES;
-use transparency::policy::{MAX_POLICY_BYTES, Policy, PolicyError};
+use transparency::policy::{MAX_POLICY_BYTES, Policy, PolicyError, Verdict};
 use transparency::tree::leaf_hash;
 
 use crate::output::{Failure, chain, visible};
@@ -65,10 +65,13 @@ impl LogArguments {
 
     /// The log, if the policy believes its checkpoint.
     pub(crate) fn open(&self) -> Result<Reader<Place>, Failure> {
+        Ok(self.opened()?.0)
+    }
+
+    /// The same, and what the policy says of the checkpoint.
+    pub(crate) fn opened(&self) -> Result<(Reader<Place>, Verdict), Failure> {
         let policy = self.read_policy()?;
-        let (reader, _) =
-            Reader::open(self.place()?, &policy).map_err(|error| unreadable(&error))?;
-        Ok(reader)
+        Reader::open(self.place()?, &policy).map_err(|error| unreadable(&error))
     }
 }
 

@@ -22,9 +22,11 @@ use ring::digest::{SHA256, digest};
 use serde::Serialize;
 use transparency::fact::Digest;
 use transparency::folder::{Folder, Source};
+use transparency::policy;
 use transparency::recompute::{self, MAX_RECORD_BYTES, RECORD, Record, folder_of, update_file};
+use transparency::time::UtcTime;
 
-use self::history::{Fate, Round, rounds};
+use self::history::{Fate, Round, Sums, sums};
 use crate::entries::{LogArguments, unreadable};
 use crate::output::{Failure, Output, visible};
 use crate::place::Place;
@@ -123,6 +125,8 @@ struct Verdicts {
     pending: usize,
     /// Released rounds that nothing was to be kept of.
     not_drawn: usize,
+    /// Entries that do not say what their kinds say: a sum may hide in each.
+    defects: Vec<String>,
     /// The share of rounds that each study keeps.
     shares: BTreeMap<String, f64>,
     rounds: Vec<Verdict>,
@@ -143,7 +147,7 @@ impl Verdicts {
 }
 
 pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Failure> {
-    let reader = arguments.log.open()?;
+    let (reader, policy) = arguments.log.opened()?;
     let kept = match &arguments.kept {
         Some(folder) => Kept { place: open_kept(folder)?, prefix: "" },
         None => match arguments.log.place()? {
@@ -156,9 +160,9 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         },
     };
     let study = arguments.study.as_deref().map(|wanted| find(&reader, wanted)).transpose()?;
-    let mut all = rounds(|visit| each(&reader, |_, _, told| visit(told)))
-        .map_err(|error| unreadable(&error))?;
-    all.retain(|round| study.as_ref().is_none_or(|study| round.released.study == *study));
+    let Sums { rounds: mut all, defects } =
+        sums(study.as_ref(), cosigned(&policy), |visit| each(&reader, visit))
+            .map_err(|error| unreadable(&error))?;
     if let Some(number) = arguments.round {
         all.retain(|round| round.released.round == number);
         if all.is_empty() {
@@ -166,7 +170,10 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             return Err(Failure::usage("no_such_round", message));
         }
     }
-    let mut verdicts = Verdicts::default();
+    let mut verdicts = Verdicts { defects, ..Verdicts::default() };
+    for defect in &verdicts.defects {
+        output.line(&visible(&format!("{:<12} {defect}", Outcome::Wrong.name())))?;
+    }
     let asked = arguments.round.is_some();
     for round in &all {
         if let Some(share) = round.share {
@@ -195,6 +202,9 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
          {not_drawn} rounds were not drawn, {expired} were kept for their time, {pending} are undecided",
         unchecked + unreadable
     ))?;
+    if let Some(defect) = verdicts.defects.first() {
+        return Err(Failure::failed("recompute_failed", visible(defect)).data(&verdicts));
+    }
     // What is wrong weighs more than what could not be seen.
     for error in ["recompute_failed", "not_kept", "unreadable"] {
         let bad = |verdict: &&Verdict| verdict.result.error(asked) == Some(error);
@@ -203,6 +213,12 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         }
     }
     Ok(output.data(&verdicts)?)
+}
+
+/// When the newest of the policy's witnesses saw the log, with a minute for its clock.
+fn cosigned(policy: &policy::Verdict) -> Option<UtcTime> {
+    let seen = policy.witnesses.iter().filter_map(|witness| witness.cosigned.as_ref().ok());
+    UtcTime::from_millis(seen.max()?.saturating_add(60).saturating_mul(1_000))
 }
 
 fn open_kept(folder: &Path) -> Result<Place, Failure> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use transparency::fact::{Digest, Fact, Told};
 use transparency::folder::ReadError;
+use transparency::leaf::Leaf;
 use transparency::recompute::{Released, Upload};
 use transparency::time::UtcTime;
 
@@ -57,7 +58,10 @@ struct Attempt {
     arrived: BTreeMap<String, Upload>,
     released: Option<Sum>,
     kept: Option<Digest>,
-    forgotten: Option<(UtcTime, String)>,
+    /// The place among the leaves at which it was forgotten, and why.
+    forgotten: Option<(usize, String)>,
+    /// Whether a model was made of it.
+    made: bool,
     faults: Vec<String>,
 }
 
@@ -76,31 +80,78 @@ struct Study {
     ended: bool,
 }
 
-type Visit<'a> = &'a mut dyn FnMut(Result<Told, String>);
+type Visit<'a> = &'a mut dyn FnMut(u64, &Leaf, Result<Told, String>);
 
-/// The released rounds that `tell` tells of, by study and in order.
+/// What a log tells of sums.
+#[derive(Debug, Default)]
+pub(super) struct Sums {
+    /// The released rounds, by study and in order.
+    pub(super) rounds: Vec<Round>,
+    /// Leaves that do not say what their kinds say: a round may hide in each.
+    pub(super) defects: Vec<String>,
+}
+
+/// When each leaf was written at the latest: a time that is said counts only as far as the leaves
+/// after it, and whoever cosigned them, bear it out.
+struct Times(Vec<UtcTime>);
+
+impl Times {
+    fn new(said: Vec<UtcTime>, cosigned: Option<UtcTime>) -> Self {
+        let mut latest = cosigned;
+        let mut borne_out = said;
+        for time in borne_out.iter_mut().rev() {
+            *time = latest.map_or(*time, |latest| latest.min(*time));
+            latest = Some(*time);
+        }
+        Self(borne_out)
+    }
+
+    fn at(&self, place: usize) -> Option<UtcTime> {
+        self.0.get(place).copied()
+    }
+}
+
+/// The sums that `tell` tells of. `study` says of which study alone, `cosigned` when somebody other
+/// than the log has seen all of it.
 ///
 /// # Errors
 /// What `tell` meets.
-pub(super) fn rounds(
+pub(super) fn sums(
+    only: Option<&Digest>,
+    cosigned: Option<UtcTime>,
     tell: impl FnOnce(Visit<'_>) -> Result<(), ReadError>,
-) -> Result<Vec<Round>, ReadError> {
+) -> Result<Sums, ReadError> {
     let mut studies: BTreeMap<Digest, Study> = BTreeMap::new();
-    tell(&mut |told| {
-        let Ok(Told { time, study: Some(study), round, slot, fact }) = told else { return };
+    let mut defects = Vec::new();
+    let mut times = Vec::new();
+    tell(&mut |index, leaf, told| {
+        let place = times.len();
+        times.push(leaf.time());
+        let of = leaf.data().get("study").and_then(serde_json::Value::as_str);
+        if only.is_some_and(|only| of.is_some_and(|of| of != only.as_str())) {
+            return;
+        }
+        let told = told.unwrap_or_else(|why| {
+            defects.push(format!("entry {index}: {why}"));
+            Told { time: leaf.time(), study: None, round: None, slot: None, fact: Fact::Unknown }
+        });
+        let Told { time, study: Some(study), round, slot, fact } = told else { return };
         let study = studies.entry(study).or_default();
         if let Fact::StudyChanged { to, .. } = &fact {
             study.ended = ["completed", "failed", "stopped"].contains(&to.as_str());
         }
         if let (Some(round), Some(slot)) = (round, slot) {
-            study.attempts.entry(slot).or_default().take(time, round, fact);
+            study.attempts.entry(slot).or_default().take(time, place, round, fact);
         }
     })?;
-    Ok(studies.into_iter().flat_map(|(digest, study)| of_study(&digest, study)).collect())
+    let times = Times::new(times, cosigned);
+    let rounds =
+        studies.into_iter().flat_map(|(digest, study)| of_study(&digest, study, &times)).collect();
+    Ok(Sums { rounds, defects })
 }
 
 impl Attempt {
-    fn take(&mut self, time: UtcTime, number: u64, fact: Fact) {
+    fn take(&mut self, time: UtcTime, place: usize, number: u64, fact: Fact) {
         if self.round == 0 {
             self.round = number;
         } else if self.round != number {
@@ -109,6 +160,10 @@ impl Attempt {
         if let Fact::RoundAnnounced { invited, .. } = fact {
             self.invited = invited.len();
         } else if let Fact::RoundContribution { site, digest, bytes } = fact {
+            // Otherwise somebody could say after the sum what was in it.
+            if self.released.is_some() {
+                self.faults.push(format!("an update of {site} is in the log after its release"));
+            }
             let upload = Upload { digest, bytes };
             let first = self.arrived.entry(site.clone()).or_insert_with(|| upload.clone());
             if *first != upload {
@@ -127,12 +182,14 @@ impl Attempt {
             }
             self.kept.get_or_insert(record);
         } else if let Fact::RoundForgotten { reason } = fact {
-            self.forgotten.get_or_insert((time, reason));
+            self.forgotten.get_or_insert((place, reason));
+        } else if let Fact::ModelChanged { .. } = fact {
+            self.made = true;
         }
     }
 }
 
-fn of_study(study: &Digest, told: Study) -> Vec<Round> {
+fn of_study(study: &Digest, told: Study, times: &Times) -> Vec<Round> {
     let Study { attempts, ended } = told;
     let shares = attempts.values().filter_map(|attempt| attempt.released.as_ref()?.share);
     // The coordinator names the share; it may not name another once it knows what is in a sum.
@@ -141,8 +198,15 @@ fn of_study(study: &Digest, told: Study) -> Vec<Round> {
     // From the end: what became of a round hangs on the one after it.
     let mut next: Option<BTreeMap<String, Digest>> = None;
     for (slot, attempt) in attempts.into_iter().rev() {
-        let Attempt { round, invited, arrived, released, kept, forgotten, mut faults } = attempt;
-        let Some(Sum { time, contributed, digest, share }) = released else { continue };
+        let Attempt { round, invited, arrived, released, kept, forgotten, made, mut faults } =
+            attempt;
+        let Some(Sum { time, contributed, digest, share }) = released else {
+            if made {
+                faults.push("a model was made of it, and no release is in the log".to_owned());
+                rounds.push(unreleased(study, (round, slot), faults));
+            }
+            continue;
+        };
         let digests = |(site, upload): (&String, &Upload)| {
             contributed.contains(site).then(|| (site.clone(), upload.digest.clone()))
         };
@@ -177,7 +241,8 @@ fn of_study(study: &Digest, told: Study) -> Vec<Round> {
         };
         let fate = match (forgotten, kept) {
             (Some((then, reason)), _) => {
-                let kept_for = then.as_millis().saturating_sub(time.as_millis());
+                let then = times.at(then).map_or(0, UtcTime::as_millis);
+                let kept_for = then.saturating_sub(time.as_millis());
                 let in_time = reason == "retention" && kept_for >= SHORTEST_RETENTION_MILLIS;
                 Fate::Forgotten { reason, in_time }
             }
@@ -194,4 +259,11 @@ fn of_study(study: &Digest, told: Study) -> Vec<Round> {
     }
     rounds.reverse();
     rounds
+}
+
+/// A round whose place alone is known.
+fn unreleased(study: &Digest, (round, slot): (u64, u64), faults: Vec<String>) -> Round {
+    let released = Released { study: study.clone(), round, slot, sum: study.clone() };
+    let (updates, fate) = (BTreeMap::new(), Fate::Untold);
+    Round { released, updates, fate, share: None, most_masks: 0, faults }
 }

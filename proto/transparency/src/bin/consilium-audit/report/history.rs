@@ -362,6 +362,9 @@ impl History {
                 attempt.missing.entry(site).or_insert(reason);
             }
             Fact::RoundFrozen { members } => attempt.members = Some(members.into_iter().collect()),
+            Fact::RoundContribution { site, .. } if !matches!(attempt.end, End::Open) => {
+                attempt.again.push(format!("an update of {site} after its end"));
+            }
             Fact::RoundContribution { site, digest, .. } => {
                 let first = attempt.arrived.entry(site.clone()).or_insert_with(|| digest.clone());
                 if *first != digest {
