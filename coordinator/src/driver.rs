@@ -416,7 +416,7 @@ impl Driver {
                         tell::trace(&open.terms, &fact);
                         tell::note(&mut open.courses, &fact);
                         self.announce_fact(open, &fact);
-                        if closing {
+                        if closing && !tell::is_receipt(&fact) {
                             ended.leaves.push(self.told(&open.terms, &fact));
                         }
                     }

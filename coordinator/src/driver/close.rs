@@ -177,6 +177,11 @@ impl Driver {
             leaves.extend(evaluated(self.entry.id, self.study.model, row));
         }
         let keeping = self.keeping(ended.release.as_deref()).await?;
+        if ended.release.is_some() && keeping.fresh.is_none() && self.share() > 0.0 {
+            let leaf = Leaf::of(self.entry.id, "round_forgotten");
+            let leaf = leaf.with("round", row.round.get()).with("slot", row.slot.get());
+            leaves.push(leaf.with("reason", "size cap"));
+        }
         self.house.store.close_round(self.entry.id, row, &after, &leaves, &keeping).await?;
         Ok((after, keeping))
     }

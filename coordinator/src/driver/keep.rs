@@ -36,8 +36,13 @@ impl Driver {
         Ok(keeping)
     }
 
+    /// The share of this study's rounds that are kept.
+    pub(super) fn share(&self) -> f64 {
+        self.study.share.unwrap_or(self.house.config.recompute.share)
+    }
+
     async fn fresh(&self, release: &Release) -> Result<Option<KeptRow>, StoreError> {
-        let share = self.house.config.recompute.share;
+        let share = self.share();
         let terms = &release.terms;
         // A charter that rounds are run by has a format.
         let length = self.charter.format(terms.work).map_or(0, |format| format.packed_bytes());
@@ -57,10 +62,9 @@ impl Driver {
         let uploads: BTreeMap<_, _> = release.uploads.iter().map(upload).collect();
         let updates = length.saturating_mul(u64::try_from(uploads.len()).unwrap_or(u64::MAX));
         let masks = release.recovered.iter().map(kept).collect();
-        let bytes = match Record::new(&place, release.modulus.bits(), uploads, masks).to_bytes() {
-            Ok(bytes) => bytes,
-            Err(fault) => return Err(StoreError::Corrupt(fault.to_string())),
-        };
+        // More masks than a record has room for: it cannot be kept, and the log says so.
+        let record = Record::new(&place, release.modulus.bits(), uploads, masks).to_bytes();
+        let Ok(bytes) = record else { return Ok(None) };
         let row = KeptRow {
             study: terms.study,
             slot: terms.slot,
@@ -137,6 +141,11 @@ impl Coordinator {
         let mut damaged = Vec::new();
         for row in rows {
             if let Err(fault) = self.store.shelf.shelve(&row).await {
+                if !is_lost(&fault) {
+                    tracing::error!(study = %row.study.short(), round = row.round.get(), fault = %fault.chain(),
+                        "what was kept of a round cannot be looked at; it stays as it is until the next start");
+                    continue;
+                }
                 tracing::error!(study = %row.study.short(), round = row.round.get(), fault = %fault.chain(),
                     "what was kept of a round is damaged");
                 damaged.push((row, Fate::Forgotten("damaged")));
@@ -150,6 +159,14 @@ impl Coordinator {
         }
         self.expire_kept().await
     }
+}
+
+/// Whether what was kept is gone or is not what it was, and not merely out of reach.
+fn is_lost(fault: &StoreError) -> bool {
+    use std::io::ErrorKind;
+    let StoreError::Disk(fault) = fault else { return false };
+    let io = fault.downcast_ref::<std::io::Error>();
+    io.is_some_and(|io| matches!(io.kind(), ErrorKind::NotFound | ErrorKind::InvalidData))
 }
 
 fn drawn(row: &KeptRow, next: &BTreeMap<String, fact::Digest>) -> bool {

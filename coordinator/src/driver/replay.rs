@@ -34,6 +34,9 @@ pub(crate) struct Progress {
     pub(crate) server: ServerState,
     /// Its blob, if it has one.
     pub(crate) optimizer: Option<Digest>,
+    /// The share of its rounds that are kept, as its first release said; nothing before that. It may
+    /// not change while the study runs, whatever the configuration says by then.
+    pub(crate) share: Option<f64>,
 }
 
 impl Progress {
@@ -64,6 +67,7 @@ impl Progress {
             model_bytes,
             server,
             optimizer: row.optimizer,
+            share: store.share_of(row.study).await?,
         })
     }
 }
@@ -155,6 +159,16 @@ impl Driver {
             let Replayed { mut open, last } = replayed;
             match last {
                 Some(last) if closes(&last) => {
+                    // Nothing, unless a closing was under way when an earlier version stopped.
+                    if untold.is_empty() {
+                        untold = match self.untold(&found).await {
+                            Ok(untold) => untold,
+                            Err(fault) => {
+                                self.unreachable_store(&fault).await?;
+                                continue;
+                            }
+                        };
+                    }
                     if let Some(mut ended) = self.let_out(&mut open, vec![last]) {
                         ended.leaves.splice(..0, untold);
                         self.close(open, ended).await?;

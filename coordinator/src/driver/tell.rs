@@ -10,15 +10,22 @@ use crate::board::Happened;
 use crate::store::Leaf;
 use crate::store::course::{Course, Courses};
 
-/// The leaves of what was taken. Those of the closing input are left out: they are kept with the
-/// closing itself.
+/// The leaves of what was taken. Those of the closing input are left out, as they are kept with the
+/// closing itself; but for the update that it may be, whose site gets its receipt now.
 pub(super) fn leaves(terms: &Terms, taken: &[Taken], closing: bool) -> Vec<Leaf> {
     taken
         .iter()
-        .filter(|one| !(closing && closes(one)))
-        .flat_map(|one| facts(&one.outputs))
+        .flat_map(|one| {
+            let last = closing && closes(one);
+            facts(&one.outputs).filter(move |fact| !last || is_receipt(fact))
+        })
         .map(|fact| leaf(terms, fact))
         .collect()
+}
+
+/// Whether a site is told of it before the round is closed for good.
+pub(super) const fn is_receipt(fact: &Fact) -> bool {
+    matches!(fact, Fact::Contributed { .. })
 }
 
 /// The facts among some outputs.
@@ -171,7 +178,7 @@ impl Driver {
     pub(super) fn told(&self, terms: &Terms, fact: &Fact) -> Leaf {
         let told = leaf(terms, fact);
         let Fact::Released { contributed, .. } = fact else { return told };
-        let told = told.with("recompute_share", self.house.config.recompute.share);
+        let told = told.with("recompute_share", self.share());
         let sites = u32::try_from(contributed.len()).unwrap_or(u32::MAX);
         let noise = self.charter.noise().filter(|_| terms.work.trains());
         match noise.and_then(|noise| noise.noise_in_sum(sites)) {

@@ -53,6 +53,8 @@ every = 0
 split = "test"
 metrics = ["auroc", "accuracy"]
 "#;
+const CONFIG: &str =
+    "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
 const SITES: [&str; 3] = ["alpha", "beta", "gamma"];
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -80,9 +82,9 @@ impl World {
 
     async fn open_for(folder: &Path, manifest: &str, sites: &'static [&'static str]) -> Self {
         let file = folder.join("coordinator.toml");
-        let text =
-            "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
-        std::fs::write(&file, text).expect("written");
+        if !file.exists() {
+            std::fs::write(&file, CONFIG).expect("written");
+        }
         crate::rehearsal::log_key(folder);
         let config = Config::load(&file).expect("valid");
         let (authority, _) = Authority::create("north", clock::now()).expect("a CA");

@@ -40,8 +40,16 @@ pub(super) async fn receive(
         .noise
         .as_ref()
         .ok_or_else(|| Status::failed_precondition("the study has no privacy to be charged for"))?;
-    let figures =
-        [said.delta, said.epsilon_planned, said.epsilon_solo, said.cap_planned, said.cap_solo];
+    let figures = [
+        said.delta,
+        said.epsilon_planned,
+        said.epsilon_solo,
+        said.cap_planned,
+        said.cap_solo,
+        said.cap_delta,
+        said.spent_planned,
+        said.spent_solo,
+    ];
     if !figures.iter().all(|figure| figure.is_finite() && *figure >= 0.0) {
         return Err(Status::invalid_argument("figures: expected finite numbers from 0"));
     }
@@ -78,6 +86,9 @@ pub(super) async fn receive(
         .with("epsilon_solo", said.epsilon_solo)
         .with("cap_planned", said.cap_planned)
         .with("cap_solo", said.cap_solo)
+        .with("cap_delta", said.cap_delta)
+        .with("spent_planned", said.spent_planned)
+        .with("spent_solo", said.spent_solo)
         .with("unit", unit)
         .with("seq", record.seq())
         .with("head", record.hash().to_string());

@@ -186,6 +186,22 @@ impl Store {
         Ok(rows)
     }
 
+    /// The share of a study's rounds that are kept, as its first release said.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub(crate) async fn share_of(&self, study: StudyId) -> Result<Option<f64>, StoreError> {
+        let leaf: Option<String> = sqlx::query_scalar(
+            "SELECT leaf FROM facts WHERE study = $1 AND kind = 'round_released' ORDER BY id LIMIT 1",
+        )
+        .bind(study.digest().to_string())
+        .fetch_optional(&self.readers)
+        .await?;
+        let leaf: Option<serde_json::Value> =
+            leaf.and_then(|leaf| serde_json::from_str(&leaf).ok());
+        Ok(leaf.and_then(|leaf| leaf.get("recompute_share")?.as_f64()))
+    }
+
     /// Settles rounds that no closing decides.
     ///
     /// # Errors

@@ -63,8 +63,8 @@ struct OwedCharge {
     /// Noise multiplier and sampling rate.
     z: f64,
     q: f64,
-    /// Delta, epsilon planned and solo, and this house's caps on them.
-    figures: [f64; 5],
+    /// As they were told, in the order of [`figures`].
+    figures: [f64; 8],
     /// Whether the coordinator said that it has the charge.
     received: bool,
 }
@@ -184,9 +184,17 @@ impl Owed {
 }
 
 /// The figures of a charge, in the order in which they are kept.
-const fn figures(told: &ChargeRequest) -> [f64; 5] {
-    let ChargeRequest { delta, epsilon_planned, epsilon_solo, cap_planned, cap_solo, .. } = *told;
-    [delta, epsilon_planned, epsilon_solo, cap_planned, cap_solo]
+const fn figures(told: &ChargeRequest) -> [f64; 8] {
+    [
+        told.delta,
+        told.epsilon_planned,
+        told.epsilon_solo,
+        told.cap_planned,
+        told.cap_solo,
+        told.cap_delta,
+        told.spent_planned,
+        told.spent_solo,
+    ]
 }
 
 impl OwedCharge {
@@ -200,6 +208,9 @@ impl OwedCharge {
             Some(*epsilon_solo),
             said.cap_planned,
             said.cap_solo,
+            said.cap_delta,
+            said.spent_planned,
+            said.spent_solo,
         ];
         let head = Digest::new(self.head).to_string();
         said.seq == Some(self.seq)
@@ -247,10 +258,32 @@ impl Desk {
     pub(crate) fn tells(&self, owed: Owed, told: ChargeRequest) -> ChargeRequest {
         let mut first = None;
         self.claim(owed, |known| first = known.charge.as_ref().map(|charge| charge.figures));
-        let Some([delta, epsilon_planned, epsilon_solo, cap_planned, cap_solo]) = first else {
+        let Some(
+            [
+                delta,
+                epsilon_planned,
+                epsilon_solo,
+                cap_planned,
+                cap_solo,
+                cap_delta,
+                spent_planned,
+                spent_solo,
+            ],
+        ) = first
+        else {
             return told;
         };
-        ChargeRequest { delta, epsilon_planned, epsilon_solo, cap_planned, cap_solo, ..told }
+        ChargeRequest {
+            delta,
+            epsilon_planned,
+            epsilon_solo,
+            cap_planned,
+            cap_solo,
+            cap_delta,
+            spent_planned,
+            spent_solo,
+            ..told
+        }
     }
 
     /// This house is about to send an update. Nobody has it yet.

@@ -13,7 +13,7 @@ const ELEMENT: &str = "consilium@32473";
 /// written in letters of several bytes each.
 const MOST_VALUE: usize = 400;
 const MOST_TEXT: usize = 1_024;
-const MOST_FIELDS: usize = 16;
+const MOST_FIELDS: usize = 24;
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

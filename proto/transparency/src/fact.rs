@@ -115,10 +115,17 @@ pub struct Charge {
     pub epsilon_planned: f64,
     /// The same against all other sites together.
     pub epsilon_solo: f64,
-    /// The site's cap on `epsilon_planned` for this study.
+    /// The site's cap for this study on what is spent against the coordinator and the tolerated
+    /// number of sites.
     pub cap_planned: Option<f64>,
-    /// The site's cap on `epsilon_solo` for this study.
+    /// The same on what is spent against all other sites together.
     pub cap_solo: Option<f64>,
+    /// The delta that the caps are in, which need not be the study's.
+    pub cap_delta: Option<f64>,
+    /// What the site holds against `cap_planned`: epsilon at `cap_delta`, by its own accountant.
+    pub spent_planned: Option<f64>,
+    /// What it holds against `cap_solo`.
+    pub spent_solo: Option<f64>,
     /// Whom one unit of privacy protects: `patient`, which is also meant when nothing is said, or
     /// `image`.
     pub unit: Option<String>,
@@ -126,6 +133,16 @@ pub struct Charge {
     pub seq: Option<u64>,
     /// The hash of the ledger's record.
     pub head: Option<Digest>,
+}
+
+impl Charge {
+    /// What the site holds against its caps, planned and solo: in the caps' own measure, where the
+    /// charge tells it.
+    #[must_use]
+    pub fn against_caps(&self) -> (f64, f64) {
+        let planned = self.spent_planned.unwrap_or(self.epsilon_planned);
+        (planned, self.spent_solo.unwrap_or(self.epsilon_solo))
+    }
 }
 
 /// What happened. Facts whose names begin with `Round` tell of one attempt at one round; `Study`,

@@ -3,9 +3,11 @@
 //! Whether a round is kept is drawn when it is too late to make its sum fit: by a hash over the
 //! digest of its sum, which is in the log by then, and over the digests of the updates in the next
 //! sum of the study, which are masked by every site for itself and bound to a log that has the
-//! round's release. So the coordinator cannot know it when it releases a sum, and neither it nor a
-//! site can steer it but by dropping out, which shows. A round after which no sum was released has
-//! no such digests: it is always kept.
+//! round's release. So the coordinator cannot know it when it releases a sum, and can steer it only by
+//! letting sites drop out, which shows. A site that is in league with the coordinator, and whose update
+//! comes last, could choose among updates of its own until the draw falls as both like it: the draw
+//! holds against a coordinator alone. A round after which no sum was released has no such digests: it
+//! is always kept.
 //!
 //! Anybody can draw again from the log alone:
 //!

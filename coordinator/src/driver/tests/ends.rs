@@ -96,6 +96,58 @@ async fn what_a_site_is_refused_is_in_the_log_once_in_an_attempt() {
     world.crash().await;
 }
 
+/// A site has its receipt before the round is closed, which may take as long as the disk likes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_update_that_closes_a_round_is_in_the_log_before_the_round_is_closed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::open(folder.path()).await;
+    let terms = world.offer(0).await.expect("an offer");
+    let models = folder.path().join("state/blobs/models");
+    let aside = folder.path().join("aside");
+    std::fs::rename(&models, &aside).expect("moved");
+    std::fs::write(&models, b"no folder").expect("written");
+    world.contribute(&terms).await;
+    until(|| world.entry.standing().waiting_for.contains("disk")).await;
+    let facts = world.facts().await;
+    for name in SITES {
+        at(&facts, "round_contribution", &format!("\"site\":\"{name}\""));
+    }
+    assert_eq!(world.house.store.leaves("round_released").await, 0);
+    std::fs::remove_file(&models).expect("removed");
+    std::fs::rename(&aside, &models).expect("moved back");
+    world.offer(1).await.expect("the next round");
+    let facts = world.facts().await;
+    let released = at(&facts, "round_released", "\"slot\":1,");
+    for name in SITES {
+        let words = format!("\"site\":\"{name}\",\"slot\":1,");
+        assert!(at(&facts, "round_contribution", &words) < released, "{name}: once");
+    }
+    world.crash().await;
+}
+
+/// An auditor takes a share that changes under way for a coordinator that picks its rounds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_share_that_is_kept_is_that_of_the_first_release_whatever_is_configured_later() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let world = World::open(folder.path()).await;
+    let first = world.offer(0).await.expect("an offer");
+    world.contribute(&first).await;
+    world.offer(1).await.expect("the next round");
+    world.crash().await;
+    let config = format!("{CONFIG}[recompute]\nshare = 1\n");
+    std::fs::write(folder.path().join("coordinator.toml"), config).expect("written");
+    let world = World::open(folder.path()).await;
+    let second = world.offer(1).await.expect("an offer");
+    world.contribute(&second).await;
+    world.offer(second.slot.get()).await.expect("a third round");
+    let facts = world.facts().await;
+    for slot in [first.slot, second.slot] {
+        let words = format!("\"recompute_share\":0.1,\"round\":{slot},\"slot\":{slot},");
+        at(&facts, "round_released", &words);
+    }
+    world.crash().await;
+}
+
 /// What is done to the state folder while nothing runs.
 async fn aside<T>(folder: &Path, act: impl AsyncFnOnce(&Store) -> T) -> T {
     let store = Store::open(&folder.join("state")).await.expect("opened");

@@ -68,11 +68,13 @@ impl Seat {
         let record = self.house.purse.charged(terms.study, terms.slot)?;
         let statement = LedgerStatement { site: self.house.me.clone(), record };
         let budget = self.house.config.policy.budget;
-        // The study's promise is told in the study's own measure; the caps are asked in the house's.
+        // The study's promise is told in the study's own measure, what the caps are asked for in the
+        // house's.
         let rules = self.study().privacy.rules()?;
         let delta = Delta::new(rules.delta).ok()?;
         let measure = Caps { delta, accountant: rules.accountant, ..budget };
         let Figures { planned, solo } = self.house.purse.epsilon(terms.study, &measure);
+        let spent = self.house.purse.epsilon(terms.study, &budget);
         Some(ChargeRequest {
             study: terms.study.digest().as_bytes().to_vec(),
             round: terms.round.get(),
@@ -86,6 +88,9 @@ impl Seat {
             epsilon_solo: solo.get(),
             cap_planned: budget.study.planned.get(),
             cap_solo: budget.study.solo.get(),
+            cap_delta: budget.delta.get(),
+            spent_planned: spent.planned.get(),
+            spent_solo: spent.solo.get(),
         })
     }
 

@@ -28,7 +28,7 @@ fn owed() -> Owed {
             unit: "patient".to_owned(),
             z: 1.5,
             q: 0.1,
-            figures: [1e-5, 0.5, 2.5, 3.0, 20.0],
+            figures: [1e-5, 0.5, 2.5, 3.0, 20.0, 1e-6, 0.6, 2.75],
             received: true,
         }),
         seen: None,
@@ -53,6 +53,9 @@ fn request() -> ChargeRequest {
         epsilon_solo: 2.5,
         cap_planned: 3.0,
         cap_solo: 20.0,
+        cap_delta: 1e-6,
+        spent_planned: 0.6,
+        spent_solo: 2.75,
         ..ChargeRequest::default()
     }
 }
@@ -67,7 +70,7 @@ fn charge() -> (&'static str, Value) {
     let fields = json!({
         "site": "alpha", "mode": "distributed", "z": 1.5, "q": 0.1, "delta": 1e-5,
         "epsilon_planned": 0.5, "epsilon_solo": 2.5, "cap_planned": 3.0, "cap_solo": 20.0,
-        "seq": 7, "head": head,
+        "cap_delta": 1e-6, "spent_planned": 0.6, "spent_solo": 2.75, "seq": 7, "head": head,
     });
     ("ledger_charge", fields)
 }
@@ -158,6 +161,9 @@ fn what_is_altered_is_named_by_its_entry() {
         with(charge(), "cap_planned", Value::Null),
         with(charge(), "cap_solo", 21.0.into()),
         with(charge(), "cap_solo", Value::Null),
+        with(charge(), "cap_delta", 1e-5.into()),
+        with(charge(), "spent_planned", 0.5.into()),
+        with(charge(), "spent_solo", Value::Null),
     ] {
         // Though the true ones stand beside it, and though nothing is due.
         for due in [None, Some(3)] {

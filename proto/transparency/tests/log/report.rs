@@ -154,6 +154,17 @@ fn too_little() -> Vec<Vec<u8>> {
     Story::new("radiographs", SITES[4]).leaves.into_iter().map(bend).collect()
 }
 
+/// The rounds of a study of which nobody knows what it was.
+fn unproposed() -> Vec<Vec<u8>> {
+    let mut leaves = Story::new("radiographs", SITES[4]).leaves;
+    let study = Value::from(Story::private());
+    leaves.retain(|bytes| {
+        let leaf = Leaf::decode(bytes).expect("a leaf");
+        leaf.kind() != "study_proposed" || leaf.data().get("study") != Some(&study)
+    });
+    leaves
+}
+
 /// An update that is told once the sum is released.
 fn late_update() -> Vec<Vec<u8>> {
     let mut leaves = Story::new("radiographs", SITES[4]).leaves;
@@ -189,6 +200,15 @@ fn late_approval() -> Vec<Vec<u8>> {
 #[test]
 fn every_rule_that_facts_break_is_named_with_the_place() {
     let drop_it = |_: &mut Map<String, Value>| false;
+    let add = |key: &'static str, value: Value| {
+        move |data: &mut Map<String, Value>| data.insert(key.to_owned(), value.clone()).is_none()
+    };
+    let invites = |site: &'static str| {
+        move |data: &mut Map<String, Value>| {
+            let invited = data.get_mut("invited").and_then(Value::as_array_mut);
+            invited.map(|invited| invited.push(site.into())).is_some()
+        }
+    };
     let set = |key: &'static str, value: Value| {
         move |data: &mut Map<String, Value>| data.insert(key.to_owned(), value.clone()).is_some()
     };
@@ -230,6 +250,12 @@ fn every_rule_that_facts_break_is_named_with_the_place() {
             "more than its caps",
             "alder: planned epsilon 1.776 above 1 since round 20",
         ),
+        (
+            bent("ledger_charge", add("spent_planned", 3.1.into())),
+            "more than its caps",
+            "alder: planned epsilon 3.1 above 3 since round 20",
+        ),
+        (bent("round_announced", invites("quince")), "approved it before", "quince: no approval"),
         (with_another("round_released", |_| {}), "told once", "round 20, slot 21: ended once more"),
         (
             with_another("round_contribution", |data| {
@@ -270,6 +296,15 @@ fn every_rule_that_facts_break_is_named_with_the_place() {
         let page = fs::read_to_string(desk.at("report.html")).expect("written");
         assert!(section(&page, "What was verified").contains("<li class=\"no\">"), "{rule}");
     }
+}
+
+#[test]
+fn rounds_of_a_study_that_nobody_proposed_do_not_pass() {
+    let desk = desk_with(&unproposed());
+    let study = Story::private();
+    let said = desk.run(&format!("report --log log --policy policy --study {study} --out r.html"));
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert!(said.out.contains("the study was never proposed"), "{}", said.out);
 }
 
 #[test]

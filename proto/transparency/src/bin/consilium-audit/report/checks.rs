@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use transparency::fact::PrivacyPlan;
+
 use super::history::{End, History, NO_PRIVACY};
 
 /// One question and its answer.
@@ -51,11 +53,23 @@ pub(super) fn all(history: &History) -> Vec<Check> {
 }
 
 fn approvals(history: &History) -> Check {
-    let mut check = Check::new("Every site of the study approved it before its first round");
+    let mut check = Check::new(
+        "The study was proposed, and every site of it approved it before its first round",
+    );
     // The order of the log counts, which is signed; a time is whatever its writer says.
     let first = history.attempts.values().filter_map(|attempt| attempt.began).min();
-    let sites = history.proposal.iter().flat_map(|proposal| &proposal.sites);
-    for site in sites.filter(|_| first.is_some()) {
+    let mut sites: BTreeSet<&String> =
+        history.proposal.iter().flat_map(|proposal| &proposal.sites).collect();
+    for attempt in history.attempts.values() {
+        sites.extend(attempt.invited.iter().chain(attempt.arrived.keys()));
+        if let End::Released { contributed, .. } = &attempt.end {
+            sites.extend(contributed);
+        }
+    }
+    if first.is_some() {
+        check.ask(history.proposal.is_some(), || "the study was never proposed".to_owned());
+    }
+    for site in sites.into_iter().filter(|_| first.is_some()) {
         let approved = history.decisions.iter().find(|it| {
             it.site == *site
                 && it.decision == "approved"
@@ -225,12 +239,15 @@ fn caps(history: &History) -> Check {
     for (site, charges) in &history.charges {
         for one in charges {
             let charge = &one.charge;
-            let planned = [charge.cap_planned, plan.and_then(|plan| plan.epsilon)];
-            let solo = [charge.cap_solo, plan.and_then(|plan| plan.solo_epsilon_cap)];
-            for (spent, caps, figure) in
-                [(charge.epsilon_planned, planned, "planned"), (charge.epsilon_solo, solo, "solo")]
-            {
-                let Some(cap) = caps.into_iter().flatten().min_by(f64::total_cmp) else { continue };
+            let (in_planned, in_solo) = charge.against_caps();
+            let study = |cap: fn(&PrivacyPlan) -> Option<f64>| plan.and_then(cap);
+            for (spent, cap, figure) in [
+                (charge.epsilon_planned, study(|plan| plan.epsilon), "planned"),
+                (in_planned, charge.cap_planned, "planned"),
+                (charge.epsilon_solo, study(|plan| plan.solo_epsilon_cap), "solo"),
+                (in_solo, charge.cap_solo, "solo"),
+            ] {
+                let Some(cap) = cap else { continue };
                 let holds = spent <= cap;
                 check.asked += 1;
                 if !holds && told.insert((site, figure)) {

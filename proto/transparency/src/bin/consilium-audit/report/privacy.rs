@@ -1,5 +1,7 @@
 //! Privacy spent, site by site, against the caps; or the plain statement that none was accounted.
 
+use transparency::fact::Charge;
+
 use super::history::{Charged, History, NO_PRIVACY};
 use super::html::Html;
 use super::plot::{Curve, curves, gauge};
@@ -40,11 +42,14 @@ pub(super) fn section(history: &History) -> Html {
         let Some(Charged { charge, .. }) = charges.last() else { continue };
         html.raw("<tr><td>").text(site).raw("</td><td class=\"num\">").count(charges.len() as u64);
         html.raw("</td><td>");
-        let planned = charge.cap_planned.or_else(|| plan.and_then(|plan| plan.epsilon));
-        spent(&mut html, charge.epsilon_planned, planned);
+        let (in_planned, in_solo) = charge.against_caps();
+        let promised = plan.and_then(|plan| plan.epsilon);
+        let planned = charge.cap_planned.map(|cap| (in_planned, cap));
+        spent(&mut html, charge.epsilon_planned, planned, promised);
         html.raw("</td><td>");
-        let solo = charge.cap_solo.or_else(|| plan.and_then(|plan| plan.solo_epsilon_cap));
-        spent(&mut html, charge.epsilon_solo, solo);
+        let promised = plan.and_then(|plan| plan.solo_epsilon_cap);
+        let solo = charge.cap_solo.map(|cap| (in_solo, cap));
+        spent(&mut html, charge.epsilon_solo, solo, promised);
         html.raw("</td><td class=\"num\">").value(charge.delta).raw("</td><td class=\"num\">");
         html.value(charge.z).raw("</td><td class=\"num\">").value(charge.q).raw("</td><td>");
         if let Some(seq) = charge.seq {
@@ -60,40 +65,52 @@ pub(super) fn section(history: &History) -> Html {
     let planned = all_curves(
         history,
         |charged| charged.charge.epsilon_planned,
-        |charged| charged.charge.cap_planned,
+        |charge| charge.cap_planned.filter(|_| same(charge.spent_planned, charge.epsilon_planned)),
     );
     let solo = all_curves(
         history,
         |charged| charged.charge.epsilon_solo,
-        |charged| charged.charge.cap_solo,
+        |charge| charge.cap_solo.filter(|_| same(charge.spent_solo, charge.epsilon_solo)),
     );
     html.raw("<div class=\"pair\"><div><h3>Planned epsilon by round</h3>");
     html.part(&curves("planned epsilon by round", &planned, rounds, true));
     html.raw("</div><div><h3>Solo epsilon by round</h3>");
     html.part(&curves("solo epsilon by round", &solo, rounds, true));
-    html.raw("</div></div><p class=\"soft\">Dotted: the sites&#39; own caps, where they are not above ten times what was spent.</p>");
+    html.raw("</div></div><p class=\"soft\">Dotted: the sites&#39; own caps, where they are in the study&#39;s measure and not above ten times what was spent.</p>");
     html
 }
 
-fn spent(html: &mut Html, spent: f64, cap: Option<f64>) {
+/// What was spent, and how much of a cap that is: of the site's own, in whose measure it may be
+/// another figure, or else of what the study promised.
+fn spent(html: &mut Html, spent: f64, own: Option<(f64, f64)>, promised: Option<f64>) {
     html.value(spent);
+    let (against, cap) = own.map_or((spent, promised), |(against, cap)| (against, Some(cap)));
     match cap {
+        Some(cap) if against.total_cmp(&spent).is_ne() => {
+            html.raw(" <span class=\"soft\">which the site counts as ").value(against);
+            html.raw(" of ").value(cap).raw("</span>")
+        }
         Some(cap) => html.raw(" <span class=\"soft\">of ").value(cap).raw("</span>"),
         None => html.raw(" <span class=\"soft\">no cap told</span>"),
     };
-    html.part(&gauge(spent, cap));
+    html.part(&gauge(against, cap));
+}
+
+/// Whether the site counts as the study does, so that its cap can be drawn beside the study's figures.
+fn same(spent: Option<f64>, told: f64) -> bool {
+    spent.is_none_or(|spent| spent.total_cmp(&told).is_eq())
 }
 
 /// A curve for each site; sites with the same curve share one.
 fn all_curves(
     history: &History,
     value: impl Fn(&Charged) -> f64,
-    cap: impl Fn(&Charged) -> Option<f64>,
+    cap: impl Fn(&Charge) -> Option<f64>,
 ) -> Vec<Curve> {
     let mut curves: Vec<Curve> = Vec::new();
     for (site, charges) in &history.charges {
         let points: Vec<_> = charges.iter().map(|one| (one.round, value(one))).collect();
-        let cap = charges.last().and_then(&cap);
+        let cap = charges.last().and_then(|last| cap(&last.charge));
         match curves.iter_mut().find(|curve| curve.points == points && curve.cap == cap) {
             Some(same) => {
                 same.name.push_str(", ");
