@@ -2,6 +2,7 @@
 //! not honest.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use aggregation::message::{FinalSet, Shares};
 use aggregation::round::Output;
