@@ -202,6 +202,9 @@ impl Driver {
             }
             open.journaled += inputs.len();
             answer(replies, |()| Ok(Heed::Kept));
+            if taken.iter().flat_map(|one| &one.outputs).any(shows) {
+                self.settled().await?;
+            }
             if let Some(ended) = self.let_out(&mut open, taken) {
                 return self.close(open, ended).await;
             }
@@ -455,6 +458,11 @@ fn answer(replies: Vec<Reply>, with: impl Fn(()) -> Result<Heed, Turned>) {
         // Who asked may be gone.
         let _ = reply.send(with(()));
     }
+}
+
+/// Whether sites see by it that their updates are here: then a power cut may not take those away.
+const fn shows(output: &Output) -> bool {
+    matches!(output, Output::Fix(_) | Output::Unmask(_))
 }
 
 fn closes(taken: &Taken) -> bool {

@@ -100,6 +100,7 @@ impl Driver {
         self.study.model = after.model;
         self.study.next_round = after.next_round;
         self.house.log.ask();
+        self.settled().await?;
         {
             let mut standing = self.entry.standing();
             standing.clear_round();

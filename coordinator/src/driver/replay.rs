@@ -81,6 +81,8 @@ struct Replayed {
 impl Driver {
     /// After a restart: rebuilds the open round, starts its deadlines again, and tells the sites.
     pub(super) async fn resume(&mut self) -> Result<Option<Open>, Halt> {
+        // A kill leaves what a power cut would still take.
+        self.settled().await?;
         if let Some(mut open) = self.rebuilt().await? {
             self.house.store.blobs.clear_staged(self.entry.id, Some(open.terms.slot)).await;
             loop {
@@ -214,6 +216,15 @@ impl Driver {
             last = Some(Taken { at: *at, recorded: recorded.clone(), outputs });
         }
         Ok(Replayed { open, last })
+    }
+
+    /// Waits until what was kept is durable, for as long as the disk refuses.
+    pub(super) async fn settled(&self) -> Result<(), Halt> {
+        while let Err(fault) = self.house.store.settle().await {
+            self.unreachable_store(&fault).await?;
+            self.entry.standing().waiting_for.clear();
+        }
+        Ok(())
     }
 
     /// Waits a moment for a store that does not answer.
