@@ -26,11 +26,19 @@ impl Image {
     /// The one [`Fault`] that describes it best.
     pub fn read(path: &Path) -> Result<(Vec<u8>, Self), Fault> {
         let file = bytes(path)?;
-        let image = match nifti::Stored::of_pair(path, &file)? {
-            Some(pair) => Self::Nifti(pair),
-            None => Self::decode(&file)?,
-        };
+        let image = Self::of(path, &file)?;
         Ok((file, image))
+    }
+
+    /// Decodes the bytes of a file, and the other half of a NIfTI pair, whose name says where it is.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn of(path: &Path, file: &[u8]) -> Result<Self, Fault> {
+        match nifti::Stored::of_pair(path, file)? {
+            Some(pair) => Ok(Self::Nifti(pair)),
+            None => Self::decode(file),
+        }
     }
 
     /// Decodes a whole file.

@@ -14,8 +14,9 @@ mod header;
 
 use std::path::{Path, PathBuf};
 
-pub use header::{Datatype, Header, MAX_AXES};
+pub use header::{Header, MAX_AXES};
 
+pub use crate::numbers::Datatype;
 pub use crate::volume::{Labels, Volume};
 
 use crate::file::{GZIP, Gunzip, bytes, gunzipped_start, inflated};
