@@ -129,6 +129,32 @@ impl Image {
         }
     }
 
+    /// The label map that it is of another image: as that image is turned when it is read. A picture
+    /// that does not say where its rows and columns run is taken for an axial slice as it is looked
+    /// at, its rows to the patient's left and its columns to the back, as ITK takes it too.
+    ///
+    /// # Errors
+    /// As [`Self::labels`].
+    pub fn labels_of(&self, image: &Self) -> Result<nifti::Labels, Fault> {
+        let [across, down] = match (self, image) {
+            (Self::Nifti(_), Self::Dicom(stored)) if stored.frames == 1 => {
+                stored.place.directions()
+            }
+            (Self::Nifti(_), Self::Raster(_)) => dicom::Place::default().directions(),
+            // A volume is turned to the patient's axes, whose right and front are the other way.
+            (Self::Raster(_), Self::Nifti(stored)) if stored.header.oriented => {
+                let mut labels = self.labels()?;
+                labels.values.reverse();
+                return Ok(labels);
+            }
+            _ => return self.labels(),
+        };
+        match self {
+            Self::Nifti(stored) if stored.volumes() == 1 => stored.labels_along(0, across, down),
+            Self::Nifti(_) | Self::Dicom(_) | Self::Raster(_) => Err(NO_LABELS),
+        }
+    }
+
     /// The kind of machine, for a warning about mixtures: a DICOM modality, or the format.
     #[must_use]
     pub fn modality(&self) -> &'static str {

@@ -92,13 +92,10 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
                 return Err(Fault::Unreadable("its mask is missing"));
             }
             let (bytes, labels) = Image::read(path)?;
-            // A flat image has no place in the patient by which it could be turned as its mask is.
-            if let (Scene::One(image), Image::Nifti(_)) = (&scene, &labels)
-                && !is_deep(image)
-            {
-                return Err(Fault::WrongShape("a NIfTI mask for a flat image: it has to be a PNG"));
-            }
-            let labels = labels.labels()?;
+            let labels = match &scene {
+                Scene::One(image) => labels.labels_of(image)?,
+                Scene::Series(_) => labels.labels()?,
+            };
             if labels.shape != shape {
                 return Err(Fault::WrongShape("a mask of another size than its image"));
             }

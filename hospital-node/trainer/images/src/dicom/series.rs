@@ -2,7 +2,7 @@
 
 use super::Stored;
 use super::elements::Elements;
-use crate::volume::{Turn, Volume};
+use crate::volume::{Turn, Volume, cross};
 use crate::{Fault, MAX_PIXEL_BYTES, sha256};
 
 /// Where an image lies in the patient.
@@ -22,7 +22,18 @@ pub struct Place {
     pub between: Option<f64>,
 }
 
+/// Where rows and columns run when a file does not say: as an axial slice is looked at, to the
+/// patient's left and to the back.
+const AXIAL: [f64; 6] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
+
 impl Place {
+    /// The directions in which columns and rows count up, in millimetres to the right, to the front,
+    /// up: DICOM counts to the left and back.
+    pub(crate) fn directions(&self) -> [[f64; 3]; 2] {
+        let [a, b, c, d, e, f] = self.orientation.filter(are_directions).unwrap_or(AXIAL);
+        [[-a, -b, c], [-d, -e, f]]
+    }
+
     pub(super) fn read(elements: &Elements<'_>) -> Self {
         let shared = elements.items((0x5200, 0x9229)).first();
         let frames = elements.items((0x5200, 0x9230));
@@ -55,6 +66,14 @@ impl Place {
                 .filter(|between| *between > 0.0),
         }
     }
+}
+
+fn are_directions(orientation: &[f64; 6]) -> bool {
+    let has_length = |direction: &[f64]| {
+        let length: f64 = direction.iter().map(|part| part * part).sum();
+        length.is_finite() && length > 0.0
+    };
+    has_length(&orientation[..3]) && has_length(&orientation[3..])
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "checked to be in range")]
@@ -90,7 +109,7 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     if !images.iter().all(same) {
         return Err(Fault::WrongShape("expected slices of one series and one size"));
     }
-    let orientation = first.place.orientation.unwrap_or([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+    let orientation = first.place.orientation.unwrap_or(AXIAL);
     let [across, down] = [[0, 1, 2], [3, 4, 5]].map(|places| places.map(|p| orientation[p]));
     let normal = cross(across, down);
     // Before anything is set aside for a frame.
@@ -159,10 +178,6 @@ fn affine(
         [across[axis] * between_columns, down[axis] * between_rows, step[axis], origin[axis]]
             .map(|part| sign * part)
     })
-}
-
-fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
-    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 }
 
 fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {

@@ -27,6 +27,8 @@ pub struct Header {
     /// Voxel indices to millimetres right, to the front, up: three rows of three factors and an
     /// offset.
     pub affine: [[f64; 4]; 3],
+    /// Whether the file says where its axes point; if not, `affine` takes them for the patient's.
+    pub oriented: bool,
     /// Whether the voxels are in a file of their own.
     pub(super) paired: bool,
     /// Where the voxels begin.
@@ -241,6 +243,7 @@ fn judged(big_endian: bool, said: Said) -> Result<Header, Fault> {
         slope: if scaled { said.slope } else { 1.0 },
         intercept: if scaled { intercept } else { 0.0 },
         affine: affine(&said),
+        oriented: said.sform > 0 || said.qform > 0,
         paired: said.paired,
         offset,
     })
