@@ -30,7 +30,8 @@ pub(crate) fn run_nifti(data: &[u8]) -> bool {
     assert_eq!(stored.data.len() as u128, voxels * stored.header.datatype.bytes() as u128);
     let volume = stored.volume(0).expect("there is a first volume");
     assert_eq!(volume.values.len(), volume.shape.iter().product::<usize>());
-    assert!(volume.spacing.iter().all(|spacing| *spacing > 0.0 && spacing.is_finite()));
+    let spacing = volume.spacing.expect("every header says so");
+    assert!(spacing.iter().all(|spacing| *spacing > 0.0 && spacing.is_finite()));
     if let Ok(labels) = stored.labels(0) {
         assert_eq!((labels.values.len(), labels.shape), (volume.values.len(), volume.shape));
     }

@@ -87,8 +87,9 @@ impl Image {
                     .values
                     .iter()
                     .fold((f32::INFINITY, f32::NEG_INFINITY), |f, v| (f.0.min(*v), f.1.max(*v)));
+                let spacing = volume.spacing.map(|[_, rows, columns]| [rows, columns]);
                 let (values, shown, inverted) = (volume.values, None, false);
-                Ok(Picture { rows, columns, samples: 1, values, full, shown, inverted })
+                Ok(Picture { rows, columns, samples: 1, spacing, values, full, shown, inverted })
             }
         }
     }

@@ -145,7 +145,7 @@ impl Stored {
         let mut scaled = Vec::with_capacity(stored.len() / datatype.bytes());
         #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
         datatype.each(stored, &mut |value| scaled.push((value * slope + intercept) as f32));
-        Ok(Volume { shape: turn.shape, spacing: turn.spacing, values: turn.apply(&scaled) })
+        Ok(Volume { shape: turn.shape, spacing: Some(turn.spacing), values: turn.apply(&scaled) })
     }
 
     /// One of the volumes as labels: scaled values that must be whole and not negative.

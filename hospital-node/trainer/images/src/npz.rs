@@ -109,14 +109,14 @@ impl Arrays {
         };
         let full = self.images.datatype.range().unwrap_or_else(own);
         let [_, rows, columns] = self.sides;
-        let (samples, shown) = (self.samples, None);
-        Picture { rows, columns, samples, values, full, shown, inverted: false }
+        let (samples, spacing, shown) = (self.samples, None, None);
+        Picture { rows, columns, samples, spacing, values, full, shown, inverted: false }
     }
 
     /// A volume, its axes as they are stored: nothing says where they point.
     #[must_use]
     pub fn volume(&self, index: usize) -> Volume {
-        Volume { shape: self.sides, spacing: [1.0; 3], values: self.images.values(index) }
+        Volume { shape: self.sides, spacing: None, values: self.images.values(index) }
     }
 
     /// The numbers of one image's label; none in place of what is below 0 or has a fraction.

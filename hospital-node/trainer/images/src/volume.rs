@@ -6,8 +6,8 @@
 pub struct Volume {
     /// Voxels along depth (towards the head), height (towards the front), width (to the right).
     pub shape: [usize; 3],
-    /// Millimetres between voxel centres, along the same axes.
-    pub spacing: [f32; 3],
+    /// Millimetres between voxel centres, along the same axes, where the file says so.
+    pub spacing: Option<[f32; 3]>,
     /// Values after slope and intercept; width fastest.
     pub values: Vec<f32>,
 }

@@ -34,6 +34,13 @@ impl Place {
         [[-a, -b, c], [-d, -e, f]]
     }
 
+    /// Millimetres between rows and between columns, if the file has sizes that can be.
+    #[expect(clippy::cast_possible_truncation, reason = "millimetres")]
+    pub(crate) fn pixel_spacing(&self) -> Option<[f32; 2]> {
+        let spacing = self.spacing?.map(|between| between as f32);
+        spacing.iter().all(|between| between.is_finite() && *between > 0.0).then_some(spacing)
+    }
+
     pub(super) fn read(elements: &Elements<'_>) -> Self {
         let shared = elements.items((0x5200, 0x9229)).first();
         let frames = elements.items((0x5200, 0x9230));
@@ -59,7 +66,10 @@ impl Place {
             number: elements.decimal((0x20, 0x13)).and_then(whole),
             positions,
             orientation: group((0x20, 0x9116)).decimals((0x20, 0x37)).first_chunk().copied(),
-            spacing: measures.decimals((0x28, 0x30)).first_chunk().copied(),
+            // Of projections that at the detector, or that of a scanned film.
+            spacing: [(0x28, 0x30), (0x18, 0x1164), (0x18, 0x2010)]
+                .into_iter()
+                .find_map(|tag| measures.decimals(tag).first_chunk().copied()),
             between: measures
                 .decimal((0x18, 0x88))
                 .or_else(|| measures.decimal((0x18, 0x50)))
@@ -153,7 +163,9 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     }
     let affine = affine(first, &slices, across, down, normal);
     let turn = Turn::new(&[size.1, size.0, slices.len()], &affine);
-    Ok(Volume { shape: turn.shape, spacing: turn.spacing, values: turn.apply(&stacked) })
+    let between = slices.len() == 1 || positioned || first.place.between.is_some();
+    let spacing = first.place.pixel_spacing().filter(|_| between).map(|_| turn.spacing);
+    Ok(Volume { shape: turn.shape, spacing, values: turn.apply(&stacked) })
 }
 
 /// Column, row and slice to millimetres right, to the front, up: DICOM counts to the left and back.

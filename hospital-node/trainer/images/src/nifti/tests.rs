@@ -152,7 +152,7 @@ fn axes_are_turned_to_right_front_up() {
     }
     let volume = Stored::decode(&bytes).expect("sound").volume(0).expect("one");
     assert_eq!(volume.shape, [3, 2, 2]);
-    for (found, expected) in volume.spacing.iter().zip([2.002, 1.005, 3.0]) {
+    for (found, expected) in volume.spacing.expect("said").iter().zip([2.002, 1.005, 3.0]) {
         assert!((found - expected).abs() < 1e-3, "{:?}", volume.spacing);
     }
     // Stored index is back + 2 * up + 6 * left; the first voxel is lowest, rearmost, leftmost.
