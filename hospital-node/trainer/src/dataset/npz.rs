@@ -217,7 +217,9 @@ mod tests {
     fn a_row_of_truths_is_several_labels_and_one_of_them_is_a_class() {
         let truths = [[1_i64, 0, 1], [0, 0, 0], [0, 1, 0], [0, 2, 0], [0, -1, 0]];
         let file = written(true, |npz| {
-            let pixels = Array3::<u16>::from_shape_fn((5, 4, 5), |(n, ..)| 13_107 * n as u16);
+            let pixels = Array3::from_shape_fn((5, 4, 5), |(n, ..)| {
+                13_107 * u16::try_from(n).expect("small")
+            });
             npz.add_array("train_images", &pixels).expect("added");
             let labels = Array2::from_shape_fn((5, 3), |(n, class)| truths[n][class]);
             npz.add_array("train_labels", &labels).expect("added");
@@ -244,7 +246,9 @@ mod tests {
     #[test]
     fn volumes_of_fractions_are_prepared_as_volumes() {
         let file = written(true, |npz| {
-            let voxels = Array::from_shape_fn((2, 3, 4, 5), |(n, z, ..)| n as f32 + z as f32 / 2.0);
+            let voxels = Array::from_shape_fn((2, 3, 4, 5), |(n, z, ..)| {
+                f32::from(u8::try_from(2 * n + z).expect("small")) / 2.0
+            });
             npz.add_array("test_images", &voxels).expect("added");
             npz.add_array("test_labels", &Array::<f64, _>::ones((2,))).expect("added");
         });
