@@ -1,5 +1,5 @@
 //! From a stored image to what the model is shown, as the study declares it: window, inversion of
-//! MONOCHROME1, channels, resampling and size ([`fit`]), normalisation. Channel first, then rows, then
+//! MONOCHROME1, channels, resampling and size (`fit`), normalisation. Channel first, then rows, then
 //! columns.
 
 mod fit;
