@@ -3,6 +3,7 @@
 //! These are plain values. [`Study::faults`] lists everything that is wrong with them at once, and
 //! [`Study::digest`] is what a hospital approves: it covers every field.
 
+mod augment;
 mod canonical;
 mod faults;
 mod privacy;
@@ -10,6 +11,7 @@ mod privacy;
 use std::fmt;
 use std::time::Duration;
 
+pub use self::augment::Augment;
 pub use self::privacy::{Privacy, PrivacyRules, Unit};
 
 use crate::architecture::{Architecture, ModelLayout};
@@ -95,11 +97,15 @@ pub struct InputShape {
     pub width: u16,
 }
 
-/// How a stored image becomes the model's input: window, fit, then normalisation.
+/// How a stored image becomes the model's input: window, then resampling and fit in one step, then
+/// normalisation. A mask goes the same way as its image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preprocess {
     /// Which stored values become 0 and 1.
     pub window: Window,
+    /// Millimetres between pixels along depth, height and width once resampled; of flat images the
+    /// first is 1. None: however far they are apart.
+    pub spacing: Option<[f64; 3]>,
     /// How an image of other proportions is fitted to the input.
     pub fit: Fit,
     /// What makes images comparable.
@@ -118,8 +124,11 @@ pub enum Fit {
     Stretch,
     /// The largest part in the middle that has the input's proportions.
     Crop,
-    /// All of it, with darkness around.
+    /// All of it, with darkness around. Of a mask, the first class.
     Pad,
+    /// The input's size out of the middle, at the study's spacing or else as it is stored: what is
+    /// beyond is cut off, what is missing is dark.
+    Centre,
 }
 
 /// What makes images comparable.
@@ -236,8 +245,8 @@ pub struct Local {
     pub optimizer: LocalOptimizer,
     /// L2 penalty.
     pub weight_decay: f64,
-    /// Whether images are shifted and flipped at random.
-    pub augment: bool,
+    /// How images are changed at random.
+    pub augment: Augment,
 }
 
 /// The optimiser within a site.
@@ -448,6 +457,7 @@ pub(crate) mod tests {
                 input: InputShape { channels: 1, depth: 1, height: 2, width: 3 },
                 preprocess: Preprocess {
                     window: Window::Full,
+                    spacing: None,
                     fit: Fit::Stretch,
                     normalise: Normalise::Fixed,
                     mean: 0.5,
@@ -468,7 +478,7 @@ pub(crate) mod tests {
                     learning_rate: 0.05,
                     optimizer: LocalOptimizer::Sgd,
                     weight_decay: 0.0,
-                    augment: false,
+                    augment: Augment::NONE,
                 },
                 update_range: 1.0,
                 weight_cap: Training::DEFAULT_WEIGHT_CAP,

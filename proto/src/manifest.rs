@@ -13,9 +13,9 @@ use aggregation::ids::HospitalId;
 use aggregation::privacy::accountant::Accountant;
 use aggregation::privacy::charge::Mode;
 use aggregation::study::{
-    CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer, Normalise,
-    Preprocess, Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, StudyFault, Task,
-    TaskKind, Training, Unit, Window,
+    Augment, CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer,
+    Normalise, Preprocess, Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study,
+    StudyFault, Task, TaskKind, Training, Unit, Window,
 };
 
 use self::table::{Section, fault};
@@ -132,8 +132,15 @@ fn task(root: &mut Section<'_>, faults: &mut Faults) -> Option<Task> {
         Some(Shape::Preset(low, high)) => (Some(low), Some(high)),
         Some(Shape::FromFile | Shape::Full) | None => (Some(0.0), Some(0.0)),
     };
-    let fits = [("stretch", Fit::Stretch), ("crop", Fit::Crop), ("pad", Fit::Pad)];
-    let fit = prepare.word("fit", Some(Fit::Stretch), &fits, faults);
+    let spacing = spacing(&mut prepare, depth, faults);
+    let fits = [
+        ("stretch", Fit::Stretch),
+        ("crop", Fit::Crop),
+        ("pad", Fit::Pad),
+        ("centre", Fit::Centre),
+    ];
+    let usual = if matches!(spacing, Some(Some(_))) { Fit::Centre } else { Fit::Stretch };
+    let fit = prepare.word("fit", Some(usual), &fits, faults);
     let normalise = prepare.word(
         "normalise",
         Some(Normalise::Fixed),
@@ -161,12 +168,35 @@ fn task(root: &mut Section<'_>, faults: &mut Faults) -> Option<Task> {
                 Shape::Percentile => Window::Percentile { low: low?, high: high? },
                 Shape::Values | Shape::Preset(..) => Window::Values { low: low?, high: high? },
             },
+            spacing: spacing?,
             fit: fit?,
             normalise: normalise?,
             mean: single(mean?),
             sd: single(sd?),
         },
     })
+}
+
+/// Millimetres between pixels along the sides that the input has, the deepest first.
+fn spacing(
+    prepare: &mut Section<'_>,
+    depth: Option<u16>,
+    faults: &mut Faults,
+) -> Option<Option<[f64; 3]>> {
+    let key = prepare.name("spacing_mm");
+    match (depth, prepare.numbers("spacing_mm", Some(Vec::new()), faults)?.as_slice()) {
+        (_, []) => Some(None),
+        (Some(1), &[height, width]) => Some(Some([1.0, height, width])),
+        (Some(2..), &[depth, height, width]) => Some(Some([depth, height, width])),
+        (depth, numbers) => {
+            let allowed = match depth {
+                Some(1) => "two numbers, for height and width",
+                Some(_) | None => "three numbers, for depth, height and width",
+            };
+            faults.push(fault(&key, &format!("{} numbers", numbers.len()), allowed));
+            None
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -289,7 +319,7 @@ fn local(
     let mut local = train.table("local", "train.local", faults);
     // One FedSGD step takes a gradient and nothing else: asking for more is a misunderstanding.
     let gradient_only = matches!(strategy, Some(Strategy::FedSgd | Strategy::DpFedSgd));
-    let augment = local.flag("augment", Some(false), faults);
+    let augment = augment(&mut local, faults);
     // In a private study coins are tossed for patients, and decay would add what is not clipped.
     let (batch_size, weight_decay) = if strategy == Some(Strategy::DpFedSgd) {
         (Some(0), Some(0.0))
@@ -322,6 +352,28 @@ fn local(
         optimizer: optimizer?,
         weight_decay: weight_decay?,
         augment: augment?,
+    })
+}
+
+/// What is changed and by how much; or just that it is.
+fn augment(local: &mut Section<'_>, faults: &mut Faults) -> Option<Augment> {
+    if !local.is_table("augment") {
+        let usual = local.flag("augment", Some(false), faults)?;
+        return Some(if usual { Augment::USUAL } else { Augment::NONE });
+    }
+    let mut augment = local.table("augment", "train.local.augment", faults);
+    let flip = augment.flag("flip", Some(false), faults);
+    let shift = augment.number("shift", Some(0.0), faults);
+    let rotate_degrees = augment.number("rotate_degrees", Some(0.0), faults);
+    let intensity_scale = augment.number("intensity_scale", Some(0.0), faults);
+    let intensity_shift = augment.number("intensity_shift", Some(0.0), faults);
+    augment.finish(faults);
+    Some(Augment {
+        flip: flip?,
+        shift: shift?,
+        rotate_degrees: rotate_degrees?,
+        intensity_scale: intensity_scale?,
+        intensity_shift: intensity_shift?,
     })
 }
 
@@ -525,6 +577,46 @@ metrics = ["auroc", "accuracy"]
             ["model.arch", "task.input.depth"]
         );
         assert_eq!(keys(&deep.replace("\"dice\"", "\"auroc\"")), ["evaluate.metrics"]);
+    }
+
+    #[test]
+    fn spacing_has_a_number_for_each_side_and_brings_its_fit() {
+        let with = |sides: &str, preprocess: &str| {
+            let model = format!("preprocess = {{ {preprocess} }}\n[model]");
+            EXAMPLE.replace("height = 64, width = 64", sides).replace("[model]", &model)
+        };
+        let flat = with("height = 64, width = 64", "spacing_mm = [0.5, 0.25]");
+        let preprocess = parse(&flat).expect("valid").task.preprocess;
+        assert_eq!((preprocess.spacing, preprocess.fit), (Some([1.0, 0.5, 0.25]), Fit::Centre));
+        let middle = with("height = 64, width = 64", "fit = \"centre\"");
+        assert_eq!(parse(&middle).expect("valid").task.preprocess.spacing, None);
+        let deep = "depth = 32, height = 64, width = 64";
+        let deep = |preprocess| with(deep, preprocess).replace("cnn-small", "linear");
+        let preprocess = parse(&deep("spacing_mm = [2, 1, 1]")).expect("valid").task.preprocess;
+        assert_eq!((preprocess.spacing, preprocess.fit), (Some([2.0, 1.0, 1.0]), Fit::Centre));
+        let key = "task.preprocess.spacing_mm";
+        assert_eq!(keys(&deep("spacing_mm = [1, 1]")), [key]);
+        assert_eq!(keys(&deep("spacing_mm = [0, 1, 1]")), [key]);
+        assert_eq!(keys(&with("height = 64, width = 64", "spacing_mm = [1, 1, 1]")), [key]);
+        let stretched = "spacing_mm = [2, 1, 1], fit = \"stretch\"";
+        assert_eq!(keys(&deep(stretched)), ["task.preprocess.fit"]);
+    }
+
+    #[test]
+    fn augmentation_is_named_piece_by_piece_or_as_what_is_usual() {
+        let augment = |written: &str| {
+            let local = format!("local = {{ augment = {written}, epochs = 1,");
+            EXAMPLE.replace("local = { epochs = 1,", &local)
+        };
+        let read = |written| parse(&augment(written)).expect("valid").training.local.augment;
+        assert_eq!(parse(EXAMPLE).expect("valid").training.local.augment, Augment::NONE);
+        assert_eq!((read("false"), read("true")), (Augment::NONE, Augment::USUAL));
+        assert_eq!(read("{ flip = true, shift = 0.08 }"), Augment::USUAL);
+        let turned = Augment { rotate_degrees: 10.0, intensity_scale: 0.1, ..Augment::NONE };
+        assert_eq!(read("{ rotate_degrees = 10, intensity_scale = 0.1 }"), turned);
+        assert_eq!(keys(&augment("\"much\"")), ["train.local.augment"]);
+        assert_eq!(keys(&augment("{ zoom = 2 }")), ["train.local.augment.zoom"]);
+        assert_eq!(keys(&augment("{ shift = 0.9 }")), ["train.local.augment.shift"]);
     }
 
     #[test]

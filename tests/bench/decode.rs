@@ -85,6 +85,7 @@ pub(crate) fn measure(arguments: &DecodeArgs) -> Outcome<Measured> {
         input: InputShape { channels: 1, depth: 1, height: side, width: side },
         preprocess: Preprocess {
             window: Window::FromFile,
+            spacing: None,
             fit: Fit::Stretch,
             normalise: Normalise::Fixed,
             mean: 0.5,

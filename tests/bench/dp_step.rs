@@ -122,6 +122,7 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
         input,
         preprocess: Preprocess {
             window: Window::Full,
+            spacing: None,
             fit: Fit::Stretch,
             normalise: Normalise::Fixed,
             mean: 0.0,

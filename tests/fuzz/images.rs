@@ -30,7 +30,8 @@ pub(crate) fn run_nifti(data: &[u8]) -> bool {
     assert_eq!(stored.data.len() as u128, voxels * stored.header.datatype.bytes() as u128);
     let volume = stored.volume(0).expect("there is a first volume");
     assert_eq!(volume.values.len(), volume.shape.iter().product::<usize>());
-    assert!(volume.spacing.iter().all(|spacing| *spacing > 0.0 && spacing.is_finite()));
+    let spacing = volume.spacing.expect("every header says so");
+    assert!(spacing.iter().all(|spacing| *spacing > 0.0 && spacing.is_finite()));
     if let Ok(labels) = stored.labels(0) {
         assert_eq!((labels.values.len(), labels.shape), (volume.values.len(), volume.shape));
     }
@@ -42,7 +43,19 @@ pub(crate) fn run_nifti(data: &[u8]) -> bool {
 pub(crate) fn run_npz(data: &[u8]) -> bool {
     let Ok(parts) = npz::read(Cursor::new(data)) else { return false };
     for part in parts {
-        assert_eq!(part.images.shape()[0], part.labels.len());
+        for array in [&part.images, &part.labels] {
+            let values: u128 = array.shape.iter().map(|side| *side as u128).product();
+            assert_eq!(array.data.len() as u128, values * array.datatype.bytes() as u128);
+        }
+        assert_eq!(part.labels.rows(), part.len());
+        if let Some(last) = part.len().checked_sub(1) {
+            assert!(!part.label(last).is_empty());
+            assert_eq!(part.volume(last).values.len(), {
+                let sides: usize = part.sides.iter().product();
+                sides * part.samples
+            });
+            assert_eq!(part.picture(last).values.len(), part.volume(last).values.len());
+        }
     }
     true
 }
@@ -196,8 +209,9 @@ pub(crate) fn nifti_examples() -> Vec<Vec<u8>> {
 /// One stored entry of a zip archive for each array.
 #[must_use]
 pub(crate) fn npz_examples() -> Vec<Vec<u8>> {
-    let array = |shape: &str, values: &[u8]| {
-        let mut header = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}");
+    let array = |kind: &str, order: &str, shape: &str, values: &[u8]| {
+        let mut header =
+            format!("{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}");
         while (header.len() + 11) % 64 != 0 {
             header.push(' ');
         }
@@ -208,9 +222,12 @@ pub(crate) fn npz_examples() -> Vec<Vec<u8>> {
         out.extend(values);
         out
     };
-    let images = array("(2, 2, 2)", &[1, 2, 3, 4, 5, 6, 7, 8]);
-    let labels = array("(2, 1)", &[0, 1]);
-    vec![zip_of(&[("train_images.npy", &images), ("train_labels.npy", &labels)])]
+    let images = array("|u1", "False", "(2, 2, 2)", &[1, 2, 3, 4, 5, 6, 7, 8]);
+    let labels = array("|u1", "False", "(2, 1)", &[0, 1]);
+    let flat = zip_of(&[("train_images.npy", &images), ("train_labels.npy", &labels)]);
+    let deep = array(">i2", "True", "(2, 2, 1, 5)", &[3; 40]);
+    let truths = array("<f4", "False", "(2, 3)", &[0; 24]);
+    vec![flat, zip_of(&[("val_images.npy", &deep), ("val_labels.npy", &truths)])]
 }
 
 fn crc(bytes: &[u8]) -> u32 {

@@ -29,6 +29,7 @@ fn task(architecture: Architecture, side: u16) -> Task {
         input: InputShape { channels: 1, depth, height: side, width: side },
         preprocess: Preprocess {
             window: Window::Full,
+            spacing: None,
             fit: Fit::Stretch,
             normalise: Normalise::Fixed,
             mean: 0.0,

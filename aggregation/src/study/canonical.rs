@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use crate::study::{
-    CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer, Normalise,
-    Preprocess, Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, Task, Training,
-    Window,
+    Augment, CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer,
+    Normalise, Preprocess, Privacy, PrivacyRules, ServerOptimizer, Split, Strategy, Study, Task,
+    Training, Window,
 };
 use crate::transcript::Transcript;
 
@@ -67,17 +67,22 @@ fn task(out: &mut Transcript, task: &Task) {
     }
     let InputShape { channels, depth, height, width } = *input;
     out.u32(channels.into()).u32(depth.into()).u32(height.into()).u32(width.into());
-    let Preprocess { window, fit, normalise, mean, sd } = *preprocess;
+    let Preprocess { window, spacing, fit, normalise, mean, sd } = *preprocess;
     match window {
         Window::Full => out.text("full"),
         Window::FromFile => out.text("from-file"),
         Window::Values { low, high } => out.text("values").f64(low).f64(high),
         Window::Percentile { low, high } => out.text("percentile").f64(low).f64(high),
     };
+    match spacing {
+        None => out.text("any-spacing"),
+        Some([depth, height, width]) => out.text("spacing").f64(depth).f64(height).f64(width),
+    };
     out.text(match fit {
         Fit::Stretch => "stretch",
         Fit::Crop => "crop",
         Fit::Pad => "pad",
+        Fit::Centre => "centre",
     });
     out.text(match normalise {
         Normalise::Fixed => "fixed",
@@ -128,7 +133,9 @@ fn local(out: &mut Transcript, local: &Local) {
         LocalOptimizer::Momentum { momentum } => out.text("momentum").f64(momentum),
         LocalOptimizer::Adam => out.text("adam"),
     };
-    out.f64(weight_decay).u32(augment.into());
+    out.f64(weight_decay);
+    let Augment { flip, shift, rotate_degrees, intensity_scale, intensity_shift } = augment;
+    out.u32(flip.into()).f64(shift).f64(rotate_degrees).f64(intensity_scale).f64(intensity_shift);
 }
 
 fn cohort(out: &mut Transcript, cohort: &CohortRules) {
@@ -210,6 +217,11 @@ mod tests {
             }),
             ("fit by cropping", |s| s.task.preprocess.fit = Fit::Crop),
             ("fit by padding", |s| s.task.preprocess.fit = Fit::Pad),
+            ("fit to the middle", |s| s.task.preprocess.fit = Fit::Centre),
+            ("spacing", |s| s.task.preprocess.spacing = Some([1.0, 1.0, 1.0])),
+            ("spacing in depth", |s| s.task.preprocess.spacing = Some([2.0, 1.0, 1.0])),
+            ("spacing in height", |s| s.task.preprocess.spacing = Some([1.0, 2.0, 1.0])),
+            ("spacing in width", |s| s.task.preprocess.spacing = Some([1.0, 1.0, 2.0])),
             ("normalise", |s| s.task.preprocess.normalise = Normalise::Image),
             ("mean", |s| s.task.preprocess.mean += 0.25),
             ("sd", |s| s.task.preprocess.sd += 0.25),
@@ -251,7 +263,11 @@ mod tests {
             }),
             ("local adam", |s| s.training.local.optimizer = LocalOptimizer::Adam),
             ("weight decay", |s| s.training.local.weight_decay += 0.01),
-            ("augment", |s| s.training.local.augment = true),
+            ("flip", |s| s.training.local.augment.flip = true),
+            ("shift", |s| s.training.local.augment.shift = 0.1),
+            ("rotation", |s| s.training.local.augment.rotate_degrees = 0.1),
+            ("intensity scale", |s| s.training.local.augment.intensity_scale = 0.1),
+            ("intensity shift", |s| s.training.local.augment.intensity_shift = 0.1),
             ("update range", |s| s.training.update_range *= 2.0),
             ("weight cap", |s| s.training.weight_cap += 1),
             ("initial file", |s| s.training.initial = InitialModel::File(Digest::new([1; 32]))),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::architecture::MAX_PARAMETERS;
 use crate::study::{
-    CohortRules, Fit, Local, LocalOptimizer, ServerOptimizer, Strategy, Study, StudyFault, Task,
-    TaskKind, Training, Window,
+    Augment, CohortRules, Fit, Local, LocalOptimizer, ServerOptimizer, Strategy, Study, StudyFault,
+    Task, TaskKind, Training, Window,
 };
 use crate::units::{ClipNorm, Delta, Epsilon, OutOfRange, SamplingRate};
 use crate::vector::MAX_SITES;
@@ -22,6 +22,8 @@ const MAX_ROUNDS: u32 = 100_000;
 const MAX_CLASSES: usize = 256;
 /// Longest name of a class, in bytes.
 const MAX_CLASS_NAME: usize = 64;
+/// Millimetres between the pixels of a resampled image: from slides under a lens to whole bodies.
+const SPACINGS: std::ops::RangeInclusive<f64> = 1e-4..=100.0;
 /// Most augmented views of one image.
 const MAX_VIEWS: u16 = 64;
 /// Longest wait of a round.
@@ -91,9 +93,9 @@ pub(super) fn of(study: &Study) -> Vec<StudyFault> {
     }
     training(&mut faults, &study.training);
     faults.need(
-        study.model.can_augment() || !study.training.local.augment,
+        study.model.can_augment() || !study.training.local.augment.changes(),
         "train.local.augment",
-        "true",
+        "changes of images",
         &format!("false for {}", study.model),
     );
     privacy(&mut faults, study);
@@ -171,10 +173,10 @@ fn privacy(faults: &mut Faults, study: &Study) {
         &format!("1 to {MAX_VIEWS}"),
     );
     faults.need(
-        views <= 1 || study.training.local.augment,
+        views <= 1 || study.training.local.augment.changes(),
         "privacy.augmentation_multiplicity",
         format_args!("{views} equal views"),
-        "1, or train.local.augment = true",
+        "1, or train.local.augment = true, or what it names of flip, shift, rotation and intensity",
     );
     faults.need(
         study.evaluation.danger_exact || study.evaluation.every == 0,
@@ -240,13 +242,19 @@ fn task(faults: &mut Faults, task: &Task) {
             "two percentiles, the lower first, from 0 to 100",
         ),
     }
-    // Masks and volumes are stretched: what is cut off or added there would need a name of its own.
-    let flat = task.input.depth == 1 && task.kind != TaskKind::Segmentation;
+    for between in preprocess.spacing.iter().flatten() {
+        faults.need(
+            SPACINGS.contains(between),
+            "task.preprocess.spacing_mm",
+            between,
+            &format!("{} to {} millimetres", SPACINGS.start(), SPACINGS.end()),
+        );
+    }
     faults.need(
-        flat || preprocess.fit == Fit::Stretch,
+        preprocess.spacing.is_none() || preprocess.fit == Fit::Centre,
         "task.preprocess.fit",
-        "crop or pad",
-        "\"stretch\" for volumes and segmentation",
+        "a fit that changes how far pixels are apart",
+        "\"centre\" with spacing_mm",
     );
     let mean = preprocess.mean;
     faults.need(
@@ -320,6 +328,16 @@ fn local(faults: &mut Faults, strategy: Strategy, local: &Local) {
     match local.optimizer {
         LocalOptimizer::Sgd | LocalOptimizer::Adam => {}
         LocalOptimizer::Momentum { momentum } => faults.decay(momentum, "train.local.momentum"),
+    }
+    let Augment { shift, rotate_degrees, intensity_scale, intensity_shift, .. } = local.augment;
+    for (key, most, greatest) in [
+        ("train.local.augment.shift", shift, 0.5),
+        ("train.local.augment.rotate_degrees", rotate_degrees, 45.0),
+        ("train.local.augment.intensity_scale", intensity_scale, 0.9),
+        ("train.local.augment.intensity_shift", intensity_shift, 10.0),
+    ] {
+        let allowed = format!("a number from 0 to {greatest}");
+        faults.need((0.0..=greatest).contains(&most), key, most, &allowed);
     }
     let decay = local.weight_decay;
     faults.need(

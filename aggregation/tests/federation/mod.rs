@@ -26,8 +26,9 @@ use aggregation::setup::SignedAnnounce;
 use aggregation::setup::gathering::{Awaited, Gathering};
 use aggregation::setup::keyring::{Announced, Keyring};
 use aggregation::study::{
-    CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer, Normalise,
-    Preprocess, Privacy, ServerOptimizer, Split, Strategy, Study, Task, TaskKind, Training, Window,
+    Augment, CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer,
+    Normalise, Preprocess, Privacy, ServerOptimizer, Split, Strategy, Study, Task, TaskKind,
+    Training, Window,
 };
 use aggregation::units::Timestamp;
 use aggregation::vector::{Contribution, encode};
@@ -52,6 +53,7 @@ pub(crate) fn study(quorum: u16, colluding: u16) -> Study {
             input: InputShape { channels: 1, depth: 1, height: 70, width: 70 },
             preprocess: Preprocess {
                 window: Window::Full,
+                spacing: None,
                 fit: Fit::Stretch,
                 normalise: Normalise::Fixed,
                 mean: 0.5,
@@ -72,7 +74,7 @@ pub(crate) fn study(quorum: u16, colluding: u16) -> Study {
                 learning_rate: 0.1,
                 optimizer: LocalOptimizer::Sgd,
                 weight_decay: 0.0,
-                augment: false,
+                augment: Augment::NONE,
             },
             update_range: 1.0,
             weight_cap: Training::DEFAULT_WEIGHT_CAP,

@@ -79,8 +79,8 @@ const fn standard(group: u16, element: u16) -> Option<Rule> {
     match (group, element) {
         // How text is written, what kind of object it is and of which machine.
         (0x0008, 0x0005 | 0x0016 | 0x0060)
-        // Where a slice lies.
-        | (0x0018, 0x0050 | 0x0088)
+        // Where a slice lies, and how far pixels are apart.
+        | (0x0018, 0x0050 | 0x0088 | 0x1164 | 0x2010)
         | (0x0020, 0x0013 | 0x0032 | 0x0037)
         // What pixels are.
         | (0x0028, 0x0002..=0x0011 | 0x0030 | 0x0100..=0x0103 | 0x0120 | 0x0121)

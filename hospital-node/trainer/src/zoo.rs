@@ -224,6 +224,7 @@ mod tests {
             input: InputShape { channels: 1, depth, height: side, width: side },
             preprocess: Preprocess {
                 window: Window::Full,
+                spacing: None,
                 fit: Fit::Stretch,
                 normalise: Normalise::Fixed,
                 mean: 0.0,

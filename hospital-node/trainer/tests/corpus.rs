@@ -41,7 +41,15 @@ fn any_readable_file_is_shown_by_the_names_of_its_format() {
     let facts = show(&folder.join("pydicom+pydicom/CT_small.dcm")).expect("a sound file");
     let json = serde_json::to_value(&facts).expect("plain facts");
     assert_eq!(json["photometric"], "MONOCHROME2");
-    assert!(json.get("sha256_raw_le_fortran").is_none());
+    assert!(json.get("sha256_raw_le_fortran").is_none() && json.get("arrays").is_none());
+    let Some(folder) = shared("medmnist") else { return };
+    let facts = show(&folder.join("derived/pneumoniamnist.npz")).expect("a sound file");
+    let json = serde_json::to_value(&facts).expect("plain facts");
+    assert_eq!((&json["format"], &json["rows"]), (&"npz".into(), &28.into()));
+    assert_eq!((&json["frames"], &json["bits_stored"]), (&5856.into(), &8.into()));
+    assert_eq!(json["sum"], 538_305_934 + 59_624_090 + 70_355_184);
+    assert_eq!(json["arrays"][1]["name"], "train_labels");
+    assert_eq!(json["arrays"][1]["sum"], 3494);
 }
 
 #[test]

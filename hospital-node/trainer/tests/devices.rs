@@ -5,7 +5,7 @@
 #![expect(clippy::print_stderr, reason = "says which device was tried, or that there was none")]
 
 use aggregation::architecture::Architecture;
-use aggregation::study::{InputShape, Preprocess, Task, TaskKind, Window};
+use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Task, TaskKind, Window};
 use aggregation::units::ClipNorm;
 use burn::tensor::Device;
 use hospital_trainer::backend;
@@ -23,7 +23,14 @@ fn task(architecture: Architecture, side: u16) -> Task {
         classes: ["a", "b", "c"].map(str::to_owned).into(),
         class_weights: vec![1.0, 2.0, 0.5],
         input: InputShape { channels: 1, depth, height: side, width: side },
-        preprocess: Preprocess { window: Window::Full, mean: 0.0, sd: 1.0 },
+        preprocess: Preprocess {
+            window: Window::Full,
+            spacing: None,
+            fit: Fit::Stretch,
+            normalise: Normalise::Fixed,
+            mean: 0.0,
+            sd: 1.0,
+        },
     }
 }
 

@@ -37,6 +37,11 @@ impl<'a> Section<'a> {
         Self { path, table, known: BTreeSet::new() }
     }
 
+    /// Whether a table is written under `key`.
+    pub(super) fn is_table(&self, key: &str) -> bool {
+        self.table.and_then(|table| table.get(key)).is_some_and(Value::is_table)
+    }
+
     /// Whether anything was written here.
     pub(super) fn present(&self) -> bool {
         self.table.is_some()

@@ -88,12 +88,22 @@ fn each_fault_is_found_and_named() {
         ("task.preprocess.window", |s| {
             s.task.preprocess.window = Window::Values { low: 7.0, high: f64::INFINITY }
         }),
-        ("task.preprocess.fit", |s| {
-            s.model = Architecture::Unet2d;
-            s.task.kind = TaskKind::Segmentation;
-            s.task.input.height = 16;
-            s.task.input.width = 16;
-            s.task.preprocess.fit = Fit::Crop;
+        ("task.preprocess.fit", |s| s.task.preprocess.spacing = Some([1.0; 3])),
+        ("task.preprocess.spacing_mm", |s| {
+            s.task.preprocess.fit = Fit::Centre;
+            s.task.preprocess.spacing = Some([1.0, 0.0, 1.0]);
+        }),
+        ("task.preprocess.spacing_mm", |s| {
+            s.task.preprocess.fit = Fit::Centre;
+            s.task.preprocess.spacing = Some([1.0, 1.0, f64::NAN]);
+        }),
+        ("train.local.augment.shift", |s| s.training.local.augment.shift = -0.1),
+        ("train.local.augment.rotate_degrees", |s| s.training.local.augment.rotate_degrees = 90.0),
+        ("train.local.augment.intensity_scale", |s| {
+            s.training.local.augment.intensity_scale = f64::NAN
+        }),
+        ("train.local.augment.intensity_shift", |s| {
+            s.training.local.augment.intensity_shift = f64::INFINITY
         }),
         ("task.preprocess.mean", |s| s.task.preprocess.mean = f32::NAN),
         ("task.preprocess.sd", |s| s.task.preprocess.sd = 0.0),
@@ -146,7 +156,7 @@ fn each_fault_is_found_and_named() {
             s.model = Architecture::ScatterLinear;
             s.task.input.height = 16;
             s.task.input.width = 16;
-            s.training.local.augment = true;
+            s.training.local.augment = Augment::USUAL;
         }),
         ("privacy.augmentation_multiplicity", |s| ruled(s, |rules| rules.views = 0)),
         ("privacy.augmentation_multiplicity", |s| ruled(s, |rules| rules.views = 2)),

@@ -1,19 +1,22 @@
 //! What is in one file, as facts about its stored pixels: shape, range, sum and digest.
 
+use std::io::Cursor;
 use std::path::Path;
 
-use crate::{Fault, Image, dicom, sha256};
+use crate::file::Digest;
+use crate::npz::{self, Array, Arrays};
+use crate::{Fault, Image, bytes, dicom, sha256};
 
 /// Facts of stored pixels: after decompression, before rescale, window and palette.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// dicom, nifti, or png-or-jpeg.
+    /// dicom, nifti, png-or-jpeg, or npz.
     pub format: &'static str,
     /// Rows of pixels.
     pub rows: usize,
     /// Columns of pixels.
     pub cols: usize,
-    /// Frames, or slices of all volumes.
+    /// Frames, or slices of all volumes; in an NPZ file those of all its images.
     pub frames: usize,
     /// Values to a pixel.
     pub samples: usize,
@@ -32,8 +35,48 @@ pub struct Facts {
     /// Where values are whole numbers, all three without rounding.
     pub whole: Option<Whole>,
     /// SHA-256 over the values as little-endian bytes: frame, row, column, sample. For NIfTI that is
-    /// the file's order, first axis fastest.
+    /// the file's order, first axis fastest; for NPZ the images for training, validation and tests.
     pub sha256: [u8; 32],
+    /// Of an NPZ file, each array by itself; of others none.
+    pub arrays: Vec<ArrayFacts>,
+}
+
+/// Facts of one array of an NPZ file.
+#[derive(Clone, Debug)]
+pub struct ArrayFacts {
+    /// What the file calls it.
+    pub name: String,
+    /// Places along each axis.
+    pub shape: Vec<usize>,
+    /// The number type of a value.
+    pub dtype: &'static str,
+    /// The least value, rounded to what a float can be.
+    pub min: f64,
+    /// The greatest value, rounded to what a float can be.
+    pub max: f64,
+    /// The sum of all values; exact for whole numbers.
+    pub sum: Sum,
+    /// Where values are whole numbers, all three without rounding.
+    pub whole: Option<Whole>,
+    /// SHA-256 over the values as little-endian bytes, the last axis fastest.
+    pub sha256: [u8; 32],
+}
+
+impl ArrayFacts {
+    fn of(name: String, array: &Array) -> Self {
+        let range = Range::over(|value| array.datatype.each(&array.data, value));
+        let whole = array.datatype.whole(&array.data).filter(|_| array.rows() > 0);
+        Self {
+            name,
+            shape: array.shape.clone(),
+            dtype: array.datatype.name(),
+            min: range.least,
+            max: range.greatest,
+            sum: range.sum(whole),
+            whole,
+            sha256: sha256(&array.data),
+        }
+    }
 }
 
 /// A sum, exact where values are whole.
@@ -57,6 +100,14 @@ pub struct Whole {
 }
 
 impl Whole {
+    fn and(self, other: Self) -> Self {
+        Self {
+            least: self.least.min(other.least),
+            greatest: self.greatest.max(other.greatest),
+            sum: self.sum + other.sum,
+        }
+    }
+
     pub(crate) fn over<T: Into<i128>>(values: impl Iterator<Item = T>) -> Self {
         let none = Self { least: i128::MAX, greatest: i128::MIN, sum: 0 };
         values.fold(none, |so_far, value| {
@@ -76,8 +127,13 @@ impl Facts {
     /// # Errors
     /// The [`Fault`] that keeps it from being read.
     pub fn of(path: &Path) -> Result<Self, Fault> {
-        let (_, image) = Image::read(path)?;
-        Ok(match &image {
+        let file = bytes(path)?;
+        if npz::begins_so(&file) {
+            return npz::read(Cursor::new(file))
+                .map(|parts| Self::npz(&parts))
+                .map_err(Fault::Arrays);
+        }
+        Ok(match &Image::of(path, &file)? {
             Image::Dicom(stored) => Self::dicom(stored),
             Image::Nifti(stored) => {
                 let shape = &stored.header.shape;
@@ -99,6 +155,7 @@ impl Facts {
                     sum: range.sum(whole),
                     whole,
                     sha256: sha256(&stored.data),
+                    arrays: Vec::new(),
                 }
             }
             Image::Raster(stored) => {
@@ -127,6 +184,7 @@ impl Facts {
                     sum: range.sum(whole),
                     whole,
                     sha256: sha256(&bytes),
+                    arrays: Vec::new(),
                 }
             }
         })
@@ -159,6 +217,46 @@ impl Facts {
             sum: range.sum(whole),
             whole,
             sha256: sha256(&stored.data),
+            arrays: Vec::new(),
+        }
+    }
+
+    /// Of a file with at least one part, all of one shape.
+    fn npz(parts: &[Arrays]) -> Self {
+        let images = || parts.iter().map(|part| &part.images).filter(|images| images.rows() > 0);
+        let range = Range::over(|value| {
+            for array in images() {
+                array.datatype.each(&array.data, value);
+            }
+        });
+        let whole = images()
+            .map(|array| array.datatype.whole(&array.data))
+            .reduce(|one, other| one.zip(other).map(|(one, other)| one.and(other)))
+            .flatten();
+        let mut digest = Digest::default();
+        images().for_each(|array| digest.update(&array.data));
+        let both = parts.iter().flat_map(|part| [(part, "images"), (part, "labels")]);
+        let arrays = both.map(|(part, what)| {
+            let array = if what == "images" { &part.images } else { &part.labels };
+            ArrayFacts::of(format!("{}_{what}", part.prefix), array)
+        });
+        let Arrays { sides: [depth, rows, cols], samples, images: Array { datatype, .. }, .. } =
+            parts[0];
+        Self {
+            format: "npz",
+            rows,
+            cols,
+            frames: parts.iter().map(Arrays::len).sum::<usize>() * depth,
+            samples,
+            photometric: if samples == 3 { "RGB" } else { "MONOCHROME2" },
+            bits_stored: 8 * datatype.bytes(),
+            dtype: datatype.name(),
+            min: range.least,
+            max: range.greatest,
+            sum: range.sum(whole),
+            whole,
+            sha256: digest.finish(),
+            arrays: arrays.collect(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! has one reason of one kind.
 
 use super::MAX_PIXEL_BYTES;
+use super::npz::NpzFault;
 
 /// Why one file or row cannot be used. Exactly one reason is given, the first that holds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +17,9 @@ pub enum Fault {
     /// The operating system or the format's reader gave up.
     #[error("unreadable: {0}")]
     Unreadable(&'static str),
+    /// An NPZ file whose arrays are not those of a data set.
+    #[error("unreadable: {0}")]
+    Arrays(NpzFault),
     /// Shorter than its own header says.
     #[error("truncated: the file ends before its data does")]
     Truncated,
@@ -61,7 +65,7 @@ impl Fault {
         match self {
             Self::Missing => "missing",
             Self::Outside => "outside",
-            Self::Unreadable(_) => "unreadable",
+            Self::Unreadable(_) | Self::Arrays(_) => "unreadable",
             Self::Truncated => "truncated",
             Self::NotAnImage(_) => "not_an_image",
             Self::TooLarge => "too_large",

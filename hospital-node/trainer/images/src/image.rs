@@ -26,11 +26,19 @@ impl Image {
     /// The one [`Fault`] that describes it best.
     pub fn read(path: &Path) -> Result<(Vec<u8>, Self), Fault> {
         let file = bytes(path)?;
-        let image = match nifti::Stored::of_pair(path, &file)? {
-            Some(pair) => Self::Nifti(pair),
-            None => Self::decode(&file)?,
-        };
+        let image = Self::of(path, &file)?;
         Ok((file, image))
+    }
+
+    /// Decodes the bytes of a file, and the other half of a NIfTI pair, whose name says where it is.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn of(path: &Path, file: &[u8]) -> Result<Self, Fault> {
+        match nifti::Stored::of_pair(path, file)? {
+            Some(pair) => Ok(Self::Nifti(pair)),
+            None => Self::decode(file),
+        }
     }
 
     /// Decodes a whole file.
@@ -79,8 +87,9 @@ impl Image {
                     .values
                     .iter()
                     .fold((f32::INFINITY, f32::NEG_INFINITY), |f, v| (f.0.min(*v), f.1.max(*v)));
+                let spacing = volume.spacing.map(|[_, rows, columns]| [rows, columns]);
                 let (values, shown, inverted) = (volume.values, None, false);
-                Ok(Picture { rows, columns, samples: 1, values, full, shown, inverted })
+                Ok(Picture { rows, columns, samples: 1, spacing, values, full, shown, inverted })
             }
         }
     }
@@ -118,6 +127,32 @@ impl Image {
                 })
             }
             Self::Nifti(_) | Self::Dicom(_) => Err(NO_LABELS),
+        }
+    }
+
+    /// The label map that it is of another image: as that image is turned when it is read. A picture
+    /// that does not say where its rows and columns run is taken for an axial slice as it is looked
+    /// at, its rows to the patient's left and its columns to the back, as ITK takes it too.
+    ///
+    /// # Errors
+    /// As [`Self::labels`].
+    pub fn labels_of(&self, image: &Self) -> Result<nifti::Labels, Fault> {
+        let [across, down] = match (self, image) {
+            (Self::Nifti(_), Self::Dicom(stored)) if stored.frames == 1 => {
+                stored.place.directions()
+            }
+            (Self::Nifti(_), Self::Raster(_)) => dicom::Place::default().directions(),
+            // A volume is turned to the patient's axes, whose right and front are the other way.
+            (Self::Raster(_), Self::Nifti(stored)) if stored.header.oriented => {
+                let mut labels = self.labels()?;
+                labels.values.reverse();
+                return Ok(labels);
+            }
+            _ => return self.labels(),
+        };
+        match self {
+            Self::Nifti(stored) if stored.volumes() == 1 => stored.labels_along(0, across, down),
+            Self::Nifti(_) | Self::Dicom(_) | Self::Raster(_) => Err(NO_LABELS),
         }
     }
 

@@ -20,12 +20,14 @@ mod jpeg2000;
 mod jpegls;
 pub mod nifti;
 pub mod npz;
+mod numbers;
 mod png;
 pub mod raster;
 mod volume;
 
 pub use dicom::{Picture, Shown};
-pub use facts::{Facts, Sum, Whole};
+pub use facts::{ArrayFacts, Facts, Sum, Whole};
 pub use fault::Fault;
 pub use file::{MAX_FILE_BYTES, MAX_PIXEL_BYTES, bytes, sha256};
 pub use image::Image;
+pub use numbers::Datatype;

@@ -14,12 +14,13 @@ mod header;
 
 use std::path::{Path, PathBuf};
 
-pub use header::{Datatype, Header, MAX_AXES};
+pub use header::{Header, MAX_AXES};
 
+pub use crate::numbers::Datatype;
 pub use crate::volume::{Labels, Volume};
 
 use crate::file::{GZIP, Gunzip, bytes, gunzipped_start, inflated};
-use crate::volume::Turn;
+use crate::volume::{Turn, cross};
 use crate::{Fault, MAX_FILE_BYTES, MAX_PIXEL_BYTES, Whole};
 
 /// Voxels as the file stores them: no slope, no intercept, no turning.
@@ -144,7 +145,7 @@ impl Stored {
         let mut scaled = Vec::with_capacity(stored.len() / datatype.bytes());
         #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
         datatype.each(stored, &mut |value| scaled.push((value * slope + intercept) as f32));
-        Ok(Volume { shape: turn.shape, spacing: turn.spacing, values: turn.apply(&scaled) })
+        Ok(Volume { shape: turn.shape, spacing: Some(turn.spacing), values: turn.apply(&scaled) })
     }
 
     /// One of the volumes as labels: scaled values that must be whole and not negative.
@@ -152,7 +153,36 @@ impl Stored {
     /// # Errors
     /// [`Fault::WrongShape`] when there is no such volume, or a value is no label.
     pub fn labels(&self, index: usize) -> Result<Labels, Fault> {
-        let turn = Turn::new(&self.header.shape, &self.header.affine);
+        self.turned_labels(index, &Turn::new(&self.header.shape, &self.header.affine))
+    }
+
+    /// One of the volumes as labels of a flat image: width along its rows and height along its columns,
+    /// as those of the image run, which say so in millimetres to the right, to the front, up. A file
+    /// that does not say where its axes point has a row's pixels along its first axis, and rows along
+    /// its second.
+    ///
+    /// # Errors
+    /// As [`Self::labels`].
+    pub fn labels_along(
+        &self,
+        index: usize,
+        across: [f64; 3],
+        down: [f64; 3],
+    ) -> Result<Labels, Fault> {
+        let rows = &self.header.affine;
+        let beside = if self.header.oriented {
+            // Where an axis goes in the image's own directions rather than in the patient's.
+            [across, down, cross(across, down)].map(|direction| {
+                [0, 1, 2, 3]
+                    .map(|axis| (0..3).map(|world| direction[world] * rows[world][axis]).sum())
+            })
+        } else {
+            *rows
+        };
+        self.turned_labels(index, &Turn::new(&self.header.shape, &beside))
+    }
+
+    fn turned_labels(&self, index: usize, turn: &Turn) -> Result<Labels, Fault> {
         let Header { slope, intercept, datatype, .. } = &self.header;
         let stored = self.one(index)?;
         let (mut labels, mut whole) = (Vec::with_capacity(stored.len() / datatype.bytes()), true);

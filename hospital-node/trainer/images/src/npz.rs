@@ -1,14 +1,18 @@
-//! MedMNIST-style NPZ: `{train,val,test}_images` and `_labels`, unsigned bytes, images `(n, h, w)` or
-//! `(n, h, w, 3)`. An array's own header is read first, and its size compared with the file's and with
-//! our limit before memory is set aside for it.
+//! MedMNIST-style NPZ: `{train,val,test}_images` and `_labels`. Images are flat, `(n, h, w)` or
+//! `(n, h, w, c)`, or volumes, `(n, d, h, w)` or `(n, d, h, w, 1)`; labels are one number to an image,
+//! `(n,)` or `(n, 1)`, or a truth for each class, `(n, k)`.
+//!
+//! An array's own header is read first, and its size compared with the file's and with our limit before
+//! memory is set aside for it.
 
 use std::io::{Read, Seek, SeekFrom};
 
-use ndarray::{ArrayD, IxDyn, ShapeBuilder as _};
+use ndarray::{ArrayViewD, IxDyn, ShapeBuilder as _};
 use zip::ZipArchive;
 
-use crate::MAX_PIXEL_BYTES;
 use crate::file::MAX_INFLATION;
+use crate::nifti::Volume;
+use crate::{Datatype, MAX_PIXEL_BYTES, Picture};
 
 /// Bytes of an array's header.
 const MAX_HEADER: usize = 64 << 10;
@@ -23,20 +27,116 @@ pub const PREFIXES: [&str; 3] = ["train", "val", "test"];
 #[error("{0}")]
 pub struct NpzFault(pub String);
 
+/// How such a file begins, and one without entries.
+const ZIP: [[u8; 4]; 2] = [*b"PK\x03\x04", *b"PK\x05\x06"];
+
+/// Whether these bytes begin like such a file.
+#[must_use]
+pub fn begins_so(bytes: &[u8]) -> bool {
+    ZIP.iter().any(|begin| bytes.starts_with(begin))
+}
+
+/// Numbers side by side.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    /// Places along each axis.
+    pub shape: Vec<usize>,
+    /// The number type.
+    pub datatype: Datatype,
+    /// Little-endian values, the last axis fastest.
+    pub data: Vec<u8>,
+}
+
+impl Array {
+    /// How long the first axis is.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(0)
+    }
+
+    /// The bytes at one place of the first axis; none where there is no such place.
+    #[must_use]
+    pub fn row(&self, index: usize) -> &[u8] {
+        let size = self.data.len() / self.rows().max(1);
+        self.data.get(index * size..(index + 1) * size).unwrap_or_default()
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
+    fn values(&self, index: usize) -> Vec<f32> {
+        let row = self.row(index);
+        let mut values = Vec::with_capacity(row.len() / self.datatype.bytes());
+        self.datatype.each(row, &mut |value| values.push(value as f32));
+        values
+    }
+}
+
 /// One part of such a file: images and, row by row, their labels.
 #[derive(Debug)]
 pub struct Arrays {
     /// One of [`PREFIXES`].
     pub prefix: &'static str,
-    /// `(n, h, w)` or `(n, h, w, 3)`, no side 0.
-    pub images: ArrayD<u8>,
-    /// One label per image.
-    pub labels: Vec<u8>,
+    /// No side 0.
+    pub images: Array,
+    /// As many rows as there are images, each of at least one number.
+    pub labels: Array,
+    /// Depth, height and width of each image; a flat one has depth 1.
+    pub sides: [usize; 3],
+    /// Values to a pixel: 1, or 3 for red, green, blue.
+    pub samples: usize,
 }
 
 impl Arrays {
-    fn shape(&self) -> &[usize] {
-        &self.images.shape()[1..]
+    /// How many images there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.images.rows()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A flat image. Its full range is what its number type can hold; of numbers with more than 16
+    /// bits or a fraction, of which nobody uses all, what the image itself has.
+    #[must_use]
+    pub fn picture(&self, index: usize) -> Picture {
+        let values = self.images.values(index);
+        let own = || {
+            let ends = (f32::INFINITY, f32::NEG_INFINITY);
+            values.iter().fold(ends, |ends, value| (ends.0.min(*value), ends.1.max(*value)))
+        };
+        let full = self.images.datatype.range().unwrap_or_else(own);
+        let [_, rows, columns] = self.sides;
+        let (samples, spacing, shown) = (self.samples, None, None);
+        Picture { rows, columns, samples, spacing, values, full, shown, inverted: false }
+    }
+
+    /// A volume, its axes as they are stored: nothing says where they point.
+    #[must_use]
+    pub fn volume(&self, index: usize) -> Volume {
+        Volume { shape: self.sides, spacing: None, values: self.images.values(index) }
+    }
+
+    /// The numbers of one image's label; none in place of what is below 0 or has a fraction.
+    #[must_use]
+    pub fn label(&self, index: usize) -> Vec<Option<u32>> {
+        let mut label = Vec::new();
+        self.labels.datatype.each(self.labels.row(index), &mut |value| {
+            let is_label = value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&value);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "whole and in range"
+            )]
+            label.push(is_label.then_some(value as u32));
+        });
+        label
+    }
+
+    fn kind(&self) -> ([usize; 3], usize, Datatype) {
+        (self.sides, self.samples, self.images.datatype)
     }
 }
 
@@ -59,7 +159,7 @@ pub fn read(mut file: impl Read + Seek) -> Result<Vec<Arrays>, NpzFault> {
             [Some(images), Some(labels)] => {
                 let images = archive.array(images, &names[0])?;
                 let labels = archive.array(labels, &names[1])?;
-                parts.push(matched(prefix, images, &labels)?);
+                parts.push(matched(prefix, images, labels)?);
             }
             _ => return Err(wrong(format!("{} and {} come in pairs", names[0], names[1]))),
         }
@@ -67,8 +167,11 @@ pub fn read(mut file: impl Read + Seek) -> Result<Vec<Arrays>, NpzFault> {
     if parts.is_empty() {
         return Err(wrong("expected arrays named train_images and train_labels, found neither"));
     }
-    if parts.iter().any(|part| part.shape() != parts[0].shape()) {
-        return Err(wrong("expected images of one shape, found several"));
+    if parts.iter().any(|part| part.kind() != parts[0].kind()) {
+        return Err(wrong("expected images of one shape and number type, found several"));
+    }
+    if parts.iter().all(Arrays::is_empty) {
+        return Err(wrong("expected images, found arrays without any"));
     }
     Ok(parts)
 }
@@ -87,36 +190,55 @@ impl<R: Read + Seek> Archive<R> {
         with_end.or_else(|| self.archive.index_for_name(name))
     }
 
-    fn array(&mut self, index: usize, name: &str) -> Result<ArrayD<u8>, NpzFault> {
+    fn array(&mut self, index: usize, name: &str) -> Result<Array, NpzFault> {
         let mut entry = self.archive.by_index(index).map_err(|_| {
             wrong(format!("{name}: expected a stored or deflated entry, found another"))
         })?;
         let damaged = || wrong(format!("{name}: the entry is cut off or damaged"));
-        let other =
-            || wrong(format!("{name}: expected an array of unsigned bytes with all its values"));
+        let other = || wrong(format!("{name}: expected an array of numbers with all its values"));
         let header = header(&mut entry).map_err(|_| damaged())?;
-        let Header { shape, columns_first } =
+        let Header { datatype, big_endian, shape, columns_first } =
             header.and_then(|text| Header::parse(&text)).ok_or_else(other)?;
-        let count = shape.iter().try_fold(1_usize, |all, side| all.checked_mul(*side));
-        let packed = self.packed.min(entry.compressed_size());
-        let count = count
-            .filter(|count| *count as u64 <= packed.saturating_mul(MAX_INFLATION))
+        let size = shape
+            .iter()
+            .try_fold(datatype.bytes(), |all, side| all.checked_mul(*side))
+            .filter(|size| {
+                let packed = self.packed.min(entry.compressed_size());
+                *size as u64 <= packed.saturating_mul(MAX_INFLATION)
+            })
             .ok_or_else(other)?;
-        self.room = self.room.checked_sub(count as u64).ok_or_else(|| {
+        self.room = self.room.checked_sub(size as u64).ok_or_else(|| {
             let most = MAX_PIXEL_BYTES >> 20;
             wrong(format!("{name}: its arrays are more than {most} MiB when unpacked"))
         })?;
-        let mut values = Vec::with_capacity(count);
-        let read = (&mut entry).take(count as u64).read_to_end(&mut values);
+        let mut data = Vec::with_capacity(size);
+        let read = (&mut entry).take(size as u64).read_to_end(&mut data);
         // The entry's checksum is compared when it has come to its end.
         let after = read.and_then(|_| entry.read(&mut [0])).map_err(|_| damaged())?;
-        if values.len() != count || after != 0 {
+        if data.len() != size || after != 0 {
             return Err(other());
         }
-        let shape = IxDyn(&shape).set_f(columns_first);
-        let array = ArrayD::from_shape_vec(shape, values).map_err(|_| other())?;
-        Ok(if array.is_standard_layout() { array } else { array.as_standard_layout().into_owned() })
+        if big_endian {
+            data.chunks_exact_mut(datatype.bytes()).for_each(<[u8]>::reverse);
+        }
+        if columns_first {
+            data = match datatype.bytes() {
+                1 => rows_first::<1>(&shape, &data),
+                2 => rows_first::<2>(&shape, &data),
+                4 => rows_first::<4>(&shape, &data),
+                _ => rows_first::<8>(&shape, &data),
+            }
+            .ok_or_else(other)?;
+        }
+        Ok(Array { shape, datatype, data })
     }
+}
+
+/// Values of `N` bytes whose first axis is fastest, with the last one fastest.
+fn rows_first<const N: usize>(shape: &[usize], data: &[u8]) -> Option<Vec<u8>> {
+    let columns_first = IxDyn(shape).set_f(true);
+    let array = ArrayViewD::from_shape(columns_first, data.as_chunks::<N>().0).ok()?;
+    Some(array.iter().flatten().copied().collect())
 }
 
 /// The text of an array's header, versions 1 to 3 of NumPy's format; `None` for something else.
@@ -145,9 +267,11 @@ fn header(entry: &mut impl Read) -> std::io::Result<Option<String>> {
     Ok(String::from_utf8(text).ok())
 }
 
-/// What a header says of an array of unsigned bytes.
+/// What a header says of an array of numbers.
 #[derive(Debug, PartialEq)]
 struct Header {
+    datatype: Datatype,
+    big_endian: bool,
     shape: Vec<usize>,
     columns_first: bool,
 }
@@ -162,9 +286,8 @@ impl Header {
             text[at..].trim_start().strip_prefix(':').map(str::trim_start)
         };
         let kind = after("'descr'")?.strip_prefix('\'')?.split('\'').next()?;
-        if !matches!(kind, "|u1" | "u1" | "<u1" | ">u1" | "=u1" | "B") {
-            return None;
-        }
+        let big_endian = kind.starts_with('>');
+        let datatype = datatype_of(kind.trim_start_matches(['|', '<', '>', '=']))?;
         let order = after("'fortran_order'")?;
         let columns_first = order.starts_with("True");
         if !columns_first && !order.starts_with("False") {
@@ -179,29 +302,50 @@ impl Header {
             .map(|side| side.trim().trim_end_matches('L').parse().ok())
             .collect();
         let shape = shape.filter(|shape| shape.len() <= MAX_AXES)?;
-        Some(Self { shape, columns_first })
+        Some(Self { datatype, big_endian, shape, columns_first })
     }
 }
 
-fn matched(
-    prefix: &'static str,
-    images: ArrayD<u8>,
-    labels: &ArrayD<u8>,
-) -> Result<Arrays, NpzFault> {
-    match *images.shape() {
-        [_, h, w] | [_, h, w, 3] if h > 0 && w > 0 => {}
-        ref other => {
-            let text = "expected (n, height, width) or (n, height, width, 3)";
-            return Err(wrong(format!("{prefix}_images: {text}, found {other:?}")));
-        }
+/// The number type of NumPy's word for it. Truths are bytes of 0 and 1.
+fn datatype_of(word: &str) -> Option<Datatype> {
+    Some(match word {
+        "u1" | "B" | "b1" | "?" => Datatype::Uint8,
+        "i1" | "b" => Datatype::Int8,
+        "u2" => Datatype::Uint16,
+        "i2" => Datatype::Int16,
+        "u4" => Datatype::Uint32,
+        "i4" => Datatype::Int32,
+        "u8" => Datatype::Uint64,
+        "i8" => Datatype::Int64,
+        "f2" => Datatype::Float16,
+        "f4" => Datatype::Float32,
+        "f8" => Datatype::Float64,
+        _ => return None,
+    })
+}
+
+fn matched(prefix: &'static str, images: Array, labels: Array) -> Result<Arrays, NpzFault> {
+    // A last axis that is as short as this is of channels: no scan is three voxels wide.
+    let (sides, samples) = match *images.shape {
+        [_, h, w] => ([1, h, w], 1),
+        [_, h, w, samples @ (1 | 3)] => ([1, h, w], samples),
+        [_, d, h, w] if !matches!(w, 2 | 4) => ([d, h, w], 1),
+        [_, d, h, w, 1] => ([d, h, w], 1),
+        _ => ([0; 3], 1),
+    };
+    if sides.contains(&0) {
+        let text = "expected (n, height, width), with 1 or 3 channels after them, or \
+                    (n, depth, height, width)";
+        return Err(wrong(format!("{prefix}_images: {text}, found {:?}", images.shape)));
     }
-    let count = images.shape()[0];
-    if !matches!(*labels.shape(), [n] | [n, 1] if n == count) {
-        let found = labels.shape();
-        let text = format!("expected ({count}, 1) as there are images, found {found:?}");
-        return Err(wrong(format!("{prefix}_labels: {text}")));
+    let count = images.rows();
+    if !matches!(*labels.shape, [n] if n == count)
+        && !matches!(*labels.shape, [n, classes] if n == count && classes > 0)
+    {
+        let text = format!("expected ({count}, 1) or ({count}, classes) as there are images");
+        return Err(wrong(format!("{prefix}_labels: {text}, found {:?}", labels.shape)));
     }
-    Ok(Arrays { prefix, images, labels: labels.iter().copied().collect() })
+    Ok(Arrays { prefix, images, labels, sides, samples })
 }
 
 fn wrong(text: impl Into<String>) -> NpzFault {

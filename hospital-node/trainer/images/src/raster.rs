@@ -82,6 +82,7 @@ impl Stored {
             rows: self.rows,
             columns: self.columns,
             samples: kept,
+            spacing: None,
             values: values.collect(),
             full: (0.0, f32::from(most)),
             shown: None,

@@ -6,8 +6,8 @@
 pub struct Volume {
     /// Voxels along depth (towards the head), height (towards the front), width (to the right).
     pub shape: [usize; 3],
-    /// Millimetres between voxel centres, along the same axes.
-    pub spacing: [f32; 3],
+    /// Millimetres between voxel centres, along the same axes, where the file says so.
+    pub spacing: Option<[f32; 3]>,
     /// Values after slope and intercept; width fastest.
     pub values: Vec<f32>,
 }
@@ -107,4 +107,9 @@ fn closest(affine: &[[f64; 4]; 3]) -> [(usize, bool); 3] {
     }
     // Nine scores leave no direction and no axis out.
     [0, 1, 2].map(|world| chosen[world].unwrap_or((world, false)))
+}
+
+/// What stands upright on two directions.
+pub(crate) fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
+    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 }

@@ -28,13 +28,15 @@ pub struct Cache {
     held: AtomicU64,
 }
 
-/// What is kept of one file.
+/// What is kept of one record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     /// The digest of its pixels.
     pub pixels: [u8; 32],
     /// The prepared image.
     pub image: Vec<f32>,
+    /// The prepared mask; empty where the study wants none.
+    pub mask: Vec<u8>,
 }
 
 impl Cache {
@@ -69,29 +71,38 @@ impl Cache {
         self.folder.join(HEXLOWER.encode(&sha256(&[&file[..], how].concat())))
     }
 
-    /// What was kept of a file that was prepared so, if it is there and whole.
+    /// What was kept of a record that was prepared so, with an image of so many values and a mask of
+    /// so many labels, if it is there and whole.
     #[must_use]
-    pub fn get(&self, file: &[u8; 32], how: &[u8; 32], values: usize) -> Option<Kept> {
-        let bytes =
-            super::read_at_most(&self.path(file, how), (4 * values + AROUND) as u64).ok()?;
+    pub fn get(
+        &self,
+        file: &[u8; 32],
+        how: &[u8; 32],
+        (values, labels): (usize, usize),
+    ) -> Option<Kept> {
+        let most = (4 * values + labels + AROUND) as u64;
+        let bytes = super::read_at_most(&self.path(file, how), most).ok()?;
         let (body, digest) = bytes.split_last_chunk::<32>()?;
-        let (pixels, image) = body.split_first_chunk::<32>()?;
-        if image.len() != 4 * values || sha256(body) != *digest {
+        let (pixels, prepared) = body.split_first_chunk::<32>()?;
+        if prepared.len() != 4 * values + labels || sha256(body) != *digest {
             return None;
         }
+        let (image, mask) = prepared.split_at(4 * values);
         let image = image.as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value));
-        Some(Kept { pixels: *pixels, image: image.collect() })
+        Some(Kept { pixels: *pixels, image: image.collect(), mask: mask.to_vec() })
     }
 
     /// Keeps a prepared image while there is room. What cannot be written is decoded again instead.
-    pub fn put(&self, file: &[u8; 32], how: &[u8; 32], pixels: &[u8; 32], image: &[f32]) {
-        let size = (4 * image.len() + AROUND) as u64;
+    pub fn put(&self, file: &[u8; 32], how: &[u8; 32], kept: &Kept) {
+        let Kept { pixels, image, mask } = kept;
+        let size = (4 * image.len() + mask.len() + AROUND) as u64;
         if self.held.fetch_add(size, Ordering::Relaxed) + size > self.most {
             self.held.fetch_sub(size, Ordering::Relaxed);
             return;
         }
         let mut bytes = pixels.to_vec();
         bytes.extend(image.iter().flat_map(|value| value.to_le_bytes()));
+        bytes.extend_from_slice(mask);
         bytes.extend(sha256(&bytes));
         // Under a passing name until it is whole.
         let written = tempfile::NamedTempFile::new_in(&self.folder).and_then(|mut scratch| {
@@ -119,18 +130,19 @@ mod tests {
     fn what_was_kept_comes_back_unless_anything_differs() {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let cache = Cache::open(&folder.path().join("cache"), 1 << 20).expect("a new folder");
-        let image = [0.5, -1.0, f32::MIN_POSITIVE];
-        cache.put(&[1; 32], &[2; 32], &[3; 32], &image);
-        let kept = Kept { pixels: [3; 32], image: image.to_vec() };
-        assert_eq!(cache.get(&[1; 32], &[2; 32], 3), Some(kept));
-        assert_eq!(cache.get(&[1; 32], &[2; 32], 2), None);
-        assert_eq!(cache.get(&[9; 32], &[2; 32], 3), None);
-        assert_eq!(cache.get(&[1; 32], &[9; 32], 3), None);
+        let image = vec![0.5, -1.0, f32::MIN_POSITIVE];
+        let kept = Kept { pixels: [3; 32], image, mask: vec![7, 8] };
+        cache.put(&[1; 32], &[2; 32], &kept);
+        assert_eq!(cache.get(&[1; 32], &[2; 32], (3, 2)), Some(kept));
+        assert_eq!(cache.get(&[1; 32], &[2; 32], (2, 2)), None);
+        assert_eq!(cache.get(&[1; 32], &[2; 32], (3, 0)), None);
+        assert_eq!(cache.get(&[9; 32], &[2; 32], (3, 2)), None);
+        assert_eq!(cache.get(&[1; 32], &[9; 32], (3, 2)), None);
         let entry = cache.path(&[1; 32], &[2; 32]);
         let mut bytes = fs::read(&entry).expect("written");
         bytes[40] ^= 1;
         fs::write(&entry, bytes).expect("damaged");
-        assert_eq!(cache.get(&[1; 32], &[2; 32], 3), None);
+        assert_eq!(cache.get(&[1; 32], &[2; 32], (3, 2)), None);
     }
 
     #[test]
@@ -141,14 +153,15 @@ mod tests {
             entries.map(|entry| entry.and_then(|e| e.metadata()).expect("there").len()).sum::<u64>()
         };
         let cache = Cache::open(folder.path(), 500).expect("there");
+        let kept = |values| Kept { pixels: [0; 32], image: vec![0.0; values], mask: Vec::new() };
         for file in 0..20 {
-            cache.put(&[file; 32], &[0; 32], &[0; 32], &[0.0; 9]);
+            cache.put(&[file; 32], &[0; 32], &kept(9));
         }
         assert_eq!(size(), 500);
         drop(cache);
         let smaller = Cache::open(folder.path(), 250).expect("there");
         assert_eq!(size(), 200);
-        smaller.put(&[77; 32], &[0; 32], &[0; 32], &[0.0; 1]);
+        smaller.put(&[77; 32], &[0; 32], &kept(1));
         assert!(size() <= 250);
     }
 }

@@ -138,7 +138,7 @@ fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
     let bytes = hospital_images::bytes(&row.path)?;
     let file = sha256(&bytes);
     let kept = how.preparation.and_then(|preparation| preparation.kept(&file));
-    if let Some(Kept { pixels, image }) = kept {
+    if let Some(Kept { pixels, image, .. }) = kept {
         let answer = Answer::read(&row.label, how.kind(), how.classes)?;
         return Ok(Seen { answer, file, pixels, image });
     }
@@ -153,8 +153,9 @@ fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
     let image = match how.preparation {
         Some(preparation) => {
             let image = preparation.apply(&picture)?;
-            preparation.keep(&file, &pixels, &image);
-            image
+            let kept = Kept { pixels, image, mask: Vec::new() };
+            preparation.keep(&file, &kept);
+            kept.image
         }
         None => Vec::new(),
     };

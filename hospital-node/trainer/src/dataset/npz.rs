@@ -1,13 +1,12 @@
-//! MedMNIST-style NPZ: `{train,val,test}_images` and `_labels`, unsigned bytes, images
-//! `(n, h, w)` or `(n, h, w, 3)`. Each image counts as a patient of its own, as the file has no
-//! patients.
+//! MedMNIST-style NPZ: `{train,val,test}_images` and `_labels`, images flat or volumes, labels one
+//! number to an image or a truth for each class. Each image counts as a patient of its own, as the file
+//! has no patients.
 
 use std::collections::BTreeSet;
 use std::io::BufReader;
 use std::path::Path;
 
 use hospital_images::npz;
-use ndarray::ArrayD;
 use rayon::prelude::*;
 
 use aggregation::study::TaskKind;
@@ -16,37 +15,19 @@ use super::{
     Bad, Contents, DatasetError, Fault, Look, Part, Record, answers::Answer, check_memory,
     open_regular, sha256,
 };
-use crate::preprocess::Picture;
+use crate::preprocess::Preparation;
 
 /// The three parts and what their arrays' names start with.
 pub const PREFIXES: [(Part, &str); 3] =
     [(Part::Train, "train"), (Part::Validation, "val"), (Part::Test, "test")];
 
-/// One part of such a file: images and, row by row, their labels.
+/// One part of such a file.
 #[derive(Debug)]
 pub struct Arrays {
     /// What the images are for.
     pub part: Part,
-    /// `(n, h, w)` or `(n, h, w, 3)`.
-    pub images: ArrayD<u8>,
-    /// One label per image.
-    pub labels: Vec<u8>,
-}
-
-impl Arrays {
-    /// Rows, columns and samples of each image.
-    #[must_use]
-    pub fn shape(&self) -> (usize, usize, usize) {
-        let shape = self.images.shape();
-        (shape[1], shape[2], shape.get(3).copied().unwrap_or(1))
-    }
-
-    /// The bytes of each image in turn.
-    pub fn each(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        let (rows, columns, samples) = self.shape();
-        // `read` made the array contiguous and its images not empty.
-        self.images.as_slice().unwrap_or_default().chunks_exact(rows * columns * samples)
-    }
+    /// Images and, row by row, their labels.
+    pub stored: npz::Arrays,
 }
 
 /// Reads the parts that the file has.
@@ -58,9 +39,8 @@ pub fn read(path: &Path) -> Result<Vec<Arrays>, DatasetError> {
         open_regular(path).map_err(|source| DatasetError::Io { what: "the npz file", source })?;
     let found = npz::read(BufReader::new(file)).map_err(|wrong| DatasetError::Npz(wrong.0))?;
     let part = |prefix| PREFIXES.iter().find(|(_, known)| *known == prefix).map(|(part, _)| *part);
-    let parts = found.into_iter().filter_map(|npz::Arrays { prefix, images, labels }| {
-        Some(Arrays { part: part(prefix)?, images, labels })
-    });
+    let parts =
+        found.into_iter().filter_map(|stored| Some(Arrays { part: part(stored.prefix)?, stored }));
     Ok(parts.collect())
 }
 
@@ -74,40 +54,26 @@ pub(super) fn look(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Contents, DatasetError> {
     let parts = read(path)?;
-    let all: usize = parts.iter().map(|part| part.labels.len()).sum();
+    let all: usize = parts.iter().map(|part| part.stored.len()).sum();
     check_memory(all, how)?;
     let mut contents = Contents::default();
     let mut seen = BTreeSet::new();
-    for arrays in parts {
-        let (rows, columns, samples) = arrays.shape();
-        let images: Vec<&[u8]> = arrays.each().collect();
-        let outcomes: Vec<Result<Record, Fault>> = images
-            .par_iter()
-            .zip(&arrays.labels)
-            .enumerate()
-            .map(|(index, (image, label))| {
-                let label = label.to_string();
-                let answer = match how.classes {
-                    // Numbers, whatever the classes are called.
-                    Some(classes) => label
-                        .parse()
-                        .ok()
-                        .filter(|class| *class < classes.len())
-                        .filter(|_| how.kind() == TaskKind::Classification)
-                        .map(Answer::Class)
-                        .ok_or(Fault::WrongLabel),
-                    None => Answer::read(&label, TaskKind::Classification, None),
-                };
-                let patient = format!("{}/{index}", arrays.part.name());
-                let image_of = |preparation: &crate::preprocess::Preparation| {
-                    preparation.apply(&picture(image, rows, columns, samples))
+    for Arrays { part, stored } in parts {
+        let outcomes: Vec<Result<Record, Fault>> = (0..stored.len())
+            .into_par_iter()
+            .map(|index| {
+                let (label, answer) = answer(&stored.label(index), how)?;
+                let patient = format!("{}/{index}", part.name());
+                let image_of = |preparation: &Preparation| match stored.sides {
+                    [1, ..] => preparation.apply(&stored.picture(index)),
+                    _ => preparation.apply_to_volume(&stored.volume(index)),
                 };
                 Ok(Record {
                     patient: how.secret.pseudonym(&patient, "\u{0}npz"),
-                    part: arrays.part,
+                    part,
                     label,
-                    answer: answer?,
-                    file: sha256(image),
+                    answer,
+                    file: sha256(stored.images.row(index)),
                     image: how.preparation.map(image_of).transpose()?.unwrap_or_default(),
                 })
             })
@@ -119,7 +85,7 @@ pub(super) fn look(
                     contents.records.push(record);
                 }
                 Err(fault) => {
-                    let name = format!("{} image {index}", arrays.part.name());
+                    let name = format!("{} image {index}", part.name());
                     contents.bad.push(Bad { name, fault });
                 }
             }
@@ -129,16 +95,35 @@ pub(super) fn look(
     Ok(contents)
 }
 
-fn picture(image: &[u8], rows: usize, columns: usize, samples: usize) -> Picture {
-    Picture {
-        rows,
-        columns,
-        samples,
-        values: image.iter().copied().map(f32::from).collect(),
-        full: (0.0, 255.0),
-        shown: None,
-        inverted: false,
+/// A label as it would be written, and what it says. Numbers are places among the classes, whatever
+/// those are called; of several, each says whether the image has the class of its place.
+fn answer(label: &[Option<u32>], how: Look<'_>) -> Result<(String, Answer), Fault> {
+    let numbers: Option<Vec<usize>> =
+        label.iter().map(|number| usize::try_from((*number)?).ok()).collect();
+    let numbers = numbers.ok_or(Fault::WrongLabel)?;
+    let (written, has) = match *numbers {
+        [class] => (class.to_string(), vec![class]),
+        _ if numbers.iter().any(|number| *number > 1) => return Err(Fault::WrongLabel),
+        _ => {
+            let has: Vec<usize> = (0..numbers.len()).filter(|class| numbers[*class] == 1).collect();
+            let words: Vec<String> = has.iter().map(usize::to_string).collect();
+            (words.join("|"), has)
+        }
+    };
+    let Some(classes) = how.classes else { return Ok((written, Answer::Class(0))) };
+    let of_another_size = numbers.len() > 1 && numbers.len() != classes.len();
+    if of_another_size || has.iter().any(|class| *class >= classes.len()) {
+        return Err(Fault::WrongLabel);
     }
+    let labels = || Answer::Labels((0..classes.len()).map(|class| has.contains(&class)).collect());
+    let answer = match (how.kind(), has.as_slice()) {
+        (TaskKind::Classification, [class]) => Answer::Class(*class),
+        (TaskKind::MultiLabel, _) => labels(),
+        // A scan knows the classes but no task.
+        (TaskKind::Classification, _) if how.preparation.is_none() => labels(),
+        (TaskKind::Classification | TaskKind::Segmentation, _) => return Err(Fault::WrongLabel),
+    };
+    Ok((written, answer))
 }
 
 #[cfg(test)]
@@ -204,6 +189,78 @@ mod tests {
         assert_eq!(contents.bad[0].name, "train image 1");
     }
 
+    /// A study of such a kind with three classes, of inputs of this depth and of 4 by 5 pixels.
+    fn study(kind: &str, depth: usize) -> aggregation::study::Study {
+        let text = format!(
+            "name = \"t\"\n[task]\nkind = \"{kind}\"\nclasses = [\"a\", \"b\", \"c\"]\n\
+             input = {{ channels = 1, depth = {depth}, height = 4, width = 5 }}\n\
+             preprocess = {{ window = \"full\", mean = 0.0, sd = 1.0 }}\n\
+             [model]\narch = \"linear\"\n[train]\nrounds = 1\nstrategy = \"fedsgd\"\n\
+             learning_rate = 1.0\n[privacy]\nmode = \"danger_no_privacy\"\n\
+             [cohort]\nquorum = 3\n"
+        );
+        proto::manifest::parse(&text).expect("valid")
+    }
+
+    fn prepared(path: &Path, study: &aggregation::study::Study) -> Contents {
+        let (secret, preparation) = (SiteSecret::new([1; 32]), Preparation::new(&study.task));
+        let how = Look {
+            secret: &secret,
+            classes: Some(&study.task.classes),
+            preparation: Some(&preparation),
+            memory: 1 << 20,
+        };
+        look(path, how, &|_, _| ()).expect("a good file")
+    }
+
+    #[test]
+    fn a_row_of_truths_is_several_labels_and_one_of_them_is_a_class() {
+        let truths = [[1_i64, 0, 1], [0, 0, 0], [0, 1, 0], [0, 2, 0], [0, -1, 0]];
+        let file = written(true, |npz| {
+            let pixels = Array3::from_shape_fn((5, 4, 5), |(n, ..)| {
+                13_107 * u16::try_from(n).expect("small")
+            });
+            npz.add_array("train_images", &pixels).expect("added");
+            let labels = Array2::from_shape_fn((5, 3), |(n, class)| truths[n][class]);
+            npz.add_array("train_labels", &labels).expect("added");
+        });
+        let several = prepared(file.path(), &study("multi-label", 1));
+        let answers: Vec<_> = several.records.iter().map(|record| &record.answer).collect();
+        let labels = [[true, false, true], [false; 3], [false, true, false]];
+        let labels = labels.map(|labels| Answer::Labels(labels.into()));
+        assert_eq!(answers, labels.iter().collect::<Vec<_>>());
+        assert_eq!(several.records[0].label, "0|2");
+        let bad: Vec<_> = several.bad.iter().map(|bad| (bad.name.as_str(), &bad.fault)).collect();
+        let wrong = Fault::WrongLabel;
+        assert_eq!(bad, [("train image 3", &wrong), ("train image 4", &wrong)]);
+        // Words of 16 bits have the whole of their range.
+        assert_eq!(several.records[2].image, [0.4; 20]);
+        let one = prepared(file.path(), &study("classification", 1));
+        assert_eq!((one.records.len(), &one.records[0].answer), (1, &Answer::Class(1)));
+        let names = ["x", "y", "z"].map(str::to_owned);
+        let scanned = look_at(file.path(), &names).expect("a good file");
+        assert_eq!((scanned.records.len(), scanned.bad.len()), (3, 2));
+        assert_eq!(look_at(file.path(), &names[..2]).expect("a good file").records.len(), 0);
+    }
+
+    #[test]
+    fn volumes_of_fractions_are_prepared_as_volumes() {
+        let file = written(true, |npz| {
+            let voxels = Array::from_shape_fn((2, 3, 4, 5), |(n, z, ..)| {
+                f32::from(u8::try_from(2 * n + z).expect("small")) / 2.0
+            });
+            npz.add_array("test_images", &voxels).expect("added");
+            npz.add_array("test_labels", &Array::<f64, _>::ones((2,))).expect("added");
+        });
+        let contents = prepared(file.path(), &study("multi-label", 3));
+        assert_eq!(contents.bad.len(), 0);
+        let image = &contents.records[1].image;
+        assert_eq!((image.len(), image[0], image[20], image[40]), (60, 0.0, 0.5, 1.0));
+        assert_eq!(contents.records[1].answer, Answer::Labels(vec![false, true, false]));
+        let flat = prepared(file.path(), &study("multi-label", 1));
+        assert!(matches!(flat.bad[0].fault, Fault::WrongShape(_)));
+    }
+
     #[test]
     fn malformed_files_are_refused_with_what_was_expected() {
         let refused = |file: &tempfile::NamedTempFile, expected: &str| {
@@ -228,10 +285,6 @@ mod tests {
             npz.add_array("train_images", &Array::<u8, _>::zeros((2, 9))).expect("added");
         });
         refused(&flat, "found [2, 9]");
-        let floats = labelled(&|npz| {
-            npz.add_array("train_images", &Array::<f32, _>::zeros((2, 3, 3))).expect("added");
-        });
-        refused(&floats, "unsigned bytes");
         let mut text = tempfile::NamedTempFile::new().expect("a scratch file");
         text.write_all(b"not a zip").expect("written");
         refused(&text, "zip");

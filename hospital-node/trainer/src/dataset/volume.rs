@@ -2,14 +2,15 @@
 //! series), or an image, and the mask that goes with it: NIfTI labels, or a PNG whose values are
 //! classes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aggregation::study::TaskKind;
 
 use super::answers::Answer;
+use super::cache::Kept;
 use super::folder::Seen;
 use super::manifest::Row;
-use super::nifti::{Labels, Volume};
+use super::nifti::{self, Labels, Volume};
 use super::{Fault, Image, Look, dicom, sha256};
 
 /// Files of one series.
@@ -51,19 +52,28 @@ pub(super) fn is_deep(image: &Image) -> bool {
     }
 }
 
-/// The slices of a folder. Their digest does not hang on the order in which a disk lists them.
-fn series(folder: &Path) -> Result<([u8; 32], Scene), Fault> {
-    let listed = std::fs::read_dir(folder).map_err(|_| Fault::Unreadable("a folder"))?;
-    let (mut digests, mut slices, mut held) = (Vec::new(), Vec::new(), 0_u64);
-    for entry in listed {
-        let entry = entry.map_err(|_| Fault::Unreadable("a folder"))?;
+/// The files of a folder, less those that are hidden.
+fn slices_of(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let unlistable = |_| Fault::Unreadable("a folder");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unlistable)? {
+        let entry = entry.map_err(unlistable)?;
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
             continue;
         }
-        if slices.len() == MAX_SLICES {
+        if files.len() == MAX_SLICES {
             return Err(Fault::WrongShape("a series of more than 4096 files"));
         }
-        let (bytes, image) = Image::read(&entry.path())?;
+        files.push(entry.path());
+    }
+    Ok(files)
+}
+
+/// The slices of a folder. Their digest does not hang on the order in which a disk lists them.
+fn series(folder: &Path) -> Result<([u8; 32], Scene), Fault> {
+    let (mut digests, mut slices, mut held) = (Vec::new(), Vec::new(), 0_u64);
+    for path in slices_of(folder)? {
+        let (bytes, image) = Image::read(&path)?;
         let Image::Dicom(stored) = image else {
             return Err(Fault::WrongShape(
                 "a folder with other files than those of a DICOM series",
@@ -80,10 +90,64 @@ fn series(folder: &Path) -> Result<([u8; 32], Scene), Fault> {
     Ok((sha256(digests.as_flattened()), Scene::Series(slices)))
 }
 
+/// The digest of a record's files, as they are on the disk, by which it is found in the cache: the
+/// image or the slices of a series, and the mask if there is one. None for one half of a pair, whose
+/// bytes do not say what the other holds; and where a file cannot be read, for which the look itself
+/// will find the reason.
+fn digest_of(row: &Row) -> Option<[u8; 32]> {
+    let one = |path: &Path| {
+        if nifti::is_paired(path) {
+            return None;
+        }
+        hospital_images::bytes(path).ok().map(|bytes| sha256(&bytes))
+    };
+    let image = if row.path.is_dir() {
+        let mut digests = Vec::new();
+        for path in slices_of(&row.path).ok()? {
+            digests.push(one(&path)?);
+        }
+        digests.sort_unstable();
+        sha256(digests.as_flattened())
+    } else {
+        one(&row.path)?
+    };
+    match &row.mask {
+        None => Some(image),
+        Some(mask) => Some(sha256([image, one(mask)?].as_flattened())),
+    }
+}
+
+/// The answer of a record with such a mask.
+fn answer(row: &Row, mask: Option<Vec<u8>>, how: Look<'_>) -> Result<Answer, Fault> {
+    match (how.kind(), mask) {
+        (TaskKind::Segmentation, Some(mask)) => Ok(Answer::Mask(mask)),
+        (TaskKind::Segmentation, None) => {
+            Err(Fault::WrongShape("no mask, and the study wants one"))
+        }
+        // A scan without a study: the mask could be read, and that is all that is asked.
+        (TaskKind::Classification, Some(_))
+            if how.preparation.is_none() && row.label.is_empty() =>
+        {
+            Ok(Answer::Class(0))
+        }
+        (TaskKind::Classification | TaskKind::MultiLabel, _) => {
+            Answer::read(&row.label, how.kind(), how.classes)
+        }
+    }
+}
+
 /// Looks at one; `seen` is told what it is.
 pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Result<Seen, Fault> {
+    let cached = how.preparation.filter(|preparation| preparation.has_cache());
+    let known = cached.and_then(|cached| Some((cached, digest_of(row)?)));
+    if let Some((cached, file)) = &known
+        && let Some(Kept { pixels, image, mask }) = cached.kept(file)
+    {
+        let answer = answer(row, row.mask.is_some().then_some(mask), how)?;
+        return Ok(Seen { answer, file: *file, pixels, image });
+    }
     let (file, scene) = Scene::read(&row.path)?;
-    let (shape, pixels, prepared) = prepared(&scene, how)?;
+    let Prepared { shape, spacing, pixels, image } = prepared(&scene, how)?;
     let mut digests = vec![file];
     let mask = match &row.mask {
         None => None,
@@ -92,13 +156,10 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
                 return Err(Fault::Unreadable("its mask is missing"));
             }
             let (bytes, labels) = Image::read(path)?;
-            // A flat image has no place in the patient by which it could be turned as its mask is.
-            if let (Scene::One(image), Image::Nifti(_)) = (&scene, &labels)
-                && !is_deep(image)
-            {
-                return Err(Fault::WrongShape("a NIfTI mask for a flat image: it has to be a PNG"));
-            }
-            let labels = labels.labels()?;
+            let labels = match &scene {
+                Scene::One(image) => labels.labels_of(image)?,
+                Scene::Series(_) => labels.labels()?,
+            };
             if labels.shape != shape {
                 return Err(Fault::WrongShape("a mask of another size than its image"));
             }
@@ -114,28 +175,35 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
             }
         }
     }
-    let answer = match (how.kind(), &mask) {
-        (TaskKind::Segmentation, Some(mask)) => Answer::Mask(prepared_mask(mask, how)?),
-        (TaskKind::Segmentation, None) => {
-            return Err(Fault::WrongShape("no mask, and the study wants one"));
-        }
-        // A scan without a study: the mask could be read, and that is all that is asked.
-        (TaskKind::Classification, Some(_))
-            if how.preparation.is_none() && row.label.is_empty() =>
-        {
-            Answer::Class(0)
-        }
-        (TaskKind::Classification | TaskKind::MultiLabel, _) => {
-            Answer::read(&row.label, how.kind(), how.classes)?
-        }
+    let mask = match (how.kind(), mask) {
+        (TaskKind::Segmentation, Some(mask)) => Some(prepared_mask(&mask, spacing, how)?),
+        (TaskKind::Classification | TaskKind::MultiLabel, Some(_)) => Some(Vec::new()),
+        (_, None) => None,
     };
     // The root over a data set covers masks as it covers images.
     let file = if digests.len() == 1 { file } else { sha256(digests.as_flattened()) };
-    Ok(Seen { answer, file, pixels, image: prepared })
+    let mut kept = Kept { pixels, image, mask: mask.clone().unwrap_or_default() };
+    let answer = answer(row, mask, how)?;
+    // What was read is what was looked for, unless a file was written meanwhile.
+    if let Some((cached, known)) = &known
+        && *known == file
+    {
+        cached.keep(&file, &kept);
+    }
+    let image = std::mem::take(&mut kept.image);
+    Ok(Seen { answer, file, pixels, image })
 }
 
-/// The sides in depth, height and width, the digest of the pixels, and the image as the study wants it.
-type Prepared = ([usize; 3], [u8; 32], Vec<f32>);
+/// An image as the study wants it, and what it was.
+struct Prepared {
+    /// Depth, height and width.
+    shape: [usize; 3],
+    /// Millimetres along them.
+    spacing: Option<[f32; 3]>,
+    /// The digest of the pixels.
+    pixels: [u8; 32],
+    image: Vec<f32>,
+}
 
 fn prepared(scene: &Scene, how: Look<'_>) -> Result<Prepared, Fault> {
     if let Some(volume) = scene.volume() {
@@ -145,15 +213,21 @@ fn prepared(scene: &Scene, how: Look<'_>) -> Result<Prepared, Fault> {
             Scene::Series(_) => digest(&volume),
         };
         let prepared = how.preparation.map(|preparation| preparation.apply_to_volume(&volume));
-        return Ok((volume.shape, pixels, prepared.transpose()?.unwrap_or_default()));
+        let Volume { shape, spacing, .. } = volume;
+        let image = prepared.transpose()?.unwrap_or_default();
+        return Ok(Prepared { shape, spacing, pixels, image });
     }
     let Scene::One(image) = scene else {
         return Err(Fault::WrongShape("expected slices, found none"));
     };
     let picture = image.picture()?;
     let prepared = how.preparation.map(|preparation| preparation.apply(&picture));
-    let shape = [1, picture.rows, picture.columns];
-    Ok((shape, image.digest(), prepared.transpose()?.unwrap_or_default()))
+    Ok(Prepared {
+        shape: [1, picture.rows, picture.columns],
+        spacing: picture.spacing.map(|[rows, columns]| [1.0, rows, columns]),
+        pixels: image.digest(),
+        image: prepared.transpose()?.unwrap_or_default(),
+    })
 }
 
 fn digest(volume: &Volume) -> [u8; 32] {
@@ -163,11 +237,15 @@ fn digest(volume: &Volume) -> [u8; 32] {
     sha256(&bytes)
 }
 
-fn prepared_mask(mask: &Labels, how: Look<'_>) -> Result<Vec<u8>, Fault> {
+fn prepared_mask(
+    mask: &Labels,
+    spacing: Option<[f32; 3]>,
+    how: Look<'_>,
+) -> Result<Vec<u8>, Fault> {
     let classes = how.classes.map_or(256, <[String]>::len);
     let named = |label: &u32| u8::try_from(*label).ok().filter(|of| usize::from(*of) < classes);
     let labels: Option<Vec<u8>> = mask.values.iter().map(named).collect();
     let labels = labels.ok_or(Fault::WrongLabel)?;
     let Some(preparation) = how.preparation else { return Ok(labels) };
-    Ok(preparation.apply_to_mask(&labels, mask.shape))
+    preparation.apply_to_mask(&labels, mask.shape, spacing)
 }

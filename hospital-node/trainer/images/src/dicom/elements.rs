@@ -180,8 +180,9 @@ fn is_wanted(tag: Tag) -> bool {
     match tag {
         // What kind of object, and the one warning about burned-in text.
         (0x0008, 0x0060) | (0x0028, 0x0301) => true,
-        // Where a slice lies.
-        (0x0018, 0x0050 | 0x0088) | (0x0020, 0x000e | 0x0013 | 0x0032 | 0x0037) => true,
+        // Where a slice lies, and how far pixels are apart.
+        (0x0018, 0x0050 | 0x0088 | 0x1164 | 0x2010)
+        | (0x0020, 0x000e | 0x0013 | 0x0032 | 0x0037) => true,
         // What pixels are.
         (0x0028, 0x0002..=0x0011 | 0x0030 | 0x0100..=0x0103 | 0x0120 | 0x0121) => true,
         // What they mean.

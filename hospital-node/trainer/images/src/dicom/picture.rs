@@ -14,6 +14,8 @@ pub struct Picture {
     pub columns: usize,
     /// Values to a pixel: 1, or 3 for red, green, blue.
     pub samples: usize,
+    /// Millimetres between rows and between columns, where the file says so.
+    pub spacing: Option<[f32; 2]>,
     /// Rescaled values: row, column, sample.
     pub values: Vec<f32>,
     /// What the least and the greatest stored value become by the rescale.
@@ -358,6 +360,7 @@ impl Stored {
             rows: self.rows.into(),
             columns: self.columns.into(),
             samples: 1,
+            spacing: self.place.pixel_spacing(),
             values,
             full: (ends.0.min(ends.1), ends.0.max(ends.1)),
             shown: meaning.shown.clone(),
@@ -372,6 +375,7 @@ impl Stored {
             rows: self.rows.into(),
             columns: self.columns.into(),
             samples: 3,
+            spacing: self.place.pixel_spacing(),
             values,
             full: (0.0, most),
             shown: None,

@@ -2,7 +2,7 @@
 
 use super::Stored;
 use super::elements::Elements;
-use crate::volume::{Turn, Volume};
+use crate::volume::{Turn, Volume, cross};
 use crate::{Fault, MAX_PIXEL_BYTES, sha256};
 
 /// Where an image lies in the patient.
@@ -22,7 +22,25 @@ pub struct Place {
     pub between: Option<f64>,
 }
 
+/// Where rows and columns run when a file does not say: as an axial slice is looked at, to the
+/// patient's left and to the back.
+const AXIAL: [f64; 6] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
+
 impl Place {
+    /// The directions in which columns and rows count up, in millimetres to the right, to the front,
+    /// up: DICOM counts to the left and back.
+    pub(crate) fn directions(&self) -> [[f64; 3]; 2] {
+        let [a, b, c, d, e, f] = self.orientation.filter(are_directions).unwrap_or(AXIAL);
+        [[-a, -b, c], [-d, -e, f]]
+    }
+
+    /// Millimetres between rows and between columns, if the file has sizes that can be.
+    #[expect(clippy::cast_possible_truncation, reason = "millimetres")]
+    pub(crate) fn pixel_spacing(&self) -> Option<[f32; 2]> {
+        let spacing = self.spacing?.map(|between| between as f32);
+        spacing.iter().all(|between| between.is_finite() && *between > 0.0).then_some(spacing)
+    }
+
     pub(super) fn read(elements: &Elements<'_>) -> Self {
         let shared = elements.items((0x5200, 0x9229)).first();
         let frames = elements.items((0x5200, 0x9230));
@@ -48,13 +66,24 @@ impl Place {
             number: elements.decimal((0x20, 0x13)).and_then(whole),
             positions,
             orientation: group((0x20, 0x9116)).decimals((0x20, 0x37)).first_chunk().copied(),
-            spacing: measures.decimals((0x28, 0x30)).first_chunk().copied(),
+            // Of projections that at the detector, or that of a scanned film.
+            spacing: [(0x28, 0x30), (0x18, 0x1164), (0x18, 0x2010)]
+                .into_iter()
+                .find_map(|tag| measures.decimals(tag).first_chunk().copied()),
             between: measures
                 .decimal((0x18, 0x88))
                 .or_else(|| measures.decimal((0x18, 0x50)))
                 .filter(|between| *between > 0.0),
         }
     }
+}
+
+fn are_directions(orientation: &[f64; 6]) -> bool {
+    let has_length = |direction: &[f64]| {
+        let length: f64 = direction.iter().map(|part| part * part).sum();
+        length.is_finite() && length > 0.0
+    };
+    has_length(&orientation[..3]) && has_length(&orientation[3..])
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "checked to be in range")]
@@ -90,7 +119,7 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     if !images.iter().all(same) {
         return Err(Fault::WrongShape("expected slices of one series and one size"));
     }
-    let orientation = first.place.orientation.unwrap_or([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+    let orientation = first.place.orientation.unwrap_or(AXIAL);
     let [across, down] = [[0, 1, 2], [3, 4, 5]].map(|places| places.map(|p| orientation[p]));
     let normal = cross(across, down);
     // Before anything is set aside for a frame.
@@ -134,7 +163,9 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     }
     let affine = affine(first, &slices, across, down, normal);
     let turn = Turn::new(&[size.1, size.0, slices.len()], &affine);
-    Ok(Volume { shape: turn.shape, spacing: turn.spacing, values: turn.apply(&stacked) })
+    let between = slices.len() == 1 || positioned || first.place.between.is_some();
+    let spacing = first.place.pixel_spacing().filter(|_| between).map(|_| turn.spacing);
+    Ok(Volume { shape: turn.shape, spacing, values: turn.apply(&stacked) })
 }
 
 /// Column, row and slice to millimetres right, to the front, up: DICOM counts to the left and back.
@@ -159,10 +190,6 @@ fn affine(
         [across[axis] * between_columns, down[axis] * between_rows, step[axis], origin[axis]]
             .map(|part| sign * part)
     })
-}
-
-fn cross(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
-    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 }
 
 fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {

@@ -182,7 +182,8 @@ fn slice(height: &str, first: u8) -> Stored {
 #[test]
 fn slices_become_a_volume_in_the_order_of_their_places() {
     let volume = volume_of(&[slice("7", 20), slice("1", 0), slice("4", 10)]).expect("a volume");
-    assert_eq!((volume.shape, volume.spacing), ([3, 2, 2], [3.0, 0.5, 0.25]));
+    assert_eq!((volume.shape, volume.spacing), ([3, 2, 2], Some([3.0, 0.5, 0.25])));
+    assert_eq!(slice("7", 20).picture().expect("a picture").spacing, Some([0.5, 0.25]));
     // DICOM counts columns to the left and rows to the back: both are turned round.
     let turned = |first: f32| [first + 3.0, first + 2.0, first + 1.0, first];
     assert_eq!(volume.values, [turned(0.0), turned(10.0), turned(20.0)].concat());
@@ -192,6 +193,21 @@ fn slices_become_a_volume_in_the_order_of_their_places() {
     // More slices than scanners make are not even counted up.
     let many = Stored { frames: u32::MAX, ..slice("7", 20) };
     assert_eq!(volume_of(&[many]).expect_err("refused"), Fault::TooLarge);
+}
+
+#[test]
+fn pixels_are_as_far_apart_as_the_file_says_and_not_by_a_guess() {
+    let spacing = |tag: Tag, text: &[u8]| {
+        let more: [(Tag, &[u8; 2], &[u8]); 1] = [(tag, b"DS", text)];
+        decoded(&Made { more: &more, ..PLAIN }).picture().expect("a picture").spacing
+    };
+    assert_eq!(spacing((0x28, 0x30), b"0.5\\0.25"), Some([0.5, 0.25]));
+    // A detector's, where nothing is calibrated in the patient; a film's.
+    assert_eq!(spacing((0x18, 0x1164), b"0.143\\0.143 "), Some([0.143, 0.143]));
+    assert_eq!(spacing((0x18, 0x2010), b"0.2\\0.2 "), Some([0.2, 0.2]));
+    for text in [&b"0\\0 "[..], b"-1\\1", b"0.5 ", b"1e99\\1 ", b""] {
+        assert_eq!(spacing((0x28, 0x30), text), None, "{text:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The two headers: 348 bytes of NIfTI-1, 540 of NIfTI-2, in the byte order of whoever wrote them.
 
-use crate::{Fault, Whole};
+use crate::{Datatype, Fault};
 
 /// Bytes of the smaller header.
 pub(super) const SMALLEST: usize = 348;
@@ -8,118 +8,6 @@ pub(super) const SMALLEST: usize = 348;
 pub(super) const LARGEST: usize = 540;
 /// Axes that an image can have.
 pub const MAX_AXES: usize = 7;
-
-/// The number types of voxels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Datatype {
-    /// Unsigned, 8 bits.
-    Uint8,
-    /// Signed, 16 bits.
-    Int16,
-    /// Signed, 32 bits.
-    Int32,
-    /// Single precision.
-    Float32,
-    /// Double precision.
-    Float64,
-    /// Signed, 8 bits.
-    Int8,
-    /// Unsigned, 16 bits.
-    Uint16,
-    /// Unsigned, 32 bits.
-    Uint32,
-    /// Signed, 64 bits.
-    Int64,
-    /// Unsigned, 64 bits.
-    Uint64,
-}
-
-impl Datatype {
-    /// The type of the standard's code (`nifti1.h`, DT_*), and of no other.
-    fn of_code(code: i16) -> Option<Self> {
-        Some(match code {
-            2 => Self::Uint8,
-            4 => Self::Int16,
-            8 => Self::Int32,
-            16 => Self::Float32,
-            64 => Self::Float64,
-            256 => Self::Int8,
-            512 => Self::Uint16,
-            768 => Self::Uint32,
-            1024 => Self::Int64,
-            1280 => Self::Uint64,
-            _ => return None,
-        })
-    }
-
-    /// As other readers call it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Uint8 => "uint8",
-            Self::Int16 => "int16",
-            Self::Int32 => "int32",
-            Self::Float32 => "float32",
-            Self::Float64 => "float64",
-            Self::Int8 => "int8",
-            Self::Uint16 => "uint16",
-            Self::Uint32 => "uint32",
-            Self::Int64 => "int64",
-            Self::Uint64 => "uint64",
-        }
-    }
-
-    /// Bytes to a value.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::Uint8 | Self::Int8 => 1,
-            Self::Int16 | Self::Uint16 => 2,
-            Self::Int32 | Self::Uint32 | Self::Float32 => 4,
-            Self::Int64 | Self::Uint64 | Self::Float64 => 8,
-        }
-    }
-
-    /// The little-endian values of `data` in turn.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "64-bit labels stay below 2^53; `whole` is exact"
-    )]
-    pub(super) fn each(self, data: &[u8], value: &mut dyn FnMut(f64)) {
-        match self {
-            Self::Uint8 => data.iter().for_each(|byte| value(f64::from(*byte))),
-            Self::Int8 => data.iter().for_each(|byte| value(f64::from(byte.cast_signed()))),
-            Self::Int16 => words(data).for_each(|word| value(f64::from(i16::from_le_bytes(word)))),
-            Self::Uint16 => words(data).for_each(|word| value(f64::from(u16::from_le_bytes(word)))),
-            Self::Int32 => words(data).for_each(|word| value(f64::from(i32::from_le_bytes(word)))),
-            Self::Uint32 => words(data).for_each(|word| value(f64::from(u32::from_le_bytes(word)))),
-            Self::Float32 => {
-                words(data).for_each(|word| value(f64::from(f32::from_le_bytes(word))));
-            }
-            Self::Int64 => words(data).for_each(|word| value(i64::from_le_bytes(word) as f64)),
-            Self::Uint64 => words(data).for_each(|word| value(u64::from_le_bytes(word) as f64)),
-            Self::Float64 => words(data).for_each(|word| value(f64::from_le_bytes(word))),
-        }
-    }
-
-    pub(super) fn whole(self, data: &[u8]) -> Option<Whole> {
-        Some(match self {
-            Self::Float32 | Self::Float64 => return None,
-            Self::Uint8 => Whole::over(data.iter().copied()),
-            Self::Int8 => Whole::over(data.iter().map(|byte| byte.cast_signed())),
-            Self::Int16 => Whole::over(words(data).map(i16::from_le_bytes)),
-            Self::Uint16 => Whole::over(words(data).map(u16::from_le_bytes)),
-            Self::Int32 => Whole::over(words(data).map(i32::from_le_bytes)),
-            Self::Uint32 => Whole::over(words(data).map(u32::from_le_bytes)),
-            Self::Int64 => Whole::over(words(data).map(i64::from_le_bytes)),
-            Self::Uint64 => Whole::over(words(data).map(u64::from_le_bytes)),
-        })
-    }
-}
-
-fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
-    data.as_chunks::<N>().0.iter().copied()
-}
 
 /// What a header says, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -139,6 +27,8 @@ pub struct Header {
     /// Voxel indices to millimetres right, to the front, up: three rows of three factors and an
     /// offset.
     pub affine: [[f64; 4]; 3],
+    /// Whether the file says where its axes point; if not, `affine` takes them for the patient's.
+    pub oriented: bool,
     /// Whether the voxels are in a file of their own.
     pub(super) paired: bool,
     /// Where the voxels begin.
@@ -294,6 +184,23 @@ fn two(fields: &Fields<'_>) -> Result<Header, Fault> {
     )
 }
 
+/// The type of the standard's code (`nifti1.h`, DT_*), and of no other.
+fn datatype_of(code: i16) -> Option<Datatype> {
+    Some(match code {
+        2 => Datatype::Uint8,
+        4 => Datatype::Int16,
+        8 => Datatype::Int32,
+        16 => Datatype::Float32,
+        64 => Datatype::Float64,
+        256 => Datatype::Int8,
+        512 => Datatype::Uint16,
+        768 => Datatype::Uint32,
+        1024 => Datatype::Int64,
+        1280 => Datatype::Uint64,
+        _ => return None,
+    })
+}
+
 fn judged(big_endian: bool, said: Said) -> Result<Header, Fault> {
     let axes = usize::try_from(said.dims[0]).ok().filter(|axes| (1..=MAX_AXES).contains(axes));
     let axes = axes.ok_or(Fault::Unreadable("expected 1 to 7 axes"))?;
@@ -302,7 +209,7 @@ fn judged(big_endian: bool, said: Said) -> Result<Header, Fault> {
         .map(|axis| usize::try_from(*axis).ok().filter(|axis| *axis > 0))
         .collect::<Option<Vec<usize>>>()
         .ok_or(Fault::NotAnImage("its header says that it has no voxels"))?;
-    let datatype = Datatype::of_code(said.datatype)
+    let datatype = datatype_of(said.datatype)
         .ok_or(Fault::Unsupported("voxels that are not plain numbers"))?;
     if usize::try_from(said.bits).ok() != Some(8 * datatype.bytes()) {
         return Err(Fault::Unreadable("bits to a voxel and its number type disagree"));
@@ -336,6 +243,7 @@ fn judged(big_endian: bool, said: Said) -> Result<Header, Fault> {
         slope: if scaled { said.slope } else { 1.0 },
         intercept: if scaled { intercept } else { 0.0 },
         affine: affine(&said),
+        oriented: said.sform > 0 || said.qform > 0,
         paired: said.paired,
         offset,
     })

@@ -152,7 +152,7 @@ fn axes_are_turned_to_right_front_up() {
     }
     let volume = Stored::decode(&bytes).expect("sound").volume(0).expect("one");
     assert_eq!(volume.shape, [3, 2, 2]);
-    for (found, expected) in volume.spacing.iter().zip([2.002, 1.005, 3.0]) {
+    for (found, expected) in volume.spacing.expect("said").iter().zip([2.002, 1.005, 3.0]) {
         assert!((found - expected).abs() < 1e-3, "{:?}", volume.spacing);
     }
     // Stored index is back + 2 * up + 6 * left; the first voxel is lowest, rearmost, leftmost.
@@ -270,4 +270,48 @@ fn a_header_of_the_second_kind_is_read() {
     put(&mut bytes, 168, &544_i64.to_be_bytes());
     put(&mut bytes, 24, &i64::MAX.to_be_bytes());
     assert_eq!(Stored::decode(&bytes).expect_err("refused"), Fault::TooLarge);
+}
+
+/// A mask of 3 by 2 voxels, its labels in the file's order, with these rows of its matrix.
+fn mask(affine: Option<[[f32; 4]; 3]>, dims: &[i16]) -> Stored {
+    let mut bytes = file(false, 2, dims, &[1, 2, 3, 4, 5, 6]);
+    if let Some(rows) = affine {
+        put(&mut bytes, 254, &1_i16.to_le_bytes());
+        for (place, factor) in rows.as_flattened().iter().enumerate() {
+            put(&mut bytes, 280 + 4 * place, &factor.to_le_bytes());
+        }
+    }
+    Stored::decode(&bytes).expect("a sound file")
+}
+
+#[test]
+fn a_mask_of_a_flat_image_is_turned_as_the_image_runs() {
+    let axial = [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]];
+    let labels = |mask: &Stored, [across, down]: [[f64; 3]; 2]| {
+        let Labels { shape, values } = mask.labels_along(0, across, down).expect("labels");
+        (shape, values)
+    };
+    let diagonal =
+        |x: f32, y: f32| Some([[x, 0.0, 0.0, 5.0], [0.0, y, 0.0, 7.0], [0.0, 0.0, 3.0, 9.0]]);
+    let stored = ([1, 2, 3], vec![1, 2, 3, 4, 5, 6]);
+    // Without a word on its axes, and as ITK writes what it read from a picture.
+    for dims in [&[3, 2][..], &[3, 2, 1]] {
+        assert_eq!(labels(&mask(None, dims), axial), stored);
+        assert_eq!(labels(&mask(diagonal(-2.0, -2.0), dims), axial), stored);
+    }
+    // To the right; to the right and the front; rows and columns changed for each other.
+    let right = mask(diagonal(2.0, -2.0), &[3, 2, 1]);
+    assert_eq!(labels(&right, axial).1, [3, 2, 1, 6, 5, 4]);
+    let front = mask(diagonal(2.0, 2.0), &[3, 2, 1]);
+    assert_eq!(labels(&front, axial).1, [6, 5, 4, 3, 2, 1]);
+    let changed = [[0.0, -2.0, 0.0, 0.0], [-2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]];
+    let changed = mask(Some(changed), &[3, 2, 1]);
+    assert_eq!(labels(&changed, axial), ([1, 3, 2], vec![1, 4, 2, 5, 3, 6]));
+    // A sagittal image, rows to the back and columns down: one voxel from left to right.
+    let sagittal = [[0.0, -1.0, 0.0], [0.0, 0.0, -1.0]];
+    let upright = [[2.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]];
+    let upright = mask(Some(upright), &[1, 3, 2]);
+    assert_eq!(labels(&upright, sagittal), ([1, 2, 3], vec![6, 5, 4, 3, 2, 1]));
+    // The same mask lies across an axial image.
+    assert_eq!(labels(&upright, axial).0, [2, 3, 1]);
 }

@@ -5,6 +5,7 @@
 
 mod dicom;
 mod nifti;
+mod npz;
 mod xray;
 
 use std::collections::BTreeMap;
