@@ -468,20 +468,13 @@ mod tests {
     #[tokio::test]
     async fn the_database_of_the_first_version_is_migrated_and_its_studies_are_ended() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("coordinator.toml");
-        let text =
-            "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
-        std::fs::write(&file, text).expect("written");
-        crate::rehearsal::log_key(folder.path());
         let study = aggregation::ids::Digest::sha256(b"a digest of then");
         let manifest = OLD.replace("danger_unmasked_updates = true\n", "");
         let state = folder.path().join("state");
         crate::store::schema::first_version(&state, &study.to_string(), &manifest).await;
         // The second time there is nothing left to migrate.
         for _ in 0..2 {
-            let config = Config::load(&file).expect("valid");
-            let (authority, _) = Authority::create("north", clock::now()).expect("a CA");
-            let house = Coordinator::open(config, Arc::new(authority)).await.expect("opened");
+            let house = crate::rehearsal::house(folder.path()).await;
             let entry = house.board.study(StudyId::new(study)).expect("it is still there");
             assert_eq!(entry.manifest, manifest, "verbatim");
             let standing = entry.standing().clone();
