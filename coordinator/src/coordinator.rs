@@ -10,6 +10,7 @@ use aggregation::ids::{HospitalId, StudyId};
 use aggregation::life::{Change, Life, Refused};
 use aggregation::study::Study;
 use aggregation::units::Timestamp;
+use proto::cli::chain;
 use proto::identity::{PartyName, Role};
 use proto::syslog::Receiver;
 use tokio::net::TcpListener;
@@ -337,7 +338,7 @@ impl Coordinator {
         self.board.close();
         let _ = logging.await;
         if let Err(fault) = self.log.integrate(&self.store).await {
-            let fault = LogFault(&fault);
+            let fault = chain(&fault);
             tracing::error!(%fault, "the log is behind; the next start catches up");
         }
         self.store.close().await;
@@ -353,7 +354,7 @@ impl Coordinator {
                 () = self.board.until_closing() => true,
             };
             if let Err(fault) = self.log.integrate(&self.store).await {
-                let fault = LogFault(&fault);
+                let fault = chain(&fault);
                 tracing::error!(%fault, "the log is behind; it is tried again");
             }
             let size = self.log.size();
@@ -378,21 +379,6 @@ impl Coordinator {
     async fn drained(&self) {
         self.board.until_closing().await;
         clock::wait_for(DRAIN).await;
-    }
-}
-
-/// A fault of the log with its causes, on one line.
-pub(crate) struct LogFault<'a>(pub(crate) &'a LogError);
-
-impl std::fmt::Display for LogFault<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = std::error::Error::source(self.0);
-        while let Some(one) = cause {
-            write!(f, ": {one}")?;
-            cause = one.source();
-        }
-        Ok(())
     }
 }
 
