@@ -173,6 +173,23 @@ pub enum Action {
     Forget(SlotId),
 }
 
+impl Action {
+    /// Whose self secrets, and whose recovery secrets, it gives shares of, if it gives any.
+    #[must_use]
+    pub const fn shares(&self) -> Option<(&BTreeSet<HospitalId>, &BTreeSet<HospitalId>)> {
+        match self {
+            Self::Unmask { own, recovery, .. } => Some((own, recovery)),
+            Self::Train(_)
+            | Self::Ready { .. }
+            | Self::Decline { .. }
+            | Self::Upload { .. }
+            | Self::Mask { .. }
+            | Self::Sign { .. }
+            | Self::Forget(_) => None,
+        }
+    }
+}
+
 /// One study's rounds, as one hospital sees them.
 #[derive(Debug, Clone)]
 pub struct Participant {

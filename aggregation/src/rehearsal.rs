@@ -164,30 +164,11 @@ impl Rehearsal {
     }
 
     pub(crate) fn facts(&self) -> Vec<&'static str> {
-        let kinds = self.told.iter().filter_map(|output| match output {
-            Output::Fact(fact) => Some(fact.kind()),
-            Output::Offer(_)
-            | Output::Freeze(_)
-            | Output::Fix(_)
-            | Output::Unmask(_)
-            | Output::WakeAt(_)
-            | Output::Release(_)
-            | Output::Close(_) => None,
-        });
-        kinds.collect()
+        self.told.iter().filter_map(Output::fact).map(Fact::kind).collect()
     }
 
     pub(crate) fn release(&self) -> Option<&Release> {
-        self.told.iter().find_map(|output| match output {
-            Output::Release(release) => Some(release.as_ref()),
-            Output::Offer(_)
-            | Output::Freeze(_)
-            | Output::Fix(_)
-            | Output::Unmask(_)
-            | Output::WakeAt(_)
-            | Output::Fact(_)
-            | Output::Close(_) => None,
-        })
+        self.told.iter().find_map(Output::release)
     }
 
     /// What must hold of every round that has ended, however it went.

@@ -9,6 +9,7 @@
 
 mod announce;
 mod combine;
+mod fact;
 mod mask;
 mod pick;
 mod recover;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use announce::Announce;
 pub use combine::Combine;
+pub use fact::Fact;
 pub use mask::Mask;
 pub use release::Ended;
 pub use sign::Sign;
@@ -33,9 +35,7 @@ use crate::keys::slots::PrekeyBatch;
 use crate::masking::group::Modulus;
 use crate::masking::keystream::KeyedMask;
 use crate::masking::{self, masks::Tiles};
-use crate::message::{
-    Abandoned, Closed, DeclineReason, Dropped, FinalSet, Roster, Said, SignedSet, StopReason, Terms,
-};
+use crate::message::{Closed, FinalSet, Roster, Said, SignedSet, StopReason, Terms};
 use crate::refusal::Refusal;
 use crate::units::Timestamp;
 use crate::vector::{Total, VectorFormat};
@@ -139,136 +139,34 @@ pub struct Release {
     pub recovered: Arc<[KeyedMask]>,
 }
 
-/// Something worth recording: for the log, the operator and the trace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fact {
-    /// The round was offered.
-    Announced {
-        /// The terms.
-        terms: Digest,
-        /// The sites that are asked.
-        invited: BTreeSet<HospitalId>,
-    },
-    /// A hospital is ready.
-    Ready {
-        /// Which.
-        hospital: HospitalId,
-    },
-    /// A hospital declined.
-    Declined {
-        /// Which.
-        hospital: HospitalId,
-        /// Why.
-        reason: DeclineReason,
-    },
-    /// The roster was frozen.
-    Frozen {
-        /// Its members.
-        members: BTreeSet<HospitalId>,
-    },
-    /// A hospital's update is complete and in the sum.
-    Contributed {
-        /// Which.
-        hospital: HospitalId,
-        /// BLAKE3 of the update.
-        digest: Digest,
-        /// Its size.
-        bytes: usize,
-    },
-    /// The final set is fixed.
-    Fixed {
-        /// Its members.
-        members: BTreeSet<HospitalId>,
-    },
-    /// A hospital signed the final set.
-    Signed {
-        /// Which.
-        hospital: HospitalId,
-    },
-    /// A hospital gave its shares.
-    Unmasked {
-        /// Which.
-        hospital: HospitalId,
-    },
-    /// A hospital gave a share that is not the one it was given.
-    WrongShare {
-        /// Who gave it.
-        hospital: HospitalId,
-        /// Of whose secret.
-        of: HospitalId,
-    },
-    /// All secrets are recovered: the masks of these come out, and the pair masks of those who
-    /// dropped out.
-    Recovered {
-        /// Members that dropped out after the roster was frozen.
-        dropped: BTreeSet<HospitalId>,
-    },
-    /// A hospital that was invited is not in the sum.
-    DroppedOut {
-        /// Which.
-        hospital: HospitalId,
-        /// Why.
-        why: Dropped,
-    },
-    /// The sum was released.
-    Released {
-        /// The sites that are in it.
-        contributed: BTreeSet<HospitalId>,
-        /// BLAKE3 of the sum, packed as an update is.
-        sum: Digest,
-    },
-    /// Nothing was released.
-    Abandoned {
-        /// Why.
-        why: Abandoned,
-    },
-    /// Something that was believed impossible.
-    Alarm {
-        /// What, and why it was believed impossible.
-        reason: String,
-    },
-}
-
-impl Fact {
-    /// A short fixed word for counters and log leaves.
+impl Output {
+    /// The fact, if it is one.
     #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub const fn fact(&self) -> Option<&Fact> {
         match self {
-            Self::Announced { .. } => "announced",
-            Self::Ready { .. } => "ready",
-            Self::Declined { .. } => "declined",
-            Self::Frozen { .. } => "frozen",
-            Self::Contributed { .. } => "contributed",
-            Self::Fixed { .. } => "fixed",
-            Self::Signed { .. } => "signed",
-            Self::Unmasked { .. } => "unmasked",
-            Self::WrongShare { .. } => "wrong-share",
-            Self::Recovered { .. } => "recovered",
-            Self::DroppedOut { .. } => "dropped-out",
-            Self::Released { .. } => "released",
-            Self::Abandoned { .. } => "abandoned",
-            Self::Alarm { .. } => "alarm",
+            Self::Fact(fact) => Some(fact),
+            Self::Offer(_)
+            | Self::Freeze(_)
+            | Self::Fix(_)
+            | Self::Unmask(_)
+            | Self::WakeAt(_)
+            | Self::Release(_)
+            | Self::Close(_) => None,
         }
     }
 
-    /// The hospital that the fact is about, if it is about one.
+    /// The sum, if it is one that may leave.
     #[must_use]
-    pub const fn hospital(&self) -> Option<&HospitalId> {
+    pub fn release(&self) -> Option<&Release> {
         match self {
-            Self::Ready { hospital }
-            | Self::Declined { hospital, .. }
-            | Self::Contributed { hospital, .. }
-            | Self::Signed { hospital }
-            | Self::Unmasked { hospital }
-            | Self::WrongShare { hospital, .. }
-            | Self::DroppedOut { hospital, .. } => Some(hospital),
-            Self::Announced { .. }
-            | Self::Frozen { .. }
-            | Self::Fixed { .. }
-            | Self::Recovered { .. }
-            | Self::Released { .. }
-            | Self::Abandoned { .. }
-            | Self::Alarm { .. } => None,
+            Self::Release(release) => Some(release),
+            Self::Offer(_)
+            | Self::Freeze(_)
+            | Self::Fix(_)
+            | Self::Unmask(_)
+            | Self::WakeAt(_)
+            | Self::Fact(_)
+            | Self::Close(_) => None,
         }
     }
 }
@@ -439,9 +337,9 @@ impl Round {
         match self {
             Self::Announce(phase) => phase.terms(),
             Self::Mask(phase) => phase.terms(),
-            Self::Sign(phase) => phase.terms(),
-            Self::Unmask(phase) => phase.terms(),
-            Self::Combine(phase) => phase.terms(),
+            Self::Sign(phase) => phase.mask.terms(),
+            Self::Unmask(phase) => phase.mask.terms(),
+            Self::Combine(phase) => phase.mask.terms(),
             Self::Closed(ended) => ended.terms(),
         }
     }
@@ -451,9 +349,9 @@ impl Round {
     pub fn roster(&self) -> Option<Roster> {
         match self {
             Self::Mask(phase) => Some(phase.roster()),
-            Self::Sign(phase) => Some(phase.roster()),
-            Self::Unmask(phase) => Some(phase.roster()),
-            Self::Combine(phase) => Some(phase.roster()),
+            Self::Sign(phase) => Some(phase.mask.roster()),
+            Self::Unmask(phase) => Some(phase.mask.roster()),
+            Self::Combine(phase) => Some(phase.mask.roster()),
             Self::Announce(_) | Self::Closed(_) => None,
         }
     }
@@ -480,9 +378,9 @@ impl Round {
         match self {
             Self::Announce(phase) => phase.expects_update(from),
             Self::Mask(phase) => phase.expects_update(from),
-            Self::Sign(phase) => phase.expects_update(from),
-            Self::Unmask(phase) => phase.expects_update(from),
-            Self::Combine(phase) => phase.expects_update(from),
+            Self::Sign(phase) => phase.mask.expects_late_update(from),
+            Self::Unmask(phase) => phase.mask.expects_late_update(from),
+            Self::Combine(phase) => phase.mask.expects_late_update(from),
             Self::Closed(ended) => ended.expects_update(from),
         }
     }
@@ -491,6 +389,7 @@ impl Round {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::DeclineReason;
     use crate::rehearsal::{Rehearsal, Seeded, at, site};
 
     fn counted(play: &Rehearsal, index: usize) -> bool {

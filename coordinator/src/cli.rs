@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use proto::cli::{Exit, Failure, Format, write_failure};
+use proto::cli::{Exit, Failure, Format, end};
 
 use self::out::Out;
 
@@ -73,10 +73,7 @@ pub(crate) fn main() -> ExitCode {
     match Cli::try_parse_from(&arguments) {
         Ok(cli) => {
             let format = cli.format;
-            match start(cli) {
-                Ok(()) => Exit::Ok.into(),
-                Err(failure) => fail(format, &failure),
-            }
+            end(format, start(cli).map(|()| Exit::Ok))
         }
         Err(fault) => misread(&arguments, &fault),
     }
@@ -112,13 +109,6 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
-fn fail(format: Format, failure: &Failure) -> ExitCode {
-    let (mut stdout, mut stderr) = (std::io::stdout().lock(), std::io::stderr().lock());
-    // Nobody reads what cannot be written; the exit code still says it.
-    let _ = write_failure(format, &mut stdout, &mut stderr, failure);
-    failure.exit.into()
-}
-
 /// Help and version are answers; everything else that clap says is a fault of the arguments.
 fn misread(arguments: &[OsString], fault: &clap::Error) -> ExitCode {
     if matches!(fault.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
@@ -142,7 +132,7 @@ fn misread(arguments: &[OsString], fault: &clap::Error) -> ExitCode {
         message = format!("{message} {}", missing.join(", "));
     }
     let failure = Failure::usage("bad_arguments", message).hint("coordinator --help");
-    fail(if json { Format::Json } else { Format::Text }, &failure)
+    end(if json { Format::Json } else { Format::Text }, Err(failure))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use aggregation::ids::{HospitalId, StudyId};
 use aggregation::life::{Change, Life, Refused};
 use aggregation::study::Study;
 use aggregation::units::Timestamp;
+use proto::cli::chain;
 use proto::identity::{PartyName, Role};
 use proto::syslog::Receiver;
 use tokio::net::TcpListener;
@@ -337,7 +338,7 @@ impl Coordinator {
         self.board.close();
         let _ = logging.await;
         if let Err(fault) = self.log.integrate(&self.store).await {
-            let fault = LogFault(&fault);
+            let fault = chain(&fault);
             tracing::error!(%fault, "the log is behind; the next start catches up");
         }
         self.store.close().await;
@@ -353,7 +354,7 @@ impl Coordinator {
                 () = self.board.until_closing() => true,
             };
             if let Err(fault) = self.log.integrate(&self.store).await {
-                let fault = LogFault(&fault);
+                let fault = chain(&fault);
                 tracing::error!(%fault, "the log is behind; it is tried again");
             }
             let size = self.log.size();
@@ -378,21 +379,6 @@ impl Coordinator {
     async fn drained(&self) {
         self.board.until_closing().await;
         clock::wait_for(DRAIN).await;
-    }
-}
-
-/// A fault of the log with its causes, on one line.
-pub(crate) struct LogFault<'a>(pub(crate) &'a LogError);
-
-impl std::fmt::Display for LogFault<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = std::error::Error::source(self.0);
-        while let Some(one) = cause {
-            write!(f, ": {one}")?;
-            cause = one.source();
-        }
-        Ok(())
     }
 }
 
@@ -468,20 +454,13 @@ mod tests {
     #[tokio::test]
     async fn the_database_of_the_first_version_is_migrated_and_its_studies_are_ended() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("coordinator.toml");
-        let text =
-            "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
-        std::fs::write(&file, text).expect("written");
-        crate::rehearsal::log_key(folder.path());
         let study = aggregation::ids::Digest::sha256(b"a digest of then");
         let manifest = OLD.replace("danger_unmasked_updates = true\n", "");
         let state = folder.path().join("state");
         crate::store::schema::first_version(&state, &study.to_string(), &manifest).await;
         // The second time there is nothing left to migrate.
         for _ in 0..2 {
-            let config = Config::load(&file).expect("valid");
-            let (authority, _) = Authority::create("north", clock::now()).expect("a CA");
-            let house = Coordinator::open(config, Arc::new(authority)).await.expect("opened");
+            let house = crate::rehearsal::house(folder.path()).await;
             let entry = house.board.study(StudyId::new(study)).expect("it is still there");
             assert_eq!(entry.manifest, manifest, "verbatim");
             let standing = entry.standing().clone();

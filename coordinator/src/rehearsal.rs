@@ -2,6 +2,7 @@
 //! memory, which a crash of the coordinator does not touch.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use aggregation::charter::Charter;
@@ -24,7 +25,10 @@ use aggregation::vector::{Contribution, VectorFormat, encode};
 use proto::masks::setup::KeySetup;
 
 use crate::clock;
+use crate::config::Config;
+use crate::coordinator::Coordinator;
 use crate::driver::Heard;
+use crate::identity::authority::Authority;
 use crate::setup::Key;
 use crate::store::Store;
 use crate::store::tokens::Request;
@@ -35,12 +39,28 @@ pub(crate) fn seed(text: &str) -> Secret<32> {
 }
 
 /// A key for the log, in the folder of a configuration; the one that is there stays.
-pub(crate) fn log_key(folder: &std::path::Path) {
+pub(crate) fn log_key(folder: &Path) {
     let path = folder.join("log.key");
     if !path.exists() {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
         std::fs::write(path, key.serialize_pem()).expect("written");
     }
+}
+
+/// The least that a configuration says.
+pub(crate) const CONFIG: &str =
+    "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
+
+/// A coordinator on a folder, which serves nobody; what is there of an earlier one goes on.
+pub(crate) async fn house(folder: &Path) -> Arc<Coordinator> {
+    let file = folder.join("coordinator.toml");
+    if !file.exists() {
+        std::fs::write(&file, CONFIG).expect("written");
+    }
+    log_key(folder);
+    let config = Config::load(&file).expect("valid");
+    let (authority, _) = Authority::create("north", clock::now()).expect("a CA");
+    Coordinator::open(config, Arc::new(authority)).await.expect("opened")
 }
 
 /// The identity of the site of this name.

@@ -107,13 +107,7 @@ impl From<object_store::Error> for StoreError {
 impl StoreError {
     /// The whole chain of causes on one line, for the log.
     pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(one) = cause {
-            text = format!("{text}: {one}");
-            cause = one.source();
-        }
-        text
+        proto::cli::chain(self)
     }
 }
 

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use proto::cli::{Exit, Failure, Format, write_failure, write_ok};
+use proto::cli::{Exit, Failure, Format, end, write_ok};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -181,10 +181,7 @@ pub(crate) fn main() -> ExitCode {
     let ended = telemetry::start(common.log_format, &level)
         .map_err(|message| Failure::usage("log_filter", message))
         .and_then(|()| dispatch(&context, command));
-    match ended {
-        Ok(exit) => exit.into(),
-        Err(failure) => end(context.format, &failure),
-    }
+    end(context.format, ended)
 }
 
 const fn standard_level(command: &Command) -> &'static str {
@@ -224,15 +221,9 @@ fn dispatch(context: &Context, command: Command) -> Result<Exit, Failure> {
     })
 }
 
-fn end(format: Format, failure: &Failure) -> ExitCode {
-    // Nothing more can be done about a broken stdout or stderr.
-    let _ = write_failure(format, &mut io::stdout(), &mut io::stderr(), failure);
-    failure.exit.into()
-}
-
 fn refuse_arguments(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // As above.
+        // A closed pipe has read enough.
         let _ = error.print();
         return Exit::Ok.into();
     }
@@ -247,7 +238,7 @@ fn refuse_arguments(error: &clap::Error) -> ExitCode {
     }
     let text = error.render().to_string();
     let first = text.lines().next().unwrap_or("wrong arguments").trim_start_matches("error: ");
-    end(Format::Json, &Failure::usage("arguments", first).hint("see --help"))
+    end(Format::Json, Err(Failure::usage("arguments", first).hint("see --help")))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use serde::Serialize;
 
@@ -49,7 +50,7 @@ pub enum Exit {
     Bug = 5,
 }
 
-impl From<Exit> for std::process::ExitCode {
+impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
@@ -107,6 +108,18 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// An error and what is behind it, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(one) = cause {
+        text = format!("{text}: {one}");
+        cause = one.source();
+    }
+    text
+}
+
 #[derive(Serialize)]
 struct Envelope<'a, T: Serialize> {
     schema_version: u32,
@@ -138,10 +151,7 @@ pub fn write_ok(to: &mut impl Write, data: &impl Serialize) -> io::Result<()> {
 }
 
 /// Writes a failure: with [`Format::Json`] the envelope to `out`, always one line to `err`.
-///
-/// # Errors
-/// The writers' own.
-pub fn write_failure(
+fn write_failure(
     format: Format,
     out: &mut impl Write,
     err: &mut impl Write,
@@ -165,6 +175,18 @@ pub fn write_failure(
             write_line(out, &envelope)
         }
     }
+}
+
+/// How a program ends. A failure is said first: always in one line on stderr, with [`Format::Json`]
+/// in an envelope on stdout too.
+pub fn end(format: Format, ended: Result<Exit, Failure>) -> ExitCode {
+    let failure = match ended {
+        Ok(exit) => return exit.into(),
+        Err(failure) => failure,
+    };
+    // Nothing more can be done about a broken stdout or stderr; the exit code still says it.
+    let _ = write_failure(format, &mut io::stdout(), &mut io::stderr(), &failure);
+    failure.exit.into()
 }
 
 /// Writes one object on one line and flushes it: an item of a stream.

@@ -65,15 +65,7 @@ impl fmt::Display for Measured {
 
 /// Writes, verifies and proves.
 pub(crate) fn measure(arguments: &LogArgs) -> Outcome<Measured> {
-    play(arguments).map_err(|error| {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
-        Trouble::new(text)
-    })
+    play(arguments).map_err(|error| Trouble::new(proto::cli::chain(error.as_ref())))
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement is of this machine's time")]

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use harness::{Outcome, stand_in};
-use proto::cli::{Exit, Failure, Format, write_failure, write_line};
+use proto::cli::{Exit, Failure, Format, end, write_line};
 use serde::Serialize;
 
 /// Measures what this project claims.
@@ -75,14 +75,7 @@ fn main() -> ExitCode {
             return exit.into();
         }
     };
-    match run(command, format) {
-        Ok(()) => Exit::Ok.into(),
-        Err(failure) => {
-            // As above.
-            let _ = write_failure(format, &mut io::stdout(), &mut io::stderr(), &failure);
-            failure.exit.into()
-        }
-    }
+    end(format, run(command, format).map(|()| Exit::Ok))
 }
 
 /// Prints what was measured.

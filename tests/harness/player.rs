@@ -138,16 +138,9 @@ impl Player {
     /// When they do not come, or do not decode.
     pub async fn await_offer(&mut self, round: u32) -> Outcome<Terms> {
         let terms = self
-            .await_notice("terms", |notice| match notice {
-                notice::Notice::Offer(terms) => (terms.round == round).then_some(terms),
-                notice::Notice::Hello(_)
-                | notice::Notice::Study(_)
-                | notice::Notice::Roster(_)
-                | notice::Notice::FinalSet(_)
-                | notice::Notice::SignedSet(_)
-                | notice::Notice::Keys(_)
-                | notice::Notice::Log(_)
-                | notice::Notice::Closed(_) => None,
+            .await_notice("terms", |notice| {
+                let notice::Notice::Offer(terms) = notice else { return None };
+                (terms.round == round).then_some(terms)
             })
             .await?;
         Ok(proto::decode::terms(&terms)?)
@@ -160,16 +153,9 @@ impl Player {
     pub async fn await_roster(&mut self, terms: &Terms) -> Outcome<Roster> {
         let slot = terms.slot.get();
         let roster = self
-            .await_notice("the roster", |notice| match notice {
-                notice::Notice::Roster(roster) => (roster.slot == slot).then_some(roster),
-                notice::Notice::Hello(_)
-                | notice::Notice::Study(_)
-                | notice::Notice::Offer(_)
-                | notice::Notice::FinalSet(_)
-                | notice::Notice::SignedSet(_)
-                | notice::Notice::Keys(_)
-                | notice::Notice::Log(_)
-                | notice::Notice::Closed(_) => None,
+            .await_notice("the roster", |notice| {
+                let notice::Notice::Roster(roster) = notice else { return None };
+                (roster.slot == slot).then_some(roster)
             })
             .await?;
         Ok(proto::decode::roster(&roster)?)
@@ -181,16 +167,9 @@ impl Player {
     /// When it does not come.
     pub async fn await_end(&mut self, terms: &Terms) -> Outcome<bool> {
         let slot = terms.slot.get();
-        self.await_notice("the round's end", |notice| match notice {
-            notice::Notice::Closed(closed) => (closed.slot == slot).then_some(closed.released),
-            notice::Notice::Hello(_)
-            | notice::Notice::Study(_)
-            | notice::Notice::Offer(_)
-            | notice::Notice::FinalSet(_)
-            | notice::Notice::SignedSet(_)
-            | notice::Notice::Keys(_)
-            | notice::Notice::Log(_)
-            | notice::Notice::Roster(_) => None,
+        self.await_notice("the round's end", |notice| {
+            let notice::Notice::Closed(closed) = notice else { return None };
+            (closed.slot == slot).then_some(closed.released)
         })
         .await
     }

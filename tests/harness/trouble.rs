@@ -32,12 +32,6 @@ impl fmt::Display for Trouble {
 /// So that `?` takes every error a step can meet; hence `Trouble` itself is no `Error`.
 impl<E: std::error::Error> From<E> for Trouble {
     fn from(error: E) -> Self {
-        let mut said = error.to_string();
-        let mut cause = error.source();
-        while let Some(next) = cause {
-            said = format!("{said}: {next}");
-            cause = next.source();
-        }
-        Self(said)
+        Self(proto::cli::chain(&error))
     }
 }

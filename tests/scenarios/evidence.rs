@@ -26,7 +26,7 @@ use transparency::tile::TILE_WIDTH;
 
 use crate::log::{await_log, copy, folder, policy};
 use crate::python::environment;
-use crate::secrets::{PATIENT, RECORD, body, files, plant, printed, traces};
+use crate::secrets::{PATIENT, RECORD, body, files, printed, talkative, traces};
 
 const LIMIT: Duration = Duration::from_secs(150);
 const STAND_INS: [Work; 3] = [Work::StandIn, Work::StandIn, Work::StandIn];
@@ -40,19 +40,7 @@ fn audit(house: &Consortium, command: &str, log: &Path, policy: &Path) -> Order 
 /// A study of real images, masked, with every program at trace level.
 fn real_study(images: &Path) -> Outcome<(Consortium, String)> {
     let work = TINY.for_sites(&Programs::find()?, 3, images)?;
-    for one in &work {
-        if let Work::Dicom(folder) = one {
-            plant(folder)?;
-        }
-    }
-    let mut house = Consortium::found("north")?;
-    house.log("trace");
-    house.serve()?;
-    house.settle(&work)?;
-    for site in &mut house.sites {
-        site.log("trace");
-    }
-    house.start_sites()?;
+    let house = talkative(&work)?;
     let manifest = Manifest { rounds: 3, quorum: 3, masked: true, ..Manifest::linear(32, 32) };
     let digest = house.begin(&manifest)?;
     house.await_completion(&digest, LIMIT)?;

@@ -173,6 +173,20 @@ fn shown(house: &Consortium) -> Vec<Vec<u8>> {
     ["checkpoint", "checkpoint.signed"].into_iter().filter_map(read).filter(whole).collect()
 }
 
+/// Keeps what the folder shows, moment by moment; after so many looks the coordinator is killed, and
+/// there is one more.
+fn watch_it_die(house: &mut Consortium, looks: u32, kept: &mut Vec<Vec<u8>>) -> Outcome<()> {
+    let mut left = looks;
+    wait_for("a moment", STEP, || {
+        kept.extend(shown(house));
+        left -= 1;
+        Ok((left == 0).then_some(()))
+    })?;
+    house.crash()?;
+    kept.extend(shown(house));
+    Ok(())
+}
+
 #[test]
 fn killed_at_any_moment_the_log_grows_out_of_everything_that_it_ever_showed() -> Outcome<()> {
     let mut house = Consortium::found("north")?;
@@ -188,14 +202,7 @@ fn killed_at_any_moment_the_log_grows_out_of_everything_that_it_ever_showed() ->
             .collect();
         let busy =
             thread::spawn(move || orders.iter().take_while(|order| order.data().is_ok()).count());
-        let mut left = looks;
-        wait_for("a moment", STEP, || {
-            kept.extend(shown(&house));
-            left -= 1;
-            Ok((left == 0).then_some(()))
-        })?;
-        house.crash()?;
-        kept.extend(shown(&house));
+        watch_it_die(&mut house, looks, &mut kept)?;
         busy.join().map_err(|_| Trouble::new("a thread ended badly"))?;
         house.serve()?;
     }
@@ -206,14 +213,7 @@ fn killed_at_any_moment_the_log_grows_out_of_everything_that_it_ever_showed() ->
     for looks in [2, 5] {
         let released = house.study(&digest)?.released().count();
         house.await_study(&digest, LIMIT, |view| view.released().count() > released)?;
-        let mut left = looks;
-        wait_for("a moment", STEP, || {
-            kept.extend(shown(&house));
-            left -= 1;
-            Ok((left == 0).then_some(()))
-        })?;
-        house.crash()?;
-        kept.extend(shown(&house));
+        watch_it_die(&mut house, looks, &mut kept)?;
         house.serve()?;
     }
     house.operator(["study", "stop", &digest]).data()?;

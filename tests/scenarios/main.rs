@@ -24,6 +24,7 @@ mod rosters;
 mod rotation;
 mod secrets;
 mod segmentation;
+mod shared_data;
 mod simulation;
 mod syslog;
 mod wire;

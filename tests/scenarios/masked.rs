@@ -10,7 +10,7 @@ use harness::site::Work;
 use harness::{Outcome, stand_in};
 
 use crate::restart::assert_nothing_lost_or_doubled;
-use crate::secrets::{printed, traces};
+use crate::secrets::{printed, talkative, traces};
 
 const LIMIT: Duration = Duration::from_secs(150);
 
@@ -75,14 +75,7 @@ fn hospitals_killed_in_masked_rounds_are_named_and_come_back_with_their_keys() -
 
 #[test]
 fn no_update_is_ever_on_the_coordinators_disk_or_in_a_log() -> Outcome<()> {
-    let mut house = Consortium::found("north")?;
-    house.log("trace");
-    house.serve()?;
-    house.settle(&stand_ins(3))?;
-    for site in &mut house.sites {
-        site.log("trace");
-    }
-    house.start_sites()?;
+    let house = talkative(&stand_ins(3))?;
     let manifest = masked(3, 12);
     let study = proto::manifest::parse(&manifest.text())?;
     let mut canaries = Vec::new();

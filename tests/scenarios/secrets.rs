@@ -94,6 +94,25 @@ pub(crate) fn plant(folder: &Path) -> Outcome<()> {
     Ok(())
 }
 
+/// A consortium at this work, canaries in every folder of images, every program as talkative as it
+/// can be.
+pub(crate) fn talkative(work: &[Work]) -> Outcome<Consortium> {
+    for one in work {
+        if let Work::Dicom(folder) = one {
+            plant(folder)?;
+        }
+    }
+    let mut house = Consortium::found("north")?;
+    house.log("trace");
+    house.serve()?;
+    house.settle(work)?;
+    for site in &mut house.sites {
+        site.log("trace");
+    }
+    house.start_sites()?;
+    Ok(house)
+}
+
 #[test]
 fn patients_and_records_are_named_nowhere_outside_their_folder() -> Outcome<()> {
     let programs = Programs::find()?;
@@ -103,19 +122,7 @@ fn patients_and_records_are_named_nowhere_outside_their_folder() -> Outcome<()> 
     let spoilt = images.path().join("spoilt");
     damaged(&programs, &spoilt)?;
     work[0] = Work::Dicom(spoilt);
-    for one in &work {
-        if let Work::Dicom(folder) = one {
-            plant(folder)?;
-        }
-    }
-    let mut house = Consortium::found("north")?;
-    house.log("trace");
-    house.serve()?;
-    house.settle(&work)?;
-    for site in &mut house.sites {
-        site.log("trace");
-    }
-    house.start_sites()?;
+    let house = talkative(&work)?;
     let rounds = Manifest { rounds: 2, ..Manifest::linear(32, 32) };
     let digest = house.begin(&rounds)?;
     house.await_completion(&digest, LIMIT)?;
@@ -149,14 +156,7 @@ fn printed_loss(loss: f64) -> Vec<u8> {
 
 #[test]
 fn keys_tokens_and_updates_are_written_down_nowhere() -> Outcome<()> {
-    let mut house = Consortium::found("north")?;
-    house.log("trace");
-    house.serve()?;
-    house.settle(&[Work::StandIn, Work::StandIn])?;
-    for site in &mut house.sites {
-        site.log("trace");
-    }
-    house.start_sites()?;
+    let house = talkative(&[Work::StandIn, Work::StandIn])?;
     let manifest = Manifest { rounds: 4, ..Manifest::linear(64, 64) };
     let study = proto::manifest::parse(&manifest.text())?;
     let unused = house.token("later", &[])?;

@@ -1,7 +1,7 @@
 //! A study that finds regions in volumes: what no site tells, all of them can add up.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use harness::Outcome;
@@ -9,21 +9,16 @@ use harness::consortium::Consortium;
 use harness::manifests::Manifest;
 use harness::site::Work;
 
+use crate::shared_data::shared;
+
 /// Rounds of half a minute each on two cores that are idle.
 const LIMIT: Duration = Duration::from_secs(1_800);
 /// Patients of all three hospitals together. Every fifth is held out.
 const PATIENTS: usize = 75;
 
-/// Hippocampi with their parts marked, from the Medical Segmentation Decathlon's fourth task, as the
-/// folder `TrainingSet` of images and labels that is shared beside a checkout; it is too large to be
-/// in it.
-fn shared() -> Option<PathBuf> {
-    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-    let mut places = above.map(|folder| {
-        folder.join("shared/data/nifti/udacity+nd320-c3-3d-imaging-starter/TrainingSet")
-    });
-    places.find(|folder| folder.is_dir())
-}
+/// Hippocampi with their parts marked, from the Medical Segmentation Decathlon's fourth task: images
+/// and labels.
+const HIPPOCAMPI: &str = "nifti/udacity+nd320-c3-3d-imaging-starter/TrainingSet";
 
 /// A third of the patients in a folder with its list.
 fn hospital(shared: &Path, place: usize, folder: &Path) -> Outcome<Work> {
@@ -52,10 +47,7 @@ fn hospital(shared: &Path, place: usize, folder: &Path) -> Outcome<Work> {
 #[ignore = "keeps all cores busy for many minutes; the README names its command"]
 #[expect(clippy::print_stderr, reason = "says why nothing was tried, or how well it went")]
 fn three_hospitals_learn_to_find_the_parts_of_hippocampi() -> Outcome<()> {
-    let Some(shared) = shared() else {
-        eprintln!("skipped: the hippocampus volumes are not shared beside this checkout");
-        return Ok(());
-    };
+    let Some(shared) = shared(HIPPOCAMPI) else { return Ok(()) };
     let folder = tempfile::tempdir()?;
     let work = (0..3)
         .map(|place| hospital(&shared, place, &folder.path().join(place.to_string())))

@@ -1,10 +1,8 @@
 //! X-rays as three sources of a public collection have them: PNG files, a list with the collection's
 //! own words, classes in other shares at each. Skipped with a printed reason where it is not at hand.
 
-#![expect(clippy::print_stderr, reason = "a skipped test says why")]
-
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use harness::Outcome;
@@ -12,26 +10,10 @@ use harness::consortium::Consortium;
 use harness::manifests::Manifest;
 use harness::site::Work;
 
+use crate::shared_data::shared;
+
 const LIMIT: Duration = Duration::from_secs(150);
 const SITES: [&str; 3] = ["hannover", "radiopaedia", "eurorad"];
-
-/// Where the environment says, or beside the workspace.
-#[expect(clippy::disallowed_methods, reason = "where test data lies is not configuration")]
-fn collection() -> Option<PathBuf> {
-    let root = std::env::var_os("CONSILIUM_SHARED_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"),
-        PathBuf::from,
-    );
-    let folder = root.join("xray/derived-128");
-    if folder.join("labels.csv").is_file() {
-        return Some(folder);
-    }
-    eprintln!(
-        "skipped: there are no X-rays in {} (CONSILIUM_SHARED_DATA names another folder)",
-        root.display()
-    );
-    None
-}
 
 /// A site's images and its part of the list, as a hospital would copy them.
 fn copied(collection: &Path, site: &str, to: &Path) -> Outcome<()> {
@@ -57,7 +39,7 @@ fn copied(collection: &Path, site: &str, to: &Path) -> Outcome<()> {
 
 #[test]
 fn three_sources_of_x_rays_train_one_model_on_png_files() -> Outcome<()> {
-    let Some(collection) = collection() else { return Ok(()) };
+    let Some(collection) = shared("xray/derived-128") else { return Ok(()) };
     let images = tempfile::tempdir()?;
     let mut work = Vec::new();
     for site in SITES {

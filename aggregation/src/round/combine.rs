@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::ids::HospitalId;
 use crate::masking::keystream::KeyedMask;
 use crate::masking::masks::{Masks, Tiles};
-use crate::message::{Abandoned, Roster, Said, Terms};
+use crate::message::{Abandoned, Said};
 use crate::refusal::Refusal;
 use crate::round::mask::Mask;
 use crate::round::{Input, Output, Round, Step};
@@ -14,7 +13,7 @@ use crate::round::{Input, Output, Round, Step};
 /// The masks are known.
 #[derive(Debug, Clone)]
 pub struct Combine {
-    mask: Mask,
+    pub(super) mask: Mask,
     masks: Arc<Masks>,
     /// The same by their keys, for whoever keeps the round.
     recovered: Arc<[KeyedMask]>,
@@ -53,17 +52,5 @@ impl Combine {
     pub(super) fn combine(&mut self, how: impl FnOnce(&Masks, Tiles<'_>)) -> Step {
         how(&self.masks, self.mask.tiles());
         self.mask.release(&self.recovered)
-    }
-
-    pub(super) fn roster(&self) -> Roster {
-        self.mask.roster()
-    }
-
-    pub(super) const fn terms(&self) -> &Terms {
-        self.mask.terms()
-    }
-
-    pub(super) fn expects_update(&self, from: &HospitalId) -> Result<usize, Refusal> {
-        self.mask.expects_late_update(from)
     }
 }

@@ -237,19 +237,9 @@ mod tests {
         let told: Vec<_> = play
             .told
             .iter()
-            .filter_map(|output| match output {
-                Output::Fact(fact @ (Fact::DroppedOut { .. } | Fact::Declined { .. })) => {
-                    fact.hospital()
-                }
-                Output::Fact(_)
-                | Output::Offer(_)
-                | Output::Freeze(_)
-                | Output::Fix(_)
-                | Output::Unmask(_)
-                | Output::WakeAt(_)
-                | Output::Release(_)
-                | Output::Close(_) => None,
-            })
+            .filter_map(Output::fact)
+            .filter(|fact| matches!(fact, Fact::DroppedOut { .. } | Fact::Declined { .. }))
+            .filter_map(Fact::hospital)
             .collect();
         assert_eq!(told, [&site(2), &site(1), &site(3), &site(4)], "each in one fact");
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::context::ContextDigest;
 use crate::ids::HospitalId;
 use crate::keys::identity::Signature;
-use crate::message::{Abandoned, FinalSet, Roster, Said, SetStatement, SignedSet, Terms};
+use crate::message::{Abandoned, FinalSet, Said, SetStatement, SignedSet, Terms};
 use crate::refusal::Refusal;
 use crate::round::mask::Mask;
 use crate::round::unmask::Unmask;
@@ -18,7 +18,7 @@ use crate::units::Timestamp;
 /// Signatures are arriving.
 #[derive(Debug, Clone)]
 pub struct Sign {
-    mask: Mask,
+    pub(super) mask: Mask,
     masks: Arc<Masks>,
     set: FinalSet,
     context: ContextDigest,
@@ -123,17 +123,5 @@ impl Sign {
 
     pub(super) const fn set(&self) -> &FinalSet {
         &self.set
-    }
-
-    pub(super) fn roster(&self) -> Roster {
-        self.mask.roster()
-    }
-
-    pub(super) const fn terms(&self) -> &Terms {
-        self.mask.terms()
-    }
-
-    pub(super) fn expects_update(&self, from: &HospitalId) -> Result<usize, Refusal> {
-        self.mask.expects_late_update(from)
     }
 }

@@ -13,7 +13,7 @@ use crate::ids::{HospitalId, SlotId};
 use crate::keys::slots::Kind;
 use crate::masking::keystream::KeyedMask;
 use crate::masking::sharing::{SecretScalar, Share};
-use crate::message::{Abandoned, Roster, Said, Shares, SignedSet, Terms};
+use crate::message::{Abandoned, Said, Shares, SignedSet};
 use crate::refusal::Refusal;
 use crate::round::combine::Combine;
 use crate::round::mask::Mask;
@@ -24,7 +24,7 @@ use crate::units::Timestamp;
 /// Shares are arriving.
 #[derive(Debug, Clone)]
 pub struct Unmask {
-    mask: Mask,
+    pub(super) mask: Mask,
     masks: Arc<Masks>,
     context: ContextDigest,
     signed: SignedSet,
@@ -239,17 +239,5 @@ impl Unmask {
 
     pub(super) const fn signed(&self) -> &SignedSet {
         &self.signed
-    }
-
-    pub(super) fn roster(&self) -> Roster {
-        self.mask.roster()
-    }
-
-    pub(super) const fn terms(&self) -> &Terms {
-        self.mask.terms()
-    }
-
-    pub(super) fn expects_update(&self, from: &HospitalId) -> Result<usize, Refusal> {
-        self.mask.expects_late_update(from)
     }
 }

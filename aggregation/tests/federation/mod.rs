@@ -396,29 +396,11 @@ impl Play {
 
     /// The facts that were told.
     pub(crate) fn facts(&self) -> impl Iterator<Item = &Fact> {
-        self.told.iter().filter_map(|output| match output {
-            Output::Fact(fact) => Some(fact),
-            Output::Offer(_)
-            | Output::Freeze(_)
-            | Output::Fix(_)
-            | Output::Unmask(_)
-            | Output::WakeAt(_)
-            | Output::Release(_)
-            | Output::Close(_) => None,
-        })
+        self.told.iter().filter_map(Output::fact)
     }
 
     /// The sum that was released.
     pub(crate) fn release(&self) -> Option<&Release> {
-        self.told.iter().find_map(|output| match output {
-            Output::Release(release) => Some(release.as_ref()),
-            Output::Offer(_)
-            | Output::Freeze(_)
-            | Output::Fix(_)
-            | Output::Unmask(_)
-            | Output::WakeAt(_)
-            | Output::Fact(_)
-            | Output::Close(_) => None,
-        })
+        self.told.iter().find_map(Output::release)
     }
 }

@@ -30,16 +30,7 @@ pub(super) const fn is_receipt(fact: &Fact) -> bool {
 
 /// The facts among some outputs.
 pub(super) fn facts(outputs: &[Output]) -> impl Iterator<Item = &Fact> {
-    outputs.iter().filter_map(|output| match output {
-        Output::Fact(fact) => Some(fact),
-        Output::Offer(_)
-        | Output::Freeze(_)
-        | Output::Fix(_)
-        | Output::Unmask(_)
-        | Output::WakeAt(_)
-        | Output::Release(_)
-        | Output::Close(_) => None,
-    })
+    outputs.iter().filter_map(Output::fact)
 }
 
 fn names<'a>(sites: impl IntoIterator<Item = &'a HospitalId>) -> Value {

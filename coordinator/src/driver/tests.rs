@@ -17,10 +17,8 @@ use tokio::sync::oneshot;
 use super::{Command, Heard, Heed, Turned};
 use crate::board::{Entry, Here};
 use crate::clock;
-use crate::config::Config;
 use crate::coordinator::Coordinator;
-use crate::identity::authority::Authority;
-use crate::rehearsal::{enrol, identity, update};
+use crate::rehearsal::{enrol, house, identity, update};
 use crate::store::rounds::RoundRow;
 
 mod ends;
@@ -53,8 +51,6 @@ every = 0
 split = "test"
 metrics = ["auroc", "accuracy"]
 "#;
-const CONFIG: &str =
-    "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
 const SITES: [&str; 3] = ["alpha", "beta", "gamma"];
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -81,14 +77,7 @@ impl World {
     }
 
     async fn open_for(folder: &Path, manifest: &str, sites: &'static [&'static str]) -> Self {
-        let file = folder.join("coordinator.toml");
-        if !file.exists() {
-            std::fs::write(&file, CONFIG).expect("written");
-        }
-        crate::rehearsal::log_key(folder);
-        let config = Config::load(&file).expect("valid");
-        let (authority, _) = Authority::create("north", clock::now()).expect("a CA");
-        let house = Coordinator::open(config, Arc::new(authority)).await.expect("opened");
+        let house = house(folder).await;
         for name in sites {
             house.gate.admit(site(name));
         }
@@ -180,6 +169,35 @@ impl World {
     async fn history(&self) -> Vec<RoundRow> {
         self.house.store.history(self.entry.id).await.expect("read")
     }
+
+    /// Opens the folder; every site is ready for the first round, and all are on its roster.
+    async fn in_first_round(folder: &Path) -> (Self, Terms) {
+        let world = Self::open(folder).await;
+        let terms = world.offer(0).await.expect("an offer");
+        world.ready(&SITES, &terms).await;
+        world.roster(1).await;
+        (world, terms)
+    }
+
+    async fn ready(&self, sites: &[&str], terms: &Terms) {
+        for name in sites {
+            self.say(name, Heard::Ready(terms.digest())).await.expect("ready");
+        }
+    }
+
+    async fn send(&self, sites: &[&str], terms: &Terms) {
+        for name in sites {
+            let update = self.stage(name, terms).await;
+            self.say(name, update).await.expect("accepted");
+        }
+    }
+
+    /// Every site is ready, and sends its update.
+    async fn contribute(&self, terms: &Terms) {
+        self.ready(&SITES, terms).await;
+        self.roster(terms.slot.get()).await;
+        self.send(&SITES, terms).await;
+    }
 }
 
 async fn until(met: impl Fn() -> bool) {
@@ -250,14 +268,8 @@ async fn a_crash_after_each_input_changes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_round_whose_staged_update_is_gone_is_abandoned_with_that_reason_and_tried_again() {
     let folder = tempfile::tempdir().expect("a folder");
-    let world = World::open(folder.path()).await;
-    let terms = world.offer(0).await.expect("an offer");
-    for name in SITES {
-        world.say(name, Heard::Ready(terms.digest())).await.expect("ready");
-    }
-    world.roster(1).await;
-    let update = world.stage("alpha", &terms).await;
-    world.say("alpha", update).await.expect("accepted");
+    let (world, terms) = World::in_first_round(folder.path()).await;
+    world.send(&["alpha"], &terms).await;
     world.crash().await;
     std::fs::remove_dir_all(folder.path().join("state/blobs/staged")).expect("gone");
     let world = World::open(folder.path()).await;
@@ -275,17 +287,12 @@ async fn a_round_goes_on_without_a_site_that_is_removed_or_declines() {
     let folder = tempfile::tempdir().expect("a folder");
     let world = World::open(folder.path()).await;
     let terms = world.offer(0).await.expect("an offer");
-    for name in ["alpha", "beta"] {
-        world.say(name, Heard::Ready(terms.digest())).await.expect("ready");
-    }
+    world.ready(&["alpha", "beta"], &terms).await;
     world.house.remove_from_rounds(&site("gamma"), None).await;
     assert_eq!(world.roster(1).await.members.len(), 2);
     let late = world.say("gamma", Heard::Declined(terms.digest(), DeclineReason::Policy)).await;
     assert!(matches!(late, Err(Turned::Refused(Refusal::TooLate { .. }))), "{late:?}");
-    for name in ["alpha", "beta"] {
-        let update = world.stage(name, &terms).await;
-        world.say(name, update).await.expect("accepted");
-    }
+    world.send(&["alpha", "beta"], &terms).await;
     world.offer(1).await.expect("the next round");
     let history = world.history().await;
     assert!(history[0].released);
@@ -299,12 +306,7 @@ async fn a_round_goes_on_without_a_site_that_is_removed_or_declines() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_round_closed_the_same_update_is_answered_as_before_and_another_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
-    let world = World::open(folder.path()).await;
-    let terms = world.offer(0).await.expect("an offer");
-    for name in SITES {
-        world.say(name, Heard::Ready(terms.digest())).await.expect("ready");
-    }
-    world.roster(1).await;
+    let (world, terms) = World::in_first_round(folder.path()).await;
     let first = world.stage("alpha", &terms).await;
     world.say("alpha", first.clone()).await.expect("accepted");
     let other = Heard::Update { terms: terms.digest(), digest: Digest::blake3(b"other") };
@@ -312,10 +314,7 @@ async fn after_a_round_closed_the_same_update_is_answered_as_before_and_another_
         matches!(world.say("alpha", other.clone()).await, Err(Turned::NotKept { .. })),
         "nothing was staged"
     );
-    for name in ["beta", "gamma"] {
-        let update = world.stage(name, &terms).await;
-        world.say(name, update).await.expect("accepted");
-    }
+    world.send(&["beta", "gamma"], &terms).await;
     let next = world.offer(1).await.expect("the next round");
     let again = world.say("alpha", first).await.expect("answered as the first time");
     assert_eq!(again, Heed::Repeated, "and nothing of it is needed");
@@ -333,14 +332,8 @@ async fn a_stopped_study_abandons_its_round_and_a_paused_one_finishes_it() {
     let world = World::open(folder.path()).await;
     let terms = world.offer(0).await.expect("an offer");
     world.house.change_life(&world.entry, Change::Pause, "", "test").await.expect("paused");
-    for name in SITES {
-        world.say(name, Heard::Ready(terms.digest())).await.expect("the open round goes on");
-    }
-    world.roster(1).await;
-    for name in SITES {
-        let update = world.stage(name, &terms).await;
-        world.say(name, update).await.expect("accepted");
-    }
+    // The open round goes on.
+    world.contribute(&terms).await;
     until(|| world.entry.standing().waiting_for == "paused").await;
     assert_eq!(world.history().await.len(), 1);
     world.house.change_life(&world.entry, Change::Resume, "", "test").await.expect("resumed");
@@ -359,7 +352,7 @@ async fn what_was_staged_for_a_round_that_is_over_goes_with_its_study_or_at_the_
     let staged = folder.path().join("state/blobs/staged").join(world.entry.id.digest().to_string());
     let slots = || std::fs::read_dir(&staged).map_or(0, Iterator::count);
     let first = world.offer(0).await.expect("an offer");
-    finish_one(&world, &first).await;
+    world.contribute(&first).await;
     world.offer(1).await.expect("the next round");
     until(|| slots() == 0).await;
     world.stage("alpha", &first).await;
@@ -381,22 +374,15 @@ async fn what_was_staged_for_a_round_that_is_over_goes_with_its_study_or_at_the_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_could_not_be_kept_is_refused_and_counts_once_when_it_is_said_again() {
     let folder = tempfile::tempdir().expect("a folder");
-    let world = World::open(folder.path()).await;
-    let terms = world.offer(0).await.expect("an offer");
-    for name in SITES {
-        world.say(name, Heard::Ready(terms.digest())).await.expect("ready");
-    }
-    world.roster(1).await;
-    let alpha = world.stage("alpha", &terms).await;
-    world.say("alpha", alpha).await.expect("accepted");
+    let (world, terms) = World::in_first_round(folder.path()).await;
+    world.send(&["alpha"], &terms).await;
     let beta = world.stage("beta", &terms).await;
     world.house.store.refuse_writes(true).await;
     let refused = world.say("beta", beta.clone()).await;
     assert!(matches!(refused, Err(Turned::NotKept { .. })), "{refused:?}");
     world.house.store.refuse_writes(false).await;
     world.say("beta", beta).await.expect("said again it is kept");
-    let gamma = world.stage("gamma", &terms).await;
-    world.say("gamma", gamma).await.expect("accepted");
+    world.send(&["gamma"], &terms).await;
     world.offer(1).await.expect("the next round");
     let history = world.history().await;
     assert!(history[0].released && history[0].contributed.len() == 3, "{history:?}");
@@ -415,19 +401,7 @@ async fn finish(world: &World, mut slot: u64) {
     slot -= 1;
     while let Some(terms) = world.offer(slot).await {
         slot = terms.slot.get();
-        finish_one(world, &terms).await;
-    }
-}
-
-/// Every site is ready, and sends its update.
-async fn finish_one(world: &World, terms: &Terms) {
-    for name in SITES {
-        world.say(name, Heard::Ready(terms.digest())).await.expect("ready");
-    }
-    world.roster(terms.slot.get()).await;
-    for name in SITES {
-        let update = world.stage(name, terms).await;
-        world.say(name, update).await.expect("accepted");
+        world.contribute(&terms).await;
     }
 }
 
@@ -439,25 +413,15 @@ async fn a_site_that_stays_away_is_not_invited_but_named_and_invited_again_when_
     let first = world.offer(0).await.expect("an offer");
     assert_eq!(first.invited.len(), 3, "all are here");
     world.here.retain(|here| here.site() != &site("gamma"));
-    for name in ["alpha", "beta"] {
-        world.say(name, Heard::Ready(first.digest())).await.expect("ready");
-    }
+    world.ready(&["alpha", "beta"], &first).await;
     // Gamma is silent; the deadline ends the waiting.
     world.roster(1).await;
-    for name in ["alpha", "beta"] {
-        let update = world.stage(name, &first).await;
-        world.say(name, update).await.expect("accepted");
-    }
+    world.send(&["alpha", "beta"], &first).await;
     let second = world.offer(1).await.expect("the next round");
     assert!(!second.invited.contains(&site("gamma")), "it has been away for a third of a round");
     world.here.push(world.house.board.arrive(&site("gamma"), "test"));
-    for name in ["alpha", "beta"] {
-        world.say(name, Heard::Ready(second.digest())).await.expect("ready");
-    }
-    for name in ["alpha", "beta"] {
-        let update = world.stage(name, &second).await;
-        world.say(name, update).await.expect("accepted");
-    }
+    world.ready(&["alpha", "beta"], &second).await;
+    world.send(&["alpha", "beta"], &second).await;
     let third = world.offer(2).await.expect("the last round");
     assert!(third.invited.contains(&site("gamma")));
     let history = world.history().await;

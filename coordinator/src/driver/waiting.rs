@@ -15,10 +15,10 @@ use aggregation::life::{Change, Life};
 use aggregation::message::Terms;
 use aggregation::round::{Plan, Round};
 use aggregation::units::Timestamp;
+use proto::cli::chain;
 use proto::federation::Decision;
 
 use super::{Command, DISK_RETRY, Driver, Halt, Open, tell};
-use crate::coordinator::LogFault;
 use crate::setup::{Keyed, listed};
 use crate::store::StoreError;
 use crate::store::course::{Absence, Absences};
@@ -218,7 +218,7 @@ impl Driver {
         let log = match self.house.log.newest(&self.house.store).await {
             Ok(log) => log,
             Err(fault) => {
-                let fault = LogFault(&fault).to_string();
+                let fault = chain(&fault);
                 tracing::error!(study = %self.entry.id.short(), fault, "round was not opened");
                 self.waiting(fault);
                 return None;

@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use proto::cli::chain;
 use proto::federation as wire;
 use proto::limits::{MAX_LINE, MAX_OFFER};
 use tokio::fs::File;
@@ -33,7 +34,7 @@ use transparency::tile::Tile;
 
 use super::store_status;
 use crate::clock;
-use crate::coordinator::{Coordinator, LogFault};
+use crate::coordinator::Coordinator;
 use crate::identity::{KEPT, LOG, Peer, refused_status};
 use crate::log::LogError;
 use crate::log::witnesses::{CosignError, Witness, key_of};
@@ -181,7 +182,7 @@ pub(super) fn log_status(fault: &LogError) -> Status {
     if let LogError::Store(fault) = fault {
         return store_status(fault);
     }
-    tracing::error!(fault = %LogFault(fault), "the log refused");
+    tracing::error!(fault = %chain(fault), "the log refused");
     Status::internal("the coordinator cannot read or write its log")
 }
 
@@ -200,7 +201,7 @@ pub(super) async fn fetch(
         && let Err(fault) = house.log.show(&asked.checkpoint).await
     {
         // Whether it is evidence or not, the site gets its answer.
-        tracing::error!(fault = %LogFault(&fault), "what a site has cosigned cannot be looked at");
+        tracing::error!(fault = %chain(&fault), "what a site has cosigned cannot be looked at");
     }
     let offer =
         house.log.offer(asked.size, asked.old_size).await.map_err(|fault| log_status(&fault))?;

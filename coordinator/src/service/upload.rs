@@ -219,21 +219,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::clock;
-    use crate::config::Config;
-    use crate::identity::authority::Authority;
 
     #[tokio::test]
     async fn an_update_that_arrives_when_its_study_is_over_leaves_nothing_behind() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("coordinator.toml");
-        let text =
-            "consortium = \"north\"\nurl = \"https://localhost:1\"\nlisten = \"127.0.0.1:1\"\n";
-        std::fs::write(&file, text).expect("written");
-        crate::rehearsal::log_key(folder.path());
-        let (authority, _) = Authority::create("north", clock::now()).expect("a CA");
-        let config = Config::load(&file).expect("valid");
-        let house = Coordinator::open(config, Arc::new(authority)).await.expect("opened");
+        let house = crate::rehearsal::house(folder.path()).await;
         let (study, slot) = (StudyId::new(Digest::sha256(b"study")), SlotId::new(3));
         let site = HospitalId::new("alpha").expect("a valid name");
         let update = Bytes::from_static(b"an update");

@@ -161,9 +161,7 @@ impl Store {
     /// # Errors
     /// When the database refuses.
     pub(crate) async fn record(&self, now: Timestamp, leaves: &[Leaf]) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
-        leaf::append(&mut tx, now, leaves).await?;
-        tx.commit().await?;
-        Ok(())
+        let tx = self.begin().await?;
+        leaf::commit(tx, now, leaves).await
     }
 }

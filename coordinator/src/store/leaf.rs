@@ -83,6 +83,20 @@ pub(crate) async fn append(
     Ok(id)
 }
 
+/// Ends a transaction with the leaves of what was done in it: both are kept, or neither is.
+///
+/// # Errors
+/// As [`append`].
+pub(crate) async fn commit(
+    mut tx: Transaction<'_, Sqlite>,
+    at: Timestamp,
+    leaves: &[Leaf],
+) -> Result<(), StoreError> {
+    append(&mut tx, at, leaves).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

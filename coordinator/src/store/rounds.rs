@@ -158,9 +158,7 @@ impl Store {
             .bind(terms.study.to_string())
             .execute(&mut *tx)
             .await?;
-        leaf::append(&mut tx, now, facts).await?;
-        tx.commit().await?;
-        Ok(())
+        leaf::commit(tx, now, facts).await
     }
 
     /// Keeps inputs and the facts that follow from them; `first` is the number of the first.
@@ -191,9 +189,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
-        leaf::append(&mut tx, now, facts).await?;
-        tx.commit().await?;
-        Ok(())
+        leaf::commit(tx, now, facts).await
     }
 
     /// The open round of a study, if there is one.

@@ -79,9 +79,7 @@ impl Store {
             .with("agreement", agreement)
             .with("commitment", graph_nonce.to_string())
             .with("roll", charter.to_string());
-        leaf::append(&mut tx, now, &[fact]).await?;
-        tx.commit().await?;
-        Ok(())
+        leaf::commit(tx, now, &[fact]).await
     }
 
     /// The announcements of a study's sites.
@@ -134,9 +132,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         let fact = Leaf::of(study, "key_nonce").with("site", site.as_str()).with("nonce", nonce);
-        leaf::append(&mut tx, now, &[fact]).await?;
-        tx.commit().await?;
-        Ok(())
+        leaf::commit(tx, now, &[fact]).await
     }
 
     /// The nonces of a study's sites.
@@ -198,8 +194,7 @@ impl Store {
             .with("site", row.owner.as_str())
             .with("batch", row.number)
             .with("digest", row.digest.to_string());
-        leaf::append(&mut tx, now, &[fact]).await?;
-        tx.commit().await?;
+        leaf::commit(tx, now, &[fact]).await?;
         Ok(BatchKept::New)
     }
 

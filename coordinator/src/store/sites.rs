@@ -172,8 +172,7 @@ impl Store {
         if let Some(identity) = known.identity {
             fact = fact.with("identity", identity.to_string());
         }
-        leaf::append(&mut tx, now, &[fact]).await?;
-        tx.commit().await?;
+        leaf::commit(tx, now, &[fact]).await?;
         Ok(Site { state: SiteState::Approved, certificate_ends: Some(issued.ends), ..known })
     }
 
@@ -240,9 +239,7 @@ impl Store {
         let fact = Leaf::new("certificate_renewed")
             .with("site", site.as_str())
             .with("certificate", issued.fingerprint.to_string());
-        leaf::append(&mut tx, now, &[fact]).await?;
-        tx.commit().await?;
-        Ok(())
+        Ok(leaf::commit(tx, now, &[fact]).await?)
     }
 
     /// Every site, by name.
@@ -370,36 +367,9 @@ async fn keep_certificate(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::super::tokens::{Enrolment, Request};
+    use super::super::tokens::Enrolment;
+    use super::super::tokens::tests::{DAY, KEY, NOW, alpha, certificate, request, store};
     use super::*;
-
-    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-    const DAY: Duration = Duration::from_secs(24 * 3600);
-    const KEY: [u8; 32] = [7; 32];
-
-    fn alpha() -> HospitalId {
-        HospitalId::new("alpha").expect("a valid name")
-    }
-
-    fn request<'a>(csr: &'a [u8]) -> Request<'a> {
-        Request { csr, identity_key: &KEY }
-    }
-
-    fn certificate(text: &str) -> Issued {
-        Issued {
-            pem: text.to_owned(),
-            fingerprint: Digest::sha256(text.as_bytes()),
-            ends: NOW.saturating_add(30 * DAY),
-        }
-    }
-
-    async fn store() -> (tempfile::TempDir, Store) {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::open(folder.path()).await.expect("opened");
-        (folder, store)
-    }
 
     #[tokio::test]
     async fn a_revoked_site_needs_a_new_token_and_its_certificates_stay_revoked() {

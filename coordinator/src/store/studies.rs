@@ -96,8 +96,7 @@ impl Store {
         if done.rows_affected() == 0 {
             return Ok(false);
         }
-        leaf::append(&mut tx, now, &[fact]).await?;
-        tx.commit().await?;
+        leaf::commit(tx, now, &[fact]).await?;
         Ok(true)
     }
 
@@ -164,9 +163,7 @@ impl Store {
             .bind(study.to_string())
             .execute(&mut *tx)
             .await?;
-        leaf::append(&mut tx, now, facts).await?;
-        tx.commit().await?;
-        Ok(())
+        leaf::commit(tx, now, facts).await
     }
 
     /// Keeps where a study stands, why, and the fact. With the end of a study its last round is
@@ -195,8 +192,7 @@ impl Store {
             .bind(study.to_string())
             .execute(&mut *tx)
             .await?;
-        leaf::append(&mut tx, now, &[fact]).await?;
-        tx.commit().await?;
+        leaf::commit(tx, now, &[fact]).await?;
         Ok(keeping)
     }
 }

@@ -81,8 +81,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         let fact = Leaf::new("site_invited").with("site", site.as_str()).with("by", by);
-        leaf::append(&mut tx, now, &[fact]).await?;
-        tx.commit().await?;
+        leaf::commit(tx, now, &[fact]).await?;
         Ok((format!("{id}.{secret}"), ends))
     }
 
@@ -140,8 +139,7 @@ impl Store {
         let fact = Leaf::new("site_enrolled")
             .with("site", found.site.as_str())
             .with("identity", Digest::sha256(request.identity_key).to_string());
-        leaf::append(&mut tx, now, &[fact]).await?;
-        tx.commit().await?;
+        leaf::commit(tx, now, &[fact]).await?;
         Ok(Enrolment::Pending(found.site))
     }
 }
@@ -197,23 +195,23 @@ async fn progress(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::identity::authority::Issued;
 
-    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-    const DAY: Duration = Duration::from_secs(24 * 3600);
-    const KEY: [u8; 32] = [7; 32];
+    pub(in crate::store) const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+    pub(in crate::store) const DAY: Duration = Duration::from_secs(24 * 3600);
+    pub(in crate::store) const KEY: [u8; 32] = [7; 32];
 
-    fn alpha() -> HospitalId {
+    pub(in crate::store) fn alpha() -> HospitalId {
         HospitalId::new("alpha").expect("a valid name")
     }
 
-    fn request(csr: &[u8]) -> Request<'_> {
+    pub(in crate::store) fn request(csr: &[u8]) -> Request<'_> {
         Request { csr, identity_key: &KEY }
     }
 
-    fn certificate(text: &str) -> Issued {
+    pub(in crate::store) fn certificate(text: &str) -> Issued {
         Issued {
             pem: text.to_owned(),
             fingerprint: Digest::sha256(text.as_bytes()),
@@ -221,7 +219,7 @@ mod tests {
         }
     }
 
-    async fn store() -> (tempfile::TempDir, Store) {
+    pub(in crate::store) async fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path()).await.expect("opened");
         (folder, store)

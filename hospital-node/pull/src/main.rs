@@ -18,7 +18,7 @@ use hospital_pull::store::{IMAGES, Store, StoreError};
 use hospital_pull::trust::Trust;
 use hospital_pull::web::Web;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use proto::cli::{Exit, Failure, Format, write_failure, write_ok};
+use proto::cli::{Exit, Failure, Format, end, write_ok};
 use serde::Serialize;
 
 /// The longest job.
@@ -68,11 +68,7 @@ fn main() -> ExitCode {
     let format = arguments.format;
     match std::panic::catch_unwind(|| run(&arguments)) {
         Err(_) => Exit::Bug.into(),
-        Ok(Ok(exit)) => exit.into(),
-        Ok(Err(failure)) => {
-            let _ = write_failure(format, &mut io::stdout(), &mut io::stderr(), &failure);
-            failure.exit.into()
-        }
+        Ok(ended) => end(format, ended),
     }
 }
 

@@ -2,6 +2,9 @@
 //! lets through has the same pixels, meaning and place for the trainer's reader as the file had, and
 //! nothing of what the file says of a person.
 
+#[path = "../../../tests/scenarios/shared_data.rs"]
+mod shared_data;
+
 use std::path::{Path, PathBuf};
 
 use hospital_images::Image;
@@ -11,10 +14,7 @@ use hospital_pull::keep::Keep;
 use hospital_pull::names::Names;
 use hospital_pull::sieve::{Asked, Form, MOST, Rules, sieve};
 
-fn shared(name: &str) -> Option<PathBuf> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().map(|folder| folder.join("shared/data").join(name)).find(|path| path.is_dir())
-}
+use crate::shared_data::shared;
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
@@ -79,12 +79,9 @@ fn through(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "says how many files were compared, or why none")]
+#[expect(clippy::print_stderr, reason = "says how many files were compared")]
 fn the_trainers_reader_sees_no_difference() {
-    let Some(folder) = shared("dicom") else {
-        eprintln!("skipped: there is no shared/data/dicom beside the checkout");
-        return;
-    };
+    let Some(folder) = shared("dicom") else { return };
     let (mut same, mut refused) = (0, Vec::new());
     for file in files(&folder) {
         let bytes = std::fs::read(&file).expect("readable");
@@ -129,12 +126,8 @@ fn the_trainers_reader_sees_no_difference() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "says why nothing was tried")]
 fn malformed_files_are_refused_or_go_through_and_nothing_else_happens() {
-    let Some(folder) = shared("dicom-malformed") else {
-        eprintln!("skipped: there is no shared/data/dicom-malformed beside the checkout");
-        return;
-    };
+    let Some(folder) = shared("dicom-malformed") else { return };
     for file in files(&folder) {
         let bytes = std::fs::read(&file).expect("readable");
         // Never longer than it was, but for the ends of sequences and the pseudonyms.

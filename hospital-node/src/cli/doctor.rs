@@ -328,19 +328,8 @@ async fn check_answers(state: &State, mut client: Client, checks: &mut Checks) {
 async fn hello(client: &mut Client) -> Option<aggregation::units::Timestamp> {
     let request = WatchRequest { version: env!("CARGO_PKG_VERSION").to_owned() };
     let mut notices = client.watch(request).await.ok()?.into_inner();
-    match notices.message().await.ok()??.notice? {
-        notice::Notice::Hello(hello) => {
-            Some(aggregation::units::Timestamp::from_millis(hello.server_time_ms))
-        }
-        notice::Notice::Study(_)
-        | notice::Notice::Offer(_)
-        | notice::Notice::Roster(_)
-        | notice::Notice::Closed(_)
-        | notice::Notice::FinalSet(_)
-        | notice::Notice::SignedSet(_)
-        | notice::Notice::Log(_)
-        | notice::Notice::Keys(_) => None,
-    }
+    let notice::Notice::Hello(hello) = notices.message().await.ok()??.notice? else { return None };
+    Some(aggregation::units::Timestamp::from_millis(hello.server_time_ms))
 }
 
 fn readable(set: &DataSet) -> Result<String, (String, String)> {

@@ -8,10 +8,20 @@ mod stage;
 use aggregation::ids::Digest;
 
 use self::fake::Said;
-use self::stage::{MANIFEST, Stage, lenient};
+use self::stage::{Running, Stage, lenient};
 use super::*;
 use crate::policy::Policy;
+use crate::policy::tests::MANIFEST;
 use proto::federation as wire;
+
+async fn ready_in_the_first_slot() -> (Stage, Running) {
+    let mut stage = Stage::set(usize::MAX).await;
+    let running = stage.start().await;
+    running.offer(&stage.terms(1)).await;
+    assert_eq!(stage.next().await, Said::Fetch(0));
+    assert_eq!(stage.next().await, Said::Ready(1));
+    (stage, running)
+}
 
 #[tokio::test]
 async fn a_round_goes_from_the_offer_to_the_upload_and_leaves_only_the_model() {
@@ -35,28 +45,19 @@ async fn a_round_goes_from_the_offer_to_the_upload_and_leaves_only_the_model() {
 
 #[tokio::test]
 async fn after_a_kill_the_very_same_bytes_are_sent_and_nothing_is_trained_twice() {
-    let mut stage = Stage::set(usize::MAX).await;
-    let running = stage.start().await;
-    running.offer(&stage.terms(1)).await;
-    assert_eq!(stage.next().await, Said::Fetch(0));
-    assert_eq!(stage.next().await, Said::Ready(1));
+    let (mut stage, running) = ready_in_the_first_slot().await;
     running.kill().await;
 
-    let running = stage.start().await;
-    running.offer(&stage.terms(1)).await;
-    assert_eq!(stage.next().await, Said::Ready(1));
-    running.hears(stage.roster(1)).await;
-    assert_eq!(stage.next().await, Said::Update(1, stage.update(1)));
-    running.kill().await;
-
-    // Killed before the receipt was heard, for all we know: the same once more.
-    let running = stage.start().await;
-    running.offer(&stage.terms(1)).await;
-    assert_eq!(stage.next().await, Said::Ready(1));
-    running.hears(stage.roster(1)).await;
-    assert_eq!(stage.next().await, Said::Update(1, stage.update(1)));
-    assert_eq!(stage.trained_runs(), 1);
-    running.kill().await;
+    // The second time it was killed before the receipt was heard, for all we know.
+    for _ in 0..2 {
+        let running = stage.start().await;
+        running.offer(&stage.terms(1)).await;
+        assert_eq!(stage.next().await, Said::Ready(1));
+        running.hears(stage.roster(1)).await;
+        assert_eq!(stage.next().await, Said::Update(1, stage.update(1)));
+        assert_eq!(stage.trained_runs(), 1);
+        running.kill().await;
+    }
 
     // The bytes are lost: then nothing is sent at all.
     let update = folder_of(&stage.house, stage.charter.id()).join("1.update");
@@ -156,11 +157,7 @@ async fn a_house_that_says_no_is_heard_with_its_reason() {
 
 #[tokio::test]
 async fn a_cap_that_is_tightened_while_we_run_binds_the_next_round() {
-    let mut stage = Stage::set(usize::MAX).await;
-    let running = stage.start().await;
-    running.offer(&stage.terms(1)).await;
-    assert_eq!(stage.next().await, Said::Fetch(0));
-    assert_eq!(stage.next().await, Said::Ready(1));
+    let (mut stage, running) = ready_in_the_first_slot().await;
 
     let faulty = "state = \"state\"\ncolour = 1\n";
     let strict = "state = \"state\"\n[network]\nproxy = \"none\"\n[data.images]\nkind = \"npz\"\npath = \"a.npz\"\n";
@@ -175,11 +172,7 @@ async fn a_cap_that_is_tightened_while_we_run_binds_the_next_round() {
 
 #[tokio::test]
 async fn a_withdrawal_on_the_command_line_ends_the_round_and_later_ones() {
-    let mut stage = Stage::set(usize::MAX).await;
-    let running = stage.start().await;
-    running.offer(&stage.terms(1)).await;
-    assert_eq!(stage.next().await, Said::Fetch(0));
-    assert_eq!(stage.next().await, Said::Ready(1));
+    let (mut stage, running) = ready_in_the_first_slot().await;
 
     // As `study withdraw` does it: another process on the same journal.
     let command = Journal::open(&stage.house.state.journal()).await.expect("opens");

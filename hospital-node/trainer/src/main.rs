@@ -14,7 +14,7 @@ use hospital_trainer::dataset::{self, DatasetError, Look, SiteSecret, Source};
 use hospital_trainer::serve::Settings;
 use hospital_trainer::{backend, confine, memory, serve, show, split, synthetic};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use proto::cli::{Exit, Failure, Format, write_failure, write_ok};
+use proto::cli::{Exit, Failure, Format, chain, end, write_ok};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -154,11 +154,7 @@ fn main() -> ExitCode {
     let format = arguments.format;
     match std::panic::catch_unwind(|| run(arguments)) {
         Err(_) => Exit::Bug.into(),
-        Ok(Ok(exit)) => exit.into(),
-        Ok(Err(failure)) => {
-            let _ = write_failure(format, &mut io::stdout(), &mut io::stderr(), &failure);
-            failure.exit.into()
-        }
+        Ok(ended) => end(format, ended),
     }
 }
 
@@ -299,17 +295,6 @@ fn print(
 
 fn unusable(error: &DatasetError) -> Failure {
     Failure::failed("data_source", chain(error))
-}
-
-/// The error and what is behind it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn text(path: &Path) -> Result<&str, Failure> {

@@ -66,13 +66,7 @@ struct Refused(String);
 impl Refused {
     /// Says what went wrong, with the causes behind it.
     fn because(error: &dyn std::error::Error) -> Self {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        Self(text)
+        Self(proto::cli::chain(error))
     }
 }
 

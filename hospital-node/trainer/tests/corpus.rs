@@ -1,31 +1,14 @@
 //! Files of other people's making, sound and broken, through the reader. Skipped with a printed
 //! reason where the collection is not at hand.
 
-#![expect(clippy::print_stderr, reason = "a skipped test says why")]
-
-use std::path::{Path, PathBuf};
+#[path = "../../../tests/scenarios/shared_data.rs"]
+mod shared_data;
 
 use hospital_trainer::dataset::scan::Report;
 use hospital_trainer::dataset::{Fault, Look, SiteSecret, Source, look};
 use hospital_trainer::show::show;
 
-/// The folder of shared data: where the environment says, or beside the workspace.
-#[expect(clippy::disallowed_methods, reason = "where test data lies is not configuration")]
-fn shared(folder: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("CONSILIUM_SHARED_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
-        PathBuf::from,
-    );
-    let path = root.join(folder);
-    if path.is_dir() {
-        return Some(path);
-    }
-    eprintln!(
-        "skipped: there is no folder {} (CONSILIUM_SHARED_DATA names another)",
-        path.display()
-    );
-    None
-}
+use crate::shared_data::shared;
 
 #[test]
 fn any_readable_file_is_shown_by_the_names_of_its_format() {

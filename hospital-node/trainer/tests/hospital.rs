@@ -26,6 +26,25 @@ fn scanned(folder: &Path, classes: &[String]) -> Result<Contents, DatasetError> 
     look(&source(folder), how, &|_, _| ())
 }
 
+/// Opened for a study with this in its task.
+fn opened(folder: &Path, task: &str, memory: u64) -> Result<Dataset, DatasetError> {
+    let study = format!(
+        "name = \"t\"\n[task]\nkind = \"classification\"\nclasses = [\"normal\", \"lesion\"]\n{task}\n\
+         [model]\narch = \"linear\"\n[train]\nrounds = 1\nstrategy = \"fedsgd\"\nlearning_rate = 1.0\n\
+         [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 3\n"
+    );
+    let study = proto::manifest::parse(&study).expect("a valid manifest");
+    let preparation = hospital_trainer::preprocess::Preparation::new(&study.task);
+    let secret = SiteSecret::new([5; 32]);
+    let how = Look {
+        secret: &secret,
+        classes: Some(&study.task.classes),
+        preparation: Some(&preparation),
+        memory,
+    };
+    Dataset::open(&source(folder), how)
+}
+
 fn classes() -> Vec<String> {
     CLASSES.map(str::to_owned).to_vec()
 }
@@ -52,23 +71,9 @@ fn what_is_generated_scans_clean_and_is_the_same_for_the_same_seed() {
 fn one_hospital_stores_its_images_inverted_and_they_are_prepared_alike() {
     let mean = |site| {
         let folder = hospital(Request { site, patients: 30, ..REQUEST });
-        let study = proto::manifest::parse(
-            "name = \"t\"\n[task]\nkind = \"classification\"\nclasses = [\"normal\", \"lesion\"]\n\
-             input = { channels = 1, height = 24, width = 24 }\n\
-             preprocess = { window = \"from-file\", mean = 0.5, sd = 0.25 }\n\
-             [model]\narch = \"linear\"\n[train]\nrounds = 1\nstrategy = \"fedsgd\"\nlearning_rate = 1.0\n\
-             [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 3\n",
-        )
-        .expect("a valid manifest");
-        let preparation = hospital_trainer::preprocess::Preparation::new(&study.task);
-        let secret = SiteSecret::new([5; 32]);
-        let how = Look {
-            secret: &secret,
-            classes: Some(&study.task.classes),
-            preparation: Some(&preparation),
-            memory: 1 << 24,
-        };
-        let data = Dataset::open(&source(folder.path()), how).expect("clean");
+        let task = "input = { channels = 1, height = 24, width = 24 }\n\
+                    preprocess = { window = \"from-file\", mean = 0.5, sd = 0.25 }";
+        let data = opened(folder.path(), task, 1 << 24).expect("clean");
         let bytes = std::fs::read(folder.path().join("p0001-1.dcm")).expect("a file");
         let inverted = bytes.windows(11).any(|window| window == b"MONOCHROME1");
         let corner: f32 = (0..data.train.len()).map(|i| data.train.image(i)[0]).sum();
@@ -142,20 +147,8 @@ fn each_bad_file_is_named_with_its_reason_and_the_scan_goes_on() {
 #[test]
 fn more_than_the_allowed_memory_is_refused_before_an_image_is_read() {
     let folder = hospital(REQUEST);
-    let study = "name = \"t\"\n[task]\nkind = \"classification\"\nclasses = [\"normal\", \"lesion\"]\n\
-         input = { channels = 1, height = 512, width = 512 }\n[model]\narch = \"linear\"\n\
-         [train]\nrounds = 1\nstrategy = \"fedsgd\"\nlearning_rate = 1.0\n\
-         [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 3\n";
-    let study = proto::manifest::parse(study).expect("a valid manifest");
-    let preparation = hospital_trainer::preprocess::Preparation::new(&study.task);
-    let secret = SiteSecret::new([5; 32]);
-    let how = Look {
-        secret: &secret,
-        classes: Some(&study.task.classes),
-        preparation: Some(&preparation),
-        memory: 1 << 20,
-    };
-    let error = Dataset::open(&source(folder.path()), how).expect_err("refused");
+    let task = "input = { channels = 1, height = 512, width = 512 }";
+    let error = opened(folder.path(), task, 1 << 20).expect_err("refused");
     assert!(matches!(error, DatasetError::TooLarge { .. }), "{error}");
 }
 

@@ -229,6 +229,15 @@ async fn collector(
     }
 }
 
+/// A port of this machine, and the settings that lead to it.
+async fn receiver(keys: &Keys) -> (TcpListener, Receiver) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let client = (keys.client.0.as_bytes(), keys.client.1.as_bytes());
+    let receiver = Receiver::new(&address, keys.ca.as_bytes(), Some(client)).expect("settings");
+    (listener, receiver)
+}
+
 fn spooled(folder: &Path, lines: std::ops::Range<u32>) -> Arc<Mutex<Spool>> {
     let mut spool = Spool::open(folder, 1 << 20).expect("opened");
     for number in lines {
@@ -252,17 +261,15 @@ async fn lines_wait_for_their_receiver_and_come_in_order_once_it_is_there() {
     let keys = keys();
     let folder = tempfile::tempdir().expect("a folder");
     let spool = spooled(folder.path(), 0..30);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound").to_string();
-    let client = (keys.client.0.as_bytes(), keys.client.1.as_bytes());
-    let receiver = Receiver::new(&address, keys.ca.as_bytes(), Some(client)).expect("settings");
+    let (listener, receiver) = receiver(&keys).await;
+    let address = listener.local_addr().expect("bound");
     let (tell, mut heard) = mpsc::unbounded_channel();
     drop(listener);
     let sending = feed(&receiver, Waiting(Arc::clone(&spool)));
     let story = async {
         // Nobody listens at first.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let listener = TcpListener::bind(&address).await.expect("the same port");
+        let listener = TcpListener::bind(address).await.expect("the same port");
         let collecting = collector(listener, &keys, tell, usize::MAX);
         let telling = async {
             assert_eq!(numbers(&hear(&mut heard, 29).await), (0..30).collect::<Vec<_>>());
@@ -286,10 +293,7 @@ async fn a_receiver_that_breaks_off_gets_the_same_lines_again() {
     let keys = keys();
     let folder = tempfile::tempdir().expect("a folder");
     let spool = spooled(folder.path(), 0..30);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound").to_string();
-    let client = (keys.client.0.as_bytes(), keys.client.1.as_bytes());
-    let receiver = Receiver::new(&address, keys.ca.as_bytes(), Some(client)).expect("settings");
+    let (listener, receiver) = receiver(&keys).await;
     let (tell, mut heard) = mpsc::unbounded_channel();
     let story = async {
         // It takes a few bytes and is gone, again and again.

@@ -232,17 +232,7 @@ impl Play {
         assert_eq!(named, self.round.terms().invited.len());
         let alarm = |output: &&Output| matches!(output, Output::Fact(Fact::Alarm { .. }));
         assert_eq!(self.told.iter().find(alarm), None);
-        let released = self.told.iter().find_map(|output| match output {
-            Output::Release(release) => Some(release),
-            Output::Offer(_)
-            | Output::Freeze(_)
-            | Output::Fix(_)
-            | Output::Unmask(_)
-            | Output::WakeAt(_)
-            | Output::Fact(_)
-            | Output::Close(_) => None,
-        });
-        let Some(release) = released else { return false };
+        let Some(release) = self.told.iter().find_map(Output::release) else { return false };
         let found = release.contributed.len();
         assert!(found >= usize::from(self.house.charter().study().cohort.quorum));
         if !self.tainted {

@@ -176,16 +176,9 @@ impl Masked {
         loop {
             let told = self
                 .seat()?
-                .await_notice("keys", |notice| match notice {
-                    notice::Notice::Keys(told) => Some(told),
-                    notice::Notice::Hello(_)
-                    | notice::Notice::Study(_)
-                    | notice::Notice::Offer(_)
-                    | notice::Notice::Roster(_)
-                    | notice::Notice::FinalSet(_)
-                    | notice::Notice::SignedSet(_)
-                    | notice::Notice::Closed(_)
-                    | notice::Notice::Log(_) => None,
+                .await_notice("keys", |notice| {
+                    let notice::Notice::Keys(told) = notice else { return None };
+                    Some(told)
                 })
                 .await?;
             if self.follow(&key_setup(&told)?).await? {

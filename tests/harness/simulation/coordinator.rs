@@ -148,7 +148,7 @@ impl Coordinator {
             }
             last.extend(round.combine_here());
             // Facts are in the journal with the inputs that they follow from.
-            for fact in last.iter().filter_map(tell::fact) {
+            for fact in last.iter().filter_map(Output::fact) {
                 stage.watch.fact(slot, fact);
             }
         }

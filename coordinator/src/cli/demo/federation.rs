@@ -15,7 +15,9 @@ use std::time::Duration;
 use proto::channel::{ClientIdentity, Proxy, Target, Trust};
 use proto::cli::{Exit, Failure};
 use proto::federation::operator_client::OperatorClient;
-use proto::federation::{ApproveSiteRequest, CreateTokenRequest, ListSitesRequest, SiteState};
+use proto::federation::{
+    ApproveSiteRequest, CreateTokenRequest, ListSitesRequest, SiteState, SiteView,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tokio::process::{Child, Command};
@@ -208,12 +210,7 @@ impl Federation {
     async fn connected(&self, operator: &mut OperatorClient<Channel>) -> Result<(), Failure> {
         let mut waited = Duration::ZERO;
         loop {
-            let sites = operator
-                .list_sites(ListSitesRequest {})
-                .await
-                .map_err(|status| refused("the list of sites", &status))?
-                .into_inner()
-                .sites;
+            let sites = sites(operator).await?;
             let missing: Vec<_> = sites
                 .iter()
                 .filter(|site| !site.connected)
@@ -314,8 +311,7 @@ impl Federation {
         }
         let mut waited = Duration::ZERO;
         while waited < NOTICED {
-            let listed = operator.list_sites(ListSitesRequest {}).await;
-            let sites = listed.map(|sites| sites.into_inner().sites).unwrap_or_default();
+            let sites = sites(operator).await.unwrap_or_default();
             if !sites.iter().any(|site| site.site == name && site.connected) {
                 break;
             }
@@ -371,16 +367,16 @@ impl Hospital {
     }
 }
 
+async fn sites(operator: &mut OperatorClient<Channel>) -> Result<Vec<SiteView>, Failure> {
+    let listed = operator.list_sites(ListSitesRequest {}).await;
+    let listed = listed.map_err(|status| refused("the list of sites", &status))?;
+    Ok(listed.into_inner().sites)
+}
+
 async fn approve_site(operator: &mut OperatorClient<Channel>, name: &str) -> Result<(), Failure> {
     let mut waited = Duration::ZERO;
     loop {
-        let sites = operator
-            .list_sites(ListSitesRequest {})
-            .await
-            .map_err(|status| refused("the list of sites", &status))?
-            .into_inner()
-            .sites;
-        let site = sites.into_iter().find(|site| site.site == name);
+        let site = sites(operator).await?.into_iter().find(|site| site.site == name);
         if let Some(site) = site.filter(|site| site.state() == SiteState::Pending) {
             let identity_fingerprint = site.identity_fingerprint;
             operator

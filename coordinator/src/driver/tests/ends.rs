@@ -9,18 +9,6 @@ impl World {
     async fn facts(&self) -> Vec<String> {
         self.house.store.facts_after(0, 1_000).await.expect("read")
     }
-
-    /// Every site is ready for the open round and sends its update.
-    async fn contribute(&self, terms: &Terms) {
-        for name in SITES {
-            self.say(name, Heard::Ready(terms.digest())).await.expect("ready");
-        }
-        self.roster(terms.slot.get()).await;
-        for name in SITES {
-            let update = self.stage(name, terms).await;
-            self.say(name, update).await.expect("accepted");
-        }
-    }
 }
 
 /// Where the one fact of this kind, with these words, stands.
@@ -151,7 +139,7 @@ async fn the_share_that_is_kept_is_that_of_the_first_release_whatever_is_configu
     world.contribute(&first).await;
     world.offer(1).await.expect("the next round");
     world.crash().await;
-    let config = format!("{CONFIG}[recompute]\nshare = 1\n");
+    let config = format!("{}[recompute]\nshare = 1\n", crate::rehearsal::CONFIG);
     std::fs::write(folder.path().join("coordinator.toml"), config).expect("written");
     let world = World::open(folder.path()).await;
     let second = world.offer(1).await.expect("an offer");
@@ -178,16 +166,8 @@ async fn aside<T>(folder: &Path, act: impl AsyncFnOnce(&Store) -> T) -> T {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_with_a_receipt_is_in_the_log_though_its_round_cannot_be_rebuilt() {
     let folder = tempfile::tempdir().expect("a folder");
-    let world = World::open(folder.path()).await;
-    let terms = world.offer(0).await.expect("an offer");
-    for name in SITES {
-        world.say(name, Heard::Ready(terms.digest())).await.expect("ready");
-    }
-    world.roster(1).await;
-    for name in ["alpha", "beta"] {
-        let update = world.stage(name, &terms).await;
-        world.say(name, update).await.expect("accepted");
-    }
+    let (world, terms) = World::in_first_round(folder.path()).await;
+    world.send(&["alpha", "beta"], &terms).await;
     world.crash().await;
     aside(folder.path(), async |store| {
         let (digest, now) = (Digest::blake3(b"gone"), clock::now());

@@ -6,14 +6,13 @@ use std::time::Duration;
 use hospital_pull::archive::Patience;
 use hospital_pull::dimse::Dimse;
 use hospital_pull::fault::Fault;
-use hospital_pull::pull::PullError;
-use hospital_pull::store::Holdings;
 
 use crate::held::contents;
-use crate::house::{PATIENCE, betrays, pull_once, reasons};
+use crate::house::{
+    ALL, IMPATIENCE, PATIENCE, betrays, pull_all, pull_five_in_vain, pull_nothing, pull_once,
+    reasons, refusal,
+};
 use crate::scp::{Manner, serve};
-
-const ALL: &str = "modality = [\"CR\"]\nlabel = \"normal\"";
 
 fn dimse(port: u16, patience: Patience) -> Dimse {
     Dimse::new("127.0.0.1".to_owned(), port, None, "ARCHIVE".to_owned(), "US".to_owned(), patience)
@@ -24,13 +23,7 @@ fn all_images_come_once_and_name_nobody() {
     for manner in [Manner::Good, Manner::Reticent] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (port, counts) = serve(contents(), manner);
-        let report = pull_once(&mut dimse(port, PATIENCE), scratch.path(), ALL).expect("a report");
-        assert_eq!(reasons(&report), [""; 0], "{report:?}");
-        assert_eq!((report.found, report.fetched, report.already), (12, 12, 0));
-        let holds =
-            Holdings { bytes: report.holds.bytes, patients: 3, studies: 6, series: 6, images: 12 };
-        assert_eq!(report.holds, holds);
-        assert_eq!(betrays(scratch.path()), None);
+        pull_all(&mut dimse(port, PATIENCE), scratch.path());
         assert_eq!(counts.associations.load(Ordering::SeqCst), 2, "one to ask, one to fetch");
 
         let again = pull_once(&mut dimse(port, PATIENCE), scratch.path(), ALL).expect("a report");
@@ -72,11 +65,8 @@ fn whatever_an_archive_sends_it_is_one_line_each_and_nothing_is_kept_of_it() {
     ] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (port, counts) = serve(contents(), manner);
-        let report = pull_once(&mut dimse(port, PATIENCE), scratch.path(), ALL).expect("a report");
-        assert_eq!(reasons(&report), [reason; 12], "{manner:?}");
-        assert_eq!((report.fetched, report.holds.images), (0, 0), "{manner:?}");
+        pull_nothing(&mut dimse(port, PATIENCE), scratch.path(), reason);
         assert_eq!(counts.instances.load(Ordering::SeqCst), 24, "{manner:?}: asked for once more");
-        assert_eq!(betrays(scratch.path()), None, "{manner:?}");
     }
 }
 
@@ -102,22 +92,11 @@ fn an_association_that_ends_is_opened_again() {
 
 #[test]
 fn an_archive_that_dribbles_or_says_nothing_is_left_after_a_few_tries() {
-    let patience = Patience {
-        silence: Duration::from_millis(400),
-        answer: Duration::from_millis(800),
-        ..PATIENCE
-    };
     for manner in [Manner::Slow, Manner::Mute] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (port, counts) = serve(contents(), manner);
-        let report = pull_once(&mut dimse(port, patience), scratch.path(), ALL).expect("a report");
-        assert_eq!(report.fetched, 0, "{manner:?}");
-        assert!(
-            reasons(&report).iter().all(|reason| *reason == "timeout"),
-            "{manner:?} {report:?}"
-        );
+        pull_five_in_vain(&mut dimse(port, IMPATIENCE), scratch.path());
         assert_eq!(counts.instances.load(Ordering::SeqCst), 5, "{manner:?}");
-        assert_eq!((report.failed.len(), report.not_tried), (5, 7), "{manner:?}");
     }
 }
 
@@ -142,14 +121,9 @@ fn an_archive_that_cannot_be_asked_ends_the_pull_with_one_line() {
         (Manner::Nonsense, Fault::Answer("a PDU")),
         (Manner::EndlessAnswers, Fault::Slow),
     ] {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
         let (port, _) = serve(contents(), manner);
-        match pull_once(&mut dimse(port, patience), scratch.path(), ALL) {
-            Err(PullError::Archive(fault)) => assert_eq!(fault, expected, "{manner:?}"),
-            other => assert!(other.is_err_and(|error| error.to_string().is_empty()), "{manner:?}"),
-        }
+        assert_eq!(refusal(&mut dimse(port, patience)), expected, "{manner:?}");
     }
-    let scratch = tempfile::tempdir().expect("a scratch folder");
-    let nobody = pull_once(&mut dimse(1, PATIENCE), scratch.path(), ALL);
-    assert!(matches!(nobody, Err(PullError::Archive(Fault::Unreachable(_)))), "{nobody:?}");
+    let nobody = refusal(&mut dimse(1, PATIENCE));
+    assert!(matches!(nobody, Fault::Unreachable(_)), "{nobody:?}");
 }

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use hospital_pull::archive::{Archive, Patience};
+use hospital_pull::fault::Fault;
 use hospital_pull::job::Job;
 use hospital_pull::names::Names;
 use hospital_pull::pull::{Progress, PullError, Report, pull};
-use hospital_pull::store::Store;
+use hospital_pull::store::{Holdings, Store};
 
 pub(crate) const SECRET: [u8; 32] = [7; 32];
 pub(crate) const SR: &str = "1.2.840.10008.5.1.4.1.1.88.11";
@@ -20,6 +21,16 @@ pub(crate) const PATIENCE: Patience = Patience {
     silence: Duration::from_secs(2),
     answer: Duration::from_secs(4),
 };
+
+/// The same for an archive that is too slow.
+pub(crate) const IMPATIENCE: Patience = Patience {
+    silence: Duration::from_millis(400),
+    answer: Duration::from_millis(800),
+    ..PATIENCE
+};
+
+/// The section that all twelve images of [`crate::held::contents`] meet.
+pub(crate) const ALL: &str = "modality = [\"CR\"]\nlabel = \"normal\"";
 
 /// A job with this much of a section; what it is fetched from is given apart.
 pub(crate) fn job(folder: &Path, section: &str) -> Job {
@@ -51,6 +62,44 @@ pub(crate) fn pull_once(
     let report = pull(&job(folder, section), &names, archive, &mut store, &Silent(Cell::new(0)))?;
     store.write_manifest()?;
     Ok(report)
+}
+
+/// Pulls all of [`crate::held::contents`] into an empty folder; nothing is wrong, and nothing says
+/// who they are.
+pub(crate) fn pull_all(archive: &mut dyn Archive, folder: &Path) -> Report {
+    let report = pull_once(archive, folder, ALL).expect("a report");
+    assert_eq!(reasons(&report), [""; 0], "{report:?}");
+    assert_eq!((report.found, report.fetched, report.already), (12, 12, 0));
+    let bytes = report.holds.bytes;
+    let holds = Holdings { bytes, patients: 3, studies: 6, series: 6, images: 12 };
+    assert_eq!(report.holds, holds);
+    assert_eq!(betrays(folder), None);
+    report
+}
+
+/// Pulls from an archive that sends nothing as it should: one line for each image, nothing kept.
+pub(crate) fn pull_nothing(archive: &mut dyn Archive, folder: &Path, reason: &str) -> Report {
+    let report = pull_once(archive, folder, ALL).expect("a report");
+    assert_eq!(reasons(&report), [reason; 12]);
+    assert_eq!((report.fetched, report.holds.images), (0, 0), "{reason}");
+    assert_eq!(betrays(folder), None, "{reason}");
+    report
+}
+
+/// Pulls from an archive that keeps us waiting: it is left after five tries.
+pub(crate) fn pull_five_in_vain(archive: &mut dyn Archive, folder: &Path) {
+    let report = pull_once(archive, folder, ALL).expect("a report");
+    assert_eq!(reasons(&report), ["timeout"; 5], "{report:?}");
+    assert_eq!((report.fetched, report.not_tried), (0, 7));
+}
+
+/// Why an archive ended a pull before it began.
+pub(crate) fn refusal(archive: &mut dyn Archive) -> Fault {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    match pull_once(archive, scratch.path(), ALL) {
+        Err(PullError::Archive(fault)) => fault,
+        other => unreachable!("expected to be refused, found {other:?}"),
+    }
 }
 
 /// Every reason that a report has, sorted.

@@ -16,10 +16,8 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::held::contents;
-use crate::house::{PATIENCE, pull_once};
+use crate::house::{ALL, PATIENCE, pull_once};
 use crate::{scp, server};
-
-const ALL: &str = "modality = [\"CR\"]";
 
 /// An authority, the archive's certificate and ours.
 struct Paper {

@@ -1,22 +1,20 @@
 //! By DICOMweb.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use hospital_images::dicom::Stored;
-use hospital_pull::archive::{Archive as _, Patience};
+use hospital_pull::archive::Archive as _;
 use hospital_pull::fault::Fault;
 use hospital_pull::job::{Login, Proxy};
 use hospital_pull::names::Names;
-use hospital_pull::pull::PullError;
-use hospital_pull::store::Holdings;
 use hospital_pull::web::Web;
 
 use crate::held::{Held, contents};
-use crate::house::{PATIENCE, SECRET, SR, betrays, pull_once, reasons};
+use crate::house::{
+    ALL, IMPATIENCE, PATIENCE, SECRET, SR, pull_all, pull_five_in_vain, pull_nothing, pull_once,
+    refusal,
+};
 use crate::server::{Manner, serve};
-
-const ALL: &str = "modality = [\"CR\"]\nlabel = \"normal\"";
 
 fn web(base: &str) -> Web {
     Web::new(base, None, None, &Proxy::Direct, PATIENCE)
@@ -26,13 +24,7 @@ fn web(base: &str) -> Web {
 fn all_images_come_once_and_name_nobody() {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let (base, asked) = serve(contents(), Manner::Good);
-    let report = pull_once(&mut web(&base), scratch.path(), ALL).expect("a report");
-    assert_eq!((report.found, report.fetched, report.already), (12, 12, 0), "{report:?}");
-    assert_eq!(reasons(&report), [""; 0]);
-    let holds =
-        Holdings { bytes: report.holds.bytes, patients: 3, studies: 6, series: 6, images: 12 };
-    assert_eq!(report.holds, holds);
-    assert_eq!(betrays(scratch.path()), None);
+    let report = pull_all(&mut web(&base), scratch.path());
     // Each image is what the archive has, but for its names.
     let names = Names::new(SECRET);
     let list = std::fs::read_to_string(scratch.path().join("manifest.csv")).expect("a list");
@@ -116,11 +108,8 @@ fn whatever_an_archive_sends_it_is_one_line_each_and_nothing_is_kept_of_it() {
     ] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (base, asked) = serve(contents(), manner.clone());
-        let report = pull_once(&mut web(&base), scratch.path(), ALL).expect("a report");
-        assert_eq!(reasons(&report), [reason; 12], "{manner:?}");
-        assert_eq!((report.fetched, report.holds.images), (0, 0), "{manner:?}");
+        let report = pull_nothing(&mut web(&base), scratch.path(), reason);
         assert_eq!(asked.instances(), 24, "{manner:?}: asked for once more");
-        assert_eq!(betrays(scratch.path()), None, "{manner:?}");
         let left = std::fs::read_dir(scratch.path().join("unfinished")).expect("a folder").count();
         assert_eq!(left, 0, "{manner:?}");
         assert!(report.failed.iter().all(|failed| !failed.detail.contains("CANARY")));
@@ -139,19 +128,12 @@ fn a_moments_trouble_and_a_bare_file_are_no_failures() {
 
 #[test]
 fn an_archive_that_dribbles_or_says_nothing_is_left_after_a_few_tries() {
-    let patience = Patience {
-        silence: Duration::from_millis(400),
-        answer: Duration::from_millis(800),
-        ..PATIENCE
-    };
     for manner in [Manner::Slow, Manner::Mute] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (base, asked) = serve(contents(), manner.clone());
-        let mut web = Web::new(&base, None, None, &Proxy::Direct, patience);
-        let report = pull_once(&mut web, scratch.path(), ALL).expect("a report");
-        assert_eq!((report.fetched, asked.instances()), (0, 5), "{manner:?}");
-        assert!(reasons(&report).iter().all(|reason| *reason == "timeout"), "{report:?}");
-        assert_eq!((report.failed.len(), report.not_tried), (5, 7), "{manner:?}");
+        let mut web = Web::new(&base, None, None, &Proxy::Direct, IMPATIENCE);
+        pull_five_in_vain(&mut web, scratch.path());
+        assert_eq!(asked.instances(), 5, "{manner:?}");
     }
 }
 
@@ -162,17 +144,12 @@ fn lists_that_are_wrong_end_the_pull_with_one_line() {
         (Manner::EndlessList, Fault::TooLarge("the answer")),
         (Manner::Locked("Bearer x"), Fault::Refused("HTTP status 401".to_owned())),
     ] {
-        let scratch = tempfile::tempdir().expect("a scratch folder");
         let (base, asked) = serve(contents(), manner.clone());
-        match pull_once(&mut web(&base), scratch.path(), ALL) {
-            Err(PullError::Archive(fault)) => assert_eq!(fault, expected, "{manner:?}"),
-            other => assert!(other.is_err_and(|error| error.to_string().is_empty()), "{manner:?}"),
-        }
+        assert_eq!(refusal(&mut web(&base)), expected, "{manner:?}");
         assert_eq!(asked.instances(), 0, "{manner:?}");
     }
-    let scratch = tempfile::tempdir().expect("a scratch folder");
-    let nobody = pull_once(&mut web("http://127.0.0.1:1/"), scratch.path(), ALL);
-    assert!(matches!(nobody, Err(PullError::Archive(Fault::Unreachable(_)))), "{nobody:?}");
+    let nobody = refusal(&mut web("http://127.0.0.1:1/"));
+    assert!(matches!(nobody, Fault::Unreachable(_)), "{nobody:?}");
 }
 
 #[test]

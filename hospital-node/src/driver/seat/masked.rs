@@ -185,18 +185,8 @@ impl Seat {
                 Ok(false)
             }
             Event::Unmask(asked) if before != after && after == "unmask" => {
-                let given = actions.iter().find_map(|action| match action {
-                    Action::Unmask { own, recovery, .. } => Some((own, recovery)),
-                    Action::Train(_)
-                    | Action::Ready { .. }
-                    | Action::Decline { .. }
-                    | Action::Upload { .. }
-                    | Action::Mask { .. }
-                    | Action::Sign { .. }
-                    | Action::Forget(_) => None,
-                });
                 let (Some(ours), Some(roster), Some((own, recovery))) =
-                    (self.ours(), roster, given)
+                    (self.ours(), roster, actions.iter().find_map(Action::shares))
                 else {
                     return Ok(false);
                 };

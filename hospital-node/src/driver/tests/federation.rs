@@ -470,16 +470,7 @@ const fn step_of(said: &message::Said) -> Last {
 /// The release among what was told, when the round was exact and gave no alarm.
 pub(super) fn released(told: &[Output]) -> Option<&Release> {
     assert!(!told.iter().any(|o| matches!(o, Output::Fact(Fact::Alarm { .. }))), "an alarm");
-    told.iter().find_map(|output| match output {
-        Output::Release(release) => Some(release.as_ref()),
-        Output::Offer(_)
-        | Output::Freeze(_)
-        | Output::Fix(_)
-        | Output::Unmask(_)
-        | Output::WakeAt(_)
-        | Output::Fact(_)
-        | Output::Close(_) => None,
-    })
+    told.iter().find_map(Output::release)
 }
 
 impl Other {

@@ -23,34 +23,11 @@ use super::super::*;
 use super::fake::{Batches, Fake, Said};
 use crate::config::{DataKind, DataSet, Proxy, Trainer};
 use crate::policy::Policy;
+use crate::policy::tests::MANIFEST;
 use crate::purse::Purse;
 use crate::witness::Desk;
 use crate::worker::Job;
 use crate::worker::tests::{done, opened, opening_bytes, part, say, script, task_bytes};
-
-pub(super) const MANIFEST: &str = r#"
-name = "small"
-[task]
-kind = "classification"
-classes = ["normal", "pneumonia"]
-input = { channels = 1, height = 8, width = 8 }
-[model]
-arch = "linear"
-[train]
-rounds = 5
-strategy = "fedavg"
-local = { epochs = 1, batch_size = 32, optimizer = "sgd", learning_rate = 1e-3 }
-[privacy]
-mode = "danger_no_privacy"
-[cohort]
-quorum = 3
-danger_unmasked_updates = true
-round_deadline = "120s"
-[evaluate]
-every = 0
-split = "test"
-metrics = ["auroc", "accuracy"]
-"#;
 
 /// A hospital, its folder, and the coordinator that it speaks with.
 pub(super) struct Stage {

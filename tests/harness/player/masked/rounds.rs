@@ -223,16 +223,9 @@ impl Masked {
     /// # Errors
     /// When it does not come or is not what it may be, or the coordinator refuses.
     pub async fn sign(&mut self) -> Outcome<()> {
-        let fixed = self.seat()?.await_notice("the final set", |notice| match notice {
-            notice::Notice::FinalSet(set) => Some(set),
-            notice::Notice::Hello(_)
-            | notice::Notice::Study(_)
-            | notice::Notice::Offer(_)
-            | notice::Notice::Roster(_)
-            | notice::Notice::SignedSet(_)
-            | notice::Notice::Keys(_)
-            | notice::Notice::Closed(_)
-            | notice::Notice::Log(_) => None,
+        let fixed = self.seat()?.await_notice("the final set", |notice| {
+            let notice::Notice::FinalSet(set) = notice else { return None };
+            Some(set)
         });
         let set = final_set(&fixed.await?)?;
         let Action::Sign { statement, .. } = self.happen(Event::Fixed(set))? else {
@@ -255,16 +248,9 @@ impl Masked {
     /// # Errors
     /// When they do not come or do not suffice, or the coordinator refuses.
     pub async fn unmask(&mut self) -> Outcome<()> {
-        let signed = self.seat()?.await_notice("the signatures", |notice| match notice {
-            notice::Notice::SignedSet(signed) => Some(signed),
-            notice::Notice::Hello(_)
-            | notice::Notice::Study(_)
-            | notice::Notice::Offer(_)
-            | notice::Notice::Roster(_)
-            | notice::Notice::FinalSet(_)
-            | notice::Notice::Keys(_)
-            | notice::Notice::Closed(_)
-            | notice::Notice::Log(_) => None,
+        let signed = self.seat()?.await_notice("the signatures", |notice| {
+            let notice::Notice::SignedSet(signed) = notice else { return None };
+            Some(signed)
         });
         let signed = signed_set(&signed.await?)?;
         let Action::Unmask { own, recovery, slot, .. } = self.happen(Event::Unmask(signed))? else {

@@ -14,20 +14,6 @@ use crate::simulation::stage::{Halt, Happening, Stage, Task};
 use crate::simulation::trace::Who;
 use crate::simulation::words::Notice;
 
-/// The fact that an output is, if it is one.
-pub(super) const fn fact(output: &Output) -> Option<&Fact> {
-    match output {
-        Output::Fact(fact) => Some(fact),
-        Output::Offer(_)
-        | Output::Freeze(_)
-        | Output::Fix(_)
-        | Output::Unmask(_)
-        | Output::WakeAt(_)
-        | Output::Release(_)
-        | Output::Close(_) => None,
-    }
-}
-
 impl Coordinator {
     /// Lets out what follows from what is journaled.
     pub(super) fn let_out(&mut self, stage: &mut Stage, outputs: Vec<Output>) -> Result<(), Halt> {

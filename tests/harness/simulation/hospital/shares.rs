@@ -27,16 +27,7 @@ impl Hospital {
         if page.is_none_or(|page| page.terms.slot != slot || page.signed.is_some()) {
             return Ok(true);
         }
-        let asked = actions.iter().find_map(|action| match action {
-            Action::Unmask { own, recovery, .. } => Some((own, recovery)),
-            Action::Train(_)
-            | Action::Ready { .. }
-            | Action::Decline { .. }
-            | Action::Upload { .. }
-            | Action::Mask { .. }
-            | Action::Sign { .. }
-            | Action::Forget(_) => None,
-        });
+        let asked = actions.iter().find_map(Action::shares);
         let Some((own, recovery)) = asked else { return Ok(true) };
         let Some(shares) = self.shares(slot, own, recovery) else {
             stage.alarm(self.who(), format_args!("the shares of slot {slot} are not there"));

@@ -80,9 +80,13 @@ fn lossless(width: u16, values: &[u16]) -> Vec<u8> {
     out
 }
 
-/// A sequential codestream of one 8 by 8 block with nothing but a constant.
-fn flat(precision: u8, constant: i32) -> Vec<u8> {
+/// A codestream of 8 by 8 blocks with nothing but a constant: what stands before its tables, its
+/// frame and its scan, and the step to each constant.
+fn blocks(first: &[(u8, &[u8])], frame: (u8, &[u8]), scan: &[u8], steps: &[i32]) -> Vec<u8> {
     let mut out = vec![0xff, 0xd8];
+    for (marker, body) in first {
+        segment(&mut out, *marker, body);
+    }
     segment(&mut out, 0xdb, &[&[0][..], &[1; 64]].concat());
     let mut counts = [0; 17];
     counts[5] = 17;
@@ -90,14 +94,28 @@ fn flat(precision: u8, constant: i32) -> Vec<u8> {
     segment(&mut out, 0xc4, &table);
     table[0] = 0x10;
     segment(&mut out, 0xc4, &table);
-    segment(&mut out, 0xc1, &[precision, 0, 8, 0, 8, 1, 1, 0x11, 0]);
-    segment(&mut out, 0xda, &[1, 1, 0, 0, 63, 0]);
+    segment(&mut out, frame.0, frame.1);
+    segment(&mut out, 0xda, scan);
     let mut writer = Writer::default();
-    writer.difference(constant);
-    writer.put(0, 5);
+    for step in steps {
+        writer.difference(*step);
+        writer.put(0, 5);
+    }
     out.extend(writer.end());
     out.extend([0xff, 0xd9]);
     out
+}
+
+/// A sequential codestream of one block.
+fn flat(precision: u8, constant: i32) -> Vec<u8> {
+    let frame = [precision, 0, 8, 0, 8, 1, 1, 0x11, 0];
+    blocks(&[], (0xc1, &frame), &[1, 1, 0, 0, 63, 0], &[constant])
+}
+
+/// Three components with these identifiers, each of one block.
+fn three([a, b, c]: [u8; 3], segments: &[(u8, &[u8])]) -> Vec<u8> {
+    let frame = [8, 0, 8, 0, 8, 3, a, 0x11, 0, b, 0x11, 0, c, 0x11, 0];
+    blocks(segments, (0xc0, &frame), &[3, a, 0, b, 0, c, 0, 0, 63, 0], &[80, -80, 8])
 }
 
 #[test]
@@ -118,32 +136,6 @@ fn a_constant_block_has_its_shade_at_8_and_at_12_bits() {
         let decoded = decode(&flat(precision, constant), 64).expect("sound");
         assert_eq!(decoded.values, [shade; 64], "{precision} bits, {constant}");
     }
-}
-
-/// Three components with these identifiers, each of one block.
-fn three(ids: [u8; 3], segments: &[(u8, &[u8])]) -> Vec<u8> {
-    let mut out = vec![0xff, 0xd8];
-    for (marker, body) in segments {
-        segment(&mut out, *marker, body);
-    }
-    segment(&mut out, 0xdb, &[&[0][..], &[1; 64]].concat());
-    let mut counts = [0; 17];
-    counts[5] = 17;
-    let mut table = [&counts[..], &(0..17).collect::<Vec<u8>>()].concat();
-    segment(&mut out, 0xc4, &table);
-    table[0] = 0x10;
-    segment(&mut out, 0xc4, &table);
-    let [a, b, c] = ids;
-    segment(&mut out, 0xc0, &[8, 0, 8, 0, 8, 3, a, 0x11, 0, b, 0x11, 0, c, 0x11, 0]);
-    segment(&mut out, 0xda, &[3, a, 0, b, 0, c, 0, 0, 63, 0]);
-    let mut writer = Writer::default();
-    for constant in [80, -80, 8] {
-        writer.difference(constant);
-        writer.put(0, 5);
-    }
-    out.extend(writer.end());
-    out.extend([0xff, 0xd9]);
-    out
 }
 
 #[test]

@@ -1,33 +1,18 @@
 //! Files of other people's making, sound and broken, through the readers. Skipped with a printed
 //! reason where the collection is not at hand.
 
-#![expect(clippy::print_stderr, reason = "a skipped test says why")]
-
 mod dicom;
 mod nifti;
 mod npz;
 mod xray;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+#[path = "../../../../../tests/scenarios/shared_data.rs"]
+mod shared_data;
 
-/// The folder of shared data: where the environment says, or beside the workspace.
-#[expect(clippy::disallowed_methods, reason = "where test data lies is not configuration")]
-fn shared(folder: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("CONSILIUM_SHARED_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../../shared/data"),
-        PathBuf::from,
-    );
-    let path = root.join(folder);
-    if path.is_dir() {
-        return Some(path);
-    }
-    eprintln!(
-        "skipped: there is no folder {} (CONSILIUM_SHARED_DATA names another)",
-        path.display()
-    );
-    None
-}
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::shared_data::shared;
 
 type Row = BTreeMap<String, String>;
 
