@@ -92,11 +92,11 @@ fn every_hospital_counts_for_itself_what_a_private_study_spends() -> Outcome<()>
         assert!(spent.alarm.is_none() && study.rounds_left > 0, "{spent:?}");
     }
     // The log says the same with each release.
-    await_log(&house, SITES)?;
+    await_log(&house, 4)?;
     let (facts, kinds) = facts(&house, &policy(&house)?)?;
-    let spent = |told: &Told| match &told.fact {
-        Fact::RoundReleased { epsilon, .. } => *epsilon,
-        _ => None,
+    let spent = |told: &Told| {
+        let Fact::RoundReleased { epsilon, .. } = &told.fact else { return None };
+        *epsilon
     };
     assert_eq!(facts.iter().filter_map(spent).collect::<Vec<_>>(), told);
     assert_eq!((kinds["ledger_charge"], kinds.get("round_refused")), (6 * SITES, None));
