@@ -15,3 +15,4 @@ mod report;
 mod rotation;
 mod story;
 mod tamper;
+mod tampered_folder;
