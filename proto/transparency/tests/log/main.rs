@@ -6,6 +6,7 @@ mod epsilon;
 mod exports;
 mod fixture;
 mod foreign;
+mod least;
 mod memory;
 mod online;
 mod program;
