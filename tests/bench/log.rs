@@ -21,6 +21,11 @@ use transparency::verify::verify;
 
 /// Proofs that are made and checked.
 const PROOFS: u32 = 2_000;
+/// What is asked for at least: leaves appended in a second.
+const LEAST_APPENDED: f64 = 5_000.0;
+/// And at most: seconds of one core to verify a million leaves, and microseconds of a proof.
+const MOST_VERIFY_SECONDS: f64 = 20.0;
+const MOST_PROOF_MICROSECONDS: f64 = 1_000.0;
 
 /// What is measured.
 #[derive(Debug, Args)]
@@ -42,12 +47,18 @@ pub(crate) struct Measured {
     batch: u32,
     /// Each batch durable, signed and published.
     append_per_second: f64,
+    /// How many times what is asked for.
+    append_ratio: f64,
     /// Opening the log again, as after a restart.
     open_seconds: f64,
     /// Every hash of every entry and tile.
     verify_seconds: f64,
+    /// Of what so many leaves may take: 20 s a million.
+    verify_ratio: f64,
     /// One entry: its proof made from the folder, and checked.
     proof_microseconds: f64,
+    /// Of what it may take: a millisecond.
+    proof_ratio: f64,
 }
 
 impl fmt::Display for Measured {
@@ -57,9 +68,12 @@ impl fmt::Display for Measured {
         line("their bytes", self.bytes.to_string())?;
         line("leaves a checkpoint", self.batch.to_string())?;
         line("appended a second", format!("{:.0}", self.append_per_second))?;
+        line("  times the least, 5,000", format!("{:.2}", self.append_ratio))?;
         line("opened again, s", format!("{:.3}", self.open_seconds))?;
         line("verified, s", format!("{:.2}", self.verify_seconds))?;
-        line("one proof, microseconds", format!("{:.0}", self.proof_microseconds))
+        line("  of the most, 20 s a million", format!("{:.3}", self.verify_ratio))?;
+        line("one proof, microseconds", format!("{:.0}", self.proof_microseconds))?;
+        line("  of the most, 1 ms", format!("{:.3}", self.proof_ratio))
     }
 }
 
@@ -127,14 +141,18 @@ fn play(arguments: &LogArgs) -> Result<Measured, Box<dyn Error>> {
         proof.verify(&entry, &policy)?;
     }
     let proof_microseconds = start.elapsed().as_secs_f64() * 1e6 / f64::from(PROOFS);
+    let append_per_second = f64::from(leaves) / spent;
     Ok(Measured {
         leaves,
         bytes,
         batch,
-        append_per_second: f64::from(leaves) / spent,
+        append_per_second,
+        append_ratio: append_per_second / LEAST_APPENDED,
         open_seconds,
         verify_seconds,
+        verify_ratio: verify_seconds / (MOST_VERIFY_SECONDS * f64::from(leaves) / 1e6),
         proof_microseconds,
+        proof_ratio: proof_microseconds / MOST_PROOF_MICROSECONDS,
     })
 }
 
@@ -151,6 +169,15 @@ mod tests {
         let json = serde_json::to_value(&measured).expect("JSON");
         for field in ["append_per_second", "verify_seconds", "proof_microseconds"] {
             assert!(json[field].is_number(), "{field}");
+        }
+        // 700 leaves may take 14 ms, and 5,000 a second are one times the least.
+        let near = |ratio: f64, expected: f64| (ratio / expected - 1.0).abs() < 1e-9;
+        assert!(near(measured.append_ratio, measured.append_per_second / 5_000.0));
+        assert!(near(measured.verify_ratio, measured.verify_seconds / 0.014));
+        assert!(near(measured.proof_ratio, measured.proof_microseconds / 1_000.0));
+        let shown = measured.to_string();
+        for limit in ["5,000", "20 s a million", "1 ms"] {
+            assert!(shown.contains(limit), "{limit}: {shown}");
         }
     }
 }

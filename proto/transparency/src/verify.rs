@@ -101,7 +101,7 @@ pub fn verify<S: Source>(
     let bytes = bytes.ok_or_else(|| ReadError::Missing { path: CHECKPOINT.to_owned() })?;
     let signed = SignedCheckpoint::parse(&bytes)?;
     let head = signed.checkpoint().head();
-    let mut audit = Audit::new(source, head);
+    let mut audit = Audit::new(source, signed.checkpoint().origin(), head);
     let verdict = policy.judge(&signed);
     for fault in verdict.faults() {
         audit.find(CHECKPOINT, fault);

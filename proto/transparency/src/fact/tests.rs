@@ -2,7 +2,11 @@
 
 use serde_json::{Map, json};
 
+use self::least::{hex, least, merge};
 use super::*;
+
+#[path = "../../tests/log/least.rs"]
+mod least;
 
 fn told(kind: &str, data: Value) -> Result<Told, FactError> {
     let Value::Object(data) = data else { return told(kind, json!({})) };
@@ -10,82 +14,36 @@ fn told(kind: &str, data: Value) -> Result<Told, FactError> {
     Told::read(&Leaf::new(kind, time, data).expect("a small leaf"))
 }
 
-fn hex(digit: char) -> String {
-    String::from(digit).repeat(64)
+/// The kinds that this program knows, in the spelling of leaves.
+fn kinds() -> Vec<String> {
+    let source = include_str!("../fact.rs");
+    let (_, list) = source.split_once("pub enum Fact {").expect("there is one");
+    let (list, _) = list.split_once("#[serde(other)]").expect("the last of them");
+    let names = list.lines().filter_map(|line| line.strip_prefix("    "));
+    let names = names.filter(|line| line.starts_with(|letter: char| letter.is_ascii_uppercase()));
+    names
+        .map(|line| {
+            let name = line.chars().take_while(char::is_ascii_alphanumeric);
+            let mut kind = String::new();
+            for letter in name {
+                if letter.is_ascii_uppercase() && !kind.is_empty() {
+                    kind.push('_');
+                }
+                kind.push(letter.to_ascii_lowercase());
+            }
+            kind
+        })
+        .collect()
 }
 
-/// The least that each kind says, in the order of `LEAVES.md`.
-fn least() -> Vec<(&'static str, Value)> {
-    let (study, digest) = (hex('a'), hex('b'));
-    let of = |more: Value| {
-        let mut all = json!({"study": study});
-        merge(&mut all, more);
-        all
-    };
-    let at = |more: Value| {
-        let mut all = json!({"study": study, "round": 3, "slot": 4});
-        merge(&mut all, more);
-        all
-    };
-    vec![
-        ("site_invited", json!({"site": "north", "by": "operator/root"})),
-        ("site_enrolled", json!({"site": "north", "identity": digest})),
-        ("site_approved", json!({"site": "north", "by": "operator/root", "certificate": digest})),
-        ("site_revoked", json!({"site": "north", "by": "operator/root"})),
-        ("certificate_renewed", json!({"site": "north", "certificate": digest})),
-        (
-            "witness_announced",
-            json!({"site": "north", "key": digest, "identity_key": digest, "signature": "00"}),
-        ),
-        (
-            "study_proposed",
-            of(json!({"name": "n", "by": "b", "sites": ["north"], "model": digest})),
-        ),
-        ("study_decided", of(json!({"site": "north", "decision": "approved"}))),
-        ("study_changed", of(json!({"from": "approved", "to": "running", "by": "sites"}))),
-        (
-            "round_announced",
-            at(json!({"terms": digest, "work": "train", "model": digest, "invited": ["north"]})),
-        ),
-        ("round_absent", at(json!({"site": "north"}))),
-        ("round_ready", at(json!({"site": "north"}))),
-        ("round_declined", at(json!({"site": "north", "reason": "outside its hours"}))),
-        ("round_frozen", at(json!({"members": ["north"]}))),
-        ("round_contribution", at(json!({"site": "north", "digest": digest, "bytes": 9}))),
-        ("round_dropout", at(json!({"site": "north", "reason": "was not ready in time"}))),
-        ("round_released", at(json!({"contributed": ["north"]}))),
-        ("round_kept", at(json!({"record": digest, "bytes": 12_000}))),
-        ("round_forgotten", at(json!({"reason": "retention"}))),
-        ("round_abandoned", at(json!({"reason": "the study was paused"}))),
-        ("round_resumed", at(json!({}))),
-        ("round_evaluated", at(json!({"model": digest, "sites": 4}))),
-        ("round_final_set", at(json!({"members": ["north"]}))),
-        ("round_set_signed", at(json!({"site": "north"}))),
-        ("round_shares", at(json!({"site": "north"}))),
-        ("round_wrong_share", at(json!({"site": "north", "of": "south"}))),
-        ("round_refused", at(json!({"site": "north", "rule": "R-09"}))),
-        ("round_recovery", at(json!({"missing": ["south"]}))),
-        ("key_announced", of(json!({"site": "north", "digest": digest}))),
-        ("key_nonce", of(json!({"site": "north", "nonce": digest}))),
-        ("prekey_batch", of(json!({"site": "north", "batch": 0, "digest": digest}))),
-        (
-            "ledger_charge",
-            at(json!({
-                "site": "north", "mode": "distributed", "z": 1.25, "q": 0.05, "delta": 1e-5,
-                "epsilon_planned": 0.5, "epsilon_solo": 2.5,
-            })),
-        ),
-        ("ledger_refused", at(json!({"site": "north", "reason": "the cap is 3"}))),
-        ("model_changed", at(json!({"before": digest, "after": digest}))),
-        ("model_exported", of(json!({"model": digest, "by": "operator/root"}))),
-        ("alarm", json!({"reason": "a sum that cannot be"})),
-    ]
-}
-
-fn merge(into: &mut Value, more: Value) {
-    if let (Value::Object(into), Value::Object(more)) = (into, more) {
-        into.extend(more);
-    }
+#[test]
+fn every_kind_is_among_those_that_tests_tell() {
+    let mut told: Vec<_> = least().into_iter().map(|(kind, _)| kind.to_owned()).collect();
+    let mut known = kinds();
+    known.sort();
+    told.sort();
+    assert!(known.len() > 30, "{known:?}");
+    assert_eq!(told, known);
 }
 
 #[test]

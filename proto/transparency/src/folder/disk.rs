@@ -9,7 +9,8 @@ pub trait Source {
     /// A file's bytes; `None` when there is no such file.
     ///
     /// # Errors
-    /// The disk's own, and a file of more than `limit` bytes.
+    /// The disk's own, a file of more than `limit` bytes, and what is no regular file
+    /// ([`io::ErrorKind::Unsupported`]).
     fn read(&self, path: &str, limit: usize) -> io::Result<Option<Vec<u8>>>;
 
     /// Tells every file's path, in any order. `Ok(false)` when this source cannot list its files.
@@ -117,8 +118,14 @@ impl Folder {
 
 impl Source for Folder {
     fn read(&self, path: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
-        let file = match File::open(self.root.join(path)) {
-            Ok(file) => file,
+        let path = self.root.join(path);
+        // Asked before it is opened: of a pipe that nobody writes to, opening it never ends.
+        let file = match fs::metadata(&path) {
+            Ok(found) if found.is_file() => File::open(path)?,
+            Ok(_) => {
+                let message = "expected a regular file, found something else";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+            }
             Err(error) if absent(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -206,6 +213,8 @@ fn absent(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -235,6 +244,19 @@ mod tests {
         folder.sync_folder("a/c.p").expect("the one above is synced");
         folder.remove("a/b").expect("removed");
         folder.remove("a/b").expect("not there");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_without_waiting() {
+        let root = tempfile::tempdir().expect("a scratch folder");
+        let folder = Folder::open(root.path()).expect("it is there");
+        fs::create_dir(root.path().join("folder")).expect("made");
+        let pipe = Command::new("mkfifo").arg(root.path().join("pipe")).status();
+        let pipe = pipe.is_ok_and(|made| made.success());
+        for path in ["folder", "pipe"].iter().take(1 + usize::from(pipe)) {
+            let refused = folder.read(path, 9).expect_err(path);
+            assert_eq!(refused.kind(), io::ErrorKind::Unsupported, "{path}: {refused}");
+        }
     }
 
     #[test]

@@ -226,7 +226,7 @@ impl<S: Source> Nodes for Tiles<'_, S> {
     }
 }
 
-/// A file's bytes; one that is too long is malformed, not a fault of the disk.
+/// A file's bytes; one that is too long, or is no file at all, is malformed and not a fault of the disk.
 pub(crate) fn read_file<S: Source>(
     source: &S,
     path: &str,
@@ -234,7 +234,7 @@ pub(crate) fn read_file<S: Source>(
 ) -> Result<Option<Vec<u8>>, ReadError> {
     source.read(path, limit).map_err(|error| {
         let path = path.to_owned();
-        if error.kind() == io::ErrorKind::FileTooLarge {
+        if matches!(error.kind(), io::ErrorKind::FileTooLarge | io::ErrorKind::Unsupported) {
             ReadError::Malformed { path, what: error.to_string() }
         } else {
             ReadError::Disk { path, source: error }

@@ -29,6 +29,8 @@ struct EdgeDifference {
 /// A verification under way.
 pub(super) struct Audit<'a, S> {
     pub(super) source: &'a S,
+    /// Which log it is of.
+    origin: &'a str,
     pub(super) head: Head,
     edge: Edge,
     olds: Vec<Old>,
@@ -41,9 +43,10 @@ pub(super) struct Audit<'a, S> {
 }
 
 impl<'a, S: Source> Audit<'a, S> {
-    pub(super) fn new(source: &'a S, head: Head) -> Self {
+    pub(super) fn new(source: &'a S, origin: &'a str, head: Head) -> Self {
         Self {
             source,
+            origin,
             head,
             edge: Edge::new(),
             olds: Vec::new(),
@@ -80,11 +83,32 @@ impl<'a, S: Source> Audit<'a, S> {
         }
     }
 
+    /// Whether a checkpoint is of this log, by a key of the policy. A policy may name several logs, and
+    /// what another one signed says nothing about this one.
+    pub(super) fn is_ours(
+        &mut self,
+        signed: &SignedCheckpoint,
+        from: &str,
+        policy: &Policy,
+    ) -> bool {
+        let found = signed.checkpoint().origin();
+        let fault = match policy.check_log(signed) {
+            Err(fault) => fault.to_string(),
+            Ok(_) if found != self.origin => {
+                format!("expected a checkpoint of {:?}, found one of {found:?}", self.origin)
+            }
+            Ok(_) => return true,
+        };
+        self.find(from, fault);
+        false
+    }
+
     pub(super) fn older(&mut self, old: &SignedCheckpoint, from: &'static str, policy: &Policy) {
         let (old_head, size) = (old.checkpoint().head(), self.head.size);
-        if let Err(fault) = policy.check_log(old) {
-            self.find(from, fault.to_string());
-        } else if old_head.size > size {
+        if !self.is_ours(old, from, policy) {
+            return;
+        }
+        if old_head.size > size {
             self.find(
                 CHECKPOINT,
                 format!(

@@ -11,13 +11,18 @@ use serde_json::Value;
 use transparency::folder::Folder;
 
 use crate::fixture::{ORIGIN, build, policy};
+use crate::least::least;
 use crate::program::Desk;
 use crate::python::environment;
 use crate::story::{SITES, Story};
 
 fn desk() -> (Desk, Story) {
     let desk = Desk::bare();
-    let story = Story::new("chest radiographs", SITES[4]);
+    let mut story = Story::new("chest radiographs", SITES[4]);
+    // And every kind that there is, with no more than it must say.
+    for (kind, data) in least() {
+        story.tell(kind, data);
+    }
     let size = story.leaves.len();
     let at = |number: u64| story.leaves[usize::try_from(number).expect("few")].clone();
     build(Folder::create(&desk.at("log")).expect("made"), &[size as u64], at);
@@ -52,6 +57,9 @@ fn every_leaf_is_one_fhir_audit_event_that_carries_it() {
         let agents = event["agent"].as_array().expect("a list");
         assert_eq!(agents.iter().filter(|agent| agent["requestor"] == true).count(), 1);
         assert_eq!(event["source"]["observer"]["identifier"]["value"], ORIGIN);
+    }
+    for (kind, _) in least() {
+        assert!(!of_kind(&events, kind).is_empty(), "{kind}");
     }
     let left = of_kind(&events, "round_contribution");
     assert_eq!((&left[0]["type"]["code"], &left[0]["action"]), (&"110106".into(), &"R".into()));

@@ -8,8 +8,8 @@ use transparency::leaf::Leaf;
 use transparency::note::Signer;
 use transparency::policy::Policy;
 use transparency::time::UtcTime;
-use transparency::tree::{Head, empty_root};
-use transparency::witness::Witness;
+use transparency::tree::{Head, Leaves, consistency_proof, empty_root, leaf_hash};
+use transparency::witness::{Offer, Refusal, Witness};
 
 pub(crate) const ORIGIN: &str = "consilium.example/log";
 
@@ -102,4 +102,54 @@ pub(crate) fn build<D: Disk>(
             federation.publish(&entries, 1_795_000_000 + size)
         })
         .collect()
+}
+
+/// A leaf of a log that forks after its 50th.
+pub(crate) fn forked(number: u64, branch: &str) -> Vec<u8> {
+    leaf(number, if number < 50 { "" } else { branch })
+}
+
+/// A log that shows the first witness one branch and the other two another, each published with the
+/// cosignatures that it got.
+pub(crate) struct Fork {
+    /// The 120 entries that the first witness was shown.
+    pub(crate) one: SignedCheckpoint,
+    /// The 180 that the others were.
+    pub(crate) two: SignedCheckpoint,
+    /// What the first witness says to those.
+    pub(crate) refusal: Refusal,
+}
+
+/// Writes both branches.
+pub(crate) fn fork<D: Disk>(one: D, two: D) -> Fork {
+    let open = |disk| Writer::open(disk, signer(), None).expect("a new log");
+    let (mut one, mut two) = (open(one), open(two));
+    let mut witnesses: Vec<_> =
+        (1..=WITNESSES).map(|at| (Witness::new(signer().key()), cosigner(at))).collect();
+    let nothing = Head { size: 0, root: empty_root() };
+    let mut show = |writer: &mut Writer<D>, branch: &str, to: u64, shown: &[usize]| {
+        let entries: Vec<_> = (writer.head().size..to).map(|at| forked(at, branch)).collect();
+        writer.append(&entries).expect("appended");
+        let mut signed = writer.tip().clone();
+        for at in shown {
+            let (witness, cosigner) = &mut witnesses[*at];
+            let latest = witness.latest().map_or(nothing, |signed| signed.checkpoint().head());
+            let offer = writer.offer(latest).expect("it grew");
+            let advance = witness.consider(&offer).expect("it grew");
+            signed = signed.with(&[witness.cosign(advance, cosigner, 7)]).expect("a few lines");
+        }
+        writer.publish(&signed).expect("published");
+        signed
+    };
+    let common = show(&mut one, "", 50, &[0, 1, 2]);
+    two.append(&(0..50).map(|at| forked(at, "")).collect::<Vec<_>>()).expect("appended");
+    two.publish(&common).expect("the same tree");
+    let first = show(&mut one, "one", 120, &[0]);
+    let second = show(&mut two, "two", 180, &[1, 2]);
+    // The best proof that there is: the other branch's own.
+    let leaves: Vec<_> = (0..180).map(|at| leaf_hash(&forked(at, "two"))).collect();
+    let proof = consistency_proof(&mut Leaves(&leaves), 120, 180).expect("in memory");
+    let offer = Offer { old_size: 120, proof: proof.expect("smaller"), signed: two.tip().clone() };
+    let refusal = witnesses[0].0.consider(&offer).expect_err("another branch");
+    Fork { one: first, two: second, refusal }
 }

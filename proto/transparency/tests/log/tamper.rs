@@ -1,7 +1,7 @@
 //! Whatever is changed is found, and the finding says where.
 
-use transparency::checkpoint::SignedCheckpoint;
-use transparency::folder::{CHECKPOINT, ReadError, Reader, WriteError, Writer};
+use transparency::checkpoint::{Checkpoint, SignedCheckpoint};
+use transparency::folder::{CHECKPOINT, ReadError, Reader, SIGNED, WriteError, Writer};
 use transparency::note::Signer;
 use transparency::policy::Policy;
 use transparency::tile::{Tile, decode_entries, push_entry};
@@ -9,7 +9,7 @@ use transparency::tree::{Head, Leaves, consistency_proof, is_consistent, leaf_ha
 use transparency::verify::{Report, verify};
 use transparency::witness::{Offer, Refusal, Witness};
 
-use crate::fixture::{build, cosigner, leaf, policy, signer, small};
+use crate::fixture::{build, cosigner, fork, forked, leaf, policy, signer, small};
 use crate::memory::Memory;
 
 fn report(disk: &Memory, since: &[SignedCheckpoint]) -> Report {
@@ -231,29 +231,36 @@ fn a_truncated_log_with_a_valid_signature_is_found_by_a_kept_checkpoint() {
 
 #[test]
 fn a_fork_is_refused_by_the_witness_and_lacks_its_cosignature() {
-    let common = |at: u64, salt: &str| leaf(at, if at < 50 { "" } else { salt });
     let (one, two) = (Memory::default(), Memory::default());
-    let kept = build(one, &[50, 120], |at| common(at, "one"));
-    build(two.clone(), &[50, 180], |at| common(at, "two"));
+    let fork = fork(one.clone(), two.clone());
+    assert_eq!(fork.refusal, Refusal::Fork { latest: 120, offered: 180 });
+    assert!(fork.refusal.is_alarm());
+    for (disk, missing) in
+        [(&one, "missing: hospital-2, hospital-3"), (&two, "missing: hospital-1")]
+    {
+        let found = verify(disk, &policy(3), &[]).expect("there is a checkpoint");
+        only_at(&found, CHECKPOINT);
+        assert!(found.findings[0].what.ends_with(missing), "{:?}", found.findings);
+    }
+    // Most of the three were shown the second branch. Whoever keeps what the first was shown sees it.
+    assert!(report(&two, &[]).verified);
+    let found = report(&two, std::slice::from_ref(&fork.one));
+    only_at(&found, CHECKPOINT);
+    assert!(found.findings[0].what.starts_with("rewritten history"), "{:?}", found.findings);
+    // Not even with another beginning of the proof is there one that the witness would take.
     let mut witness = Witness::new(signer().key());
-    let first = Offer { old_size: 0, proof: Vec::new(), signed: kept[1].clone() };
+    let first = Offer { old_size: 0, proof: Vec::new(), signed: fork.one.clone() };
     let advance = witness.consider(&first).expect("the first that it sees");
     let _line = witness.cosign(advance, &cosigner(1), 7);
-    // The other branch, with the best proof that exists: its own, of the common beginning.
-    let shown = SignedCheckpoint::parse(&two.peek(CHECKPOINT).expect("published")).expect("one");
-    let leaves: Vec<_> = (0..180).map(|at| leaf_hash(&common(at, "two"))).collect();
-    for old in [120, 50] {
-        let proof = consistency_proof(&mut Leaves(&leaves), old, 180).expect("in memory");
-        let offer = Offer { old_size: old, proof: proof.expect("smaller"), signed: shown.clone() };
-        let refusal = witness.consider(&offer).expect_err("another branch");
-        if old == 120 {
-            assert_eq!(refusal, Refusal::Fork { latest: 120, offered: 180 });
-            assert!(refusal.is_alarm());
-        }
-    }
+    let leaves: Vec<_> = (0..180).map(|at| leaf_hash(&forked(at, "two"))).collect();
+    let proof = consistency_proof(&mut Leaves(&leaves), 50, 180).expect("in memory");
+    let proof = proof.expect("smaller");
+    witness
+        .consider(&Offer { old_size: 50, proof, signed: fork.two.clone() })
+        .expect_err("another branch");
     // The reader of the second branch cannot make the proof that the witness asks for.
-    let reader = Reader::at(two, shown);
-    let asked = reader.consistency(kept[1].checkpoint().head());
+    let reader = Reader::at(two, fork.two);
+    let asked = reader.consistency(fork.one.checkpoint().head());
     assert!(matches!(asked, Err(ReadError::Inconsistent { old: 120, size: 180 })));
 }
 
@@ -302,7 +309,7 @@ fn a_checkpoint_of_another_log_and_a_policy_with_a_wrong_key_are_found() {
         assert_eq!(found.findings[0].place, CHECKPOINT);
         assert!(found.findings[0].what.contains(&stranger.key().label()), "{:?}", found.findings);
         // The same tree under another log's checkpoint.
-        let foreign = transparency::checkpoint::Checkpoint::new(other, head).expect("a checkpoint");
+        let foreign = Checkpoint::new(other, head).expect("a checkpoint");
         let foreign = SignedCheckpoint::sign(foreign, &stranger).expect("its own");
         let copy = disk.copy();
         copy.tamper(CHECKPOINT, Some(foreign.to_string().into_bytes()));
@@ -316,6 +323,26 @@ fn a_checkpoint_of_another_log_and_a_policy_with_a_wrong_key_are_found() {
     let wrong = Policy::threshold(&signer().key(), &hospitals, 2).expect("a policy");
     let found = verify(&disk, &wrong, &[]).expect("there is a checkpoint");
     assert!(found.findings[0].what.contains("missing: hospital-4, hospital-5, hospital-6"));
+}
+
+#[test]
+fn a_checkpoint_of_another_log_that_the_policy_names_too_is_no_rewritten_history() {
+    let disk = Memory::default();
+    build(disk.clone(), &[20], small);
+    let other = Signer::from_seed("elsewhere.example/log", &[99; 32]).expect("a seed");
+    let both = format!("log {}\n{}", other.key(), policy(2));
+    let both = Policy::parse(both.as_bytes()).expect("two logs");
+    for size in [10, 20, 30] {
+        let head = Head { size, root: [7; 32] };
+        let foreign = Checkpoint::new(other.key().name(), head).expect("a checkpoint");
+        let foreign = SignedCheckpoint::sign(foreign, &other).expect("its own");
+        let found = verify(&disk, &both, std::slice::from_ref(&foreign)).expect("there is one");
+        only_at(&found, "--since");
+        assert!(found.findings[0].what.contains("found one of \"elsewhere"), "{found:?}");
+        let copy = disk.copy();
+        copy.tamper(SIGNED, Some(foreign.to_string().into_bytes()));
+        only_at(&verify(&copy, &both, &[]).expect("there is one"), SIGNED);
+    }
 }
 
 #[test]
