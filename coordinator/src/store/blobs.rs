@@ -158,7 +158,12 @@ impl Blobs {
         site: &HospitalId,
         digest: Digest,
     ) -> Result<Staging, StoreError> {
-        let upload = self.staging.put_multipart(&staged(study, slot, site, digest)).await?;
+        let path = staged(study, slot, site, digest);
+        let upload = match self.staging.put_multipart(&path).await {
+            Ok(upload) => upload,
+            // What is swept away beside it may have taken the folder along.
+            Err(_) => self.staging.put_multipart(&path).await?,
+        };
         Ok(Staging { upload, waiting: Vec::new(), small: BytesMut::new(), bytes: 0 })
     }
 

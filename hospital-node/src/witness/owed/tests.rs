@@ -264,7 +264,7 @@ fn an_omission_is_not_forgotten_before_its_evidence_is_kept() {
 fn only_a_log_that_was_fetched_after_the_yes_counts_as_looked_for() {
     let (_folder, desk, witness) = super::super::tests::at_twelve();
     desk.looks.store(4, Ordering::SeqCst);
-    desk.is_received(owed());
+    desk.is_received(told());
     let claim = || desk.claims().0.values().next().cloned().expect("it is owed");
     let not_yet = |look| {
         let concluded = desk.conclude(&claim(), Verdict::NotYet, (look, 12), &witness, String::new);
