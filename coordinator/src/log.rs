@@ -26,11 +26,12 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::Notify;
 use transparency::checkpoint::SignedCheckpoint;
+use transparency::edge::Edge;
 use transparency::folder::{Folder, WriteError, Writer};
 use transparency::key::KeyError;
 use transparency::note::{Signer, VerifierKey};
 use transparency::tile::TILE_WIDTH;
-use transparency::tree::{Hash, Head};
+use transparency::tree::{Hash, Head, leaf_hash};
 use transparency::witness::Offer;
 
 use self::witnesses::Witnesses;
@@ -155,7 +156,7 @@ impl Log {
             witnesses: Mutex::default(),
         });
         log.compare(store).await?;
-        log.recall().await?;
+        log.recall(store).await?;
         log.load_witnesses(store).await?;
         Ok(log)
     }
@@ -185,7 +186,7 @@ impl Log {
     }
 
     /// Whether the log grew out of what a witness has shown before.
-    async fn recall(self: &Arc<Self>) -> Result<(), LogError> {
+    async fn recall(self: &Arc<Self>, store: &Store) -> Result<(), LogError> {
         let file = self.known_file();
         let io = |source| WriteError::Disk { path: file.display().to_string(), source };
         let stored = match std::fs::read(&file) {
@@ -195,11 +196,14 @@ impl Log {
         };
         // It was verified before it was written, perhaps with an earlier key.
         let known = SignedCheckpoint::parse(&stored).map_err(WriteError::from)?.checkpoint().head();
-        if self.has_lost(known).await? {
-            Err(LogError::SetBack { known: known.size })
+        // A folder that is behind the table may have been lost, and then grows again. Nothing is signed
+        // before it is known what the table has: another history would be a fork.
+        let lost = if self.with(|writer| Ok(writer.head().size)).await? < known.size {
+            !leads_to(store, known).await?
         } else {
-            Ok(())
-        }
+            self.has_lost(known).await?
+        };
+        if lost { Err(LogError::SetBack { known: known.size }) } else { Ok(()) }
     }
 
     /// Whether a head is not in the past of this log. What cannot be told is an error.
@@ -384,6 +388,22 @@ impl Log {
         let disk = Folder::create(&self.folder).map_err(io)?;
         Ok(Writer::open(disk, signer(&self.key_file, self.key.name())?, None)?)
     }
+}
+
+/// Whether the first facts of the table are the leaves of this head.
+async fn leads_to(store: &Store, known: Head) -> Result<bool, StoreError> {
+    let mut edge = Edge::new();
+    while edge.size() < known.size {
+        let rows = store.facts_after(edge.size(), AT_ONCE).await?;
+        if rows.is_empty() {
+            return Ok(false);
+        }
+        let missing = usize::try_from(known.size - edge.size()).unwrap_or(usize::MAX);
+        for row in rows.iter().take(missing) {
+            edge.push(leaf_hash(row.as_bytes()));
+        }
+    }
+    Ok(edge.root() == known.root)
 }
 
 /// Writes a file beside its name, durably, and gives it the name.

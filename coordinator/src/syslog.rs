@@ -1,6 +1,9 @@
 //! The live feed to a hospital's or a consortium's own collector: every fact of the log, one line each,
 //! in their order. The table of facts is the spool: what is delivered is a number, and a collector that
 //! was away gets all that happened meanwhile.
+//!
+//! One line is no fact: that the log was set back. Nothing can be appended to it then, so it is told
+//! beside the table, first of all, once in each run of this program.
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +16,8 @@ use transparency::leaf::Leaf;
 
 use crate::clock;
 use crate::coordinator::Coordinator;
+use crate::log::Log;
+use crate::store::Store;
 
 /// The file of the number, in the state folder.
 const DELIVERED: &str = "syslog.delivered";
@@ -26,40 +31,59 @@ pub(crate) async fn keep_fed(house: Arc<Coordinator>, receiver: Receiver) {
     let mark = Mark::new(house.config.state.join(DELIVERED));
     // A number that cannot be read delivers again, which is the safe way to be wrong.
     let [at] = mark.read().unwrap_or_default();
-    feed(&receiver, Facts { house, at, mark }).await;
+    let Coordinator { store, log, config, .. } = &*house;
+    let place = Place { facts: at, alarm: false };
+    feed(&receiver, Facts { store, log, host: &config.url.host, place, mark }).await;
 }
 
-struct Facts {
-    house: Arc<Coordinator>,
-    /// Facts that are delivered.
-    at: u64,
+/// What is delivered, or sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    facts: u64,
+    /// That the log was set back, too.
+    alarm: bool,
+}
+
+struct Facts<'a> {
+    store: &'a Store,
+    log: &'a Log,
+    host: &'a str,
+    place: Place,
     mark: Mark,
 }
 
-impl Feed for Facts {
-    type Place = u64;
+impl Feed for Facts<'_> {
+    type Place = Place;
 
-    async fn next(&mut self) -> io::Result<Option<(Vec<u8>, u64)>> {
-        let store = &self.house.store;
-        let mut rows = store.facts_after(self.at, AT_ONCE).await.map_err(io::Error::other)?;
+    async fn next(&mut self, after: Option<&Place>) -> io::Result<Option<(Vec<u8>, Place)>> {
+        let from = after.copied().unwrap_or(self.place);
+        if let Some(set_back) = self.log.lost().filter(|_| !from.alarm) {
+            let frame = alarm(self.host, clock::now().as_millis(), &set_back.to_string());
+            return Ok(Some((frame, Place { alarm: true, ..from })));
+        }
+        let mut at = from.facts;
+        let mut rows = self.store.facts_after(at, AT_ONCE).await.map_err(io::Error::other)?;
         if rows.is_empty() {
             // A table that was set back begins again where it ends.
-            self.at = self.at.min(store.facts().await.map_err(io::Error::other)?);
-            rows = store.facts_after(self.at, AT_ONCE).await.map_err(io::Error::other)?;
+            at = at.min(self.store.facts().await.map_err(io::Error::other)?);
+            rows = self.store.facts_after(at, AT_ONCE).await.map_err(io::Error::other)?;
+        }
+        if after.is_none() {
+            self.place.facts = at;
         }
         if rows.is_empty() {
             return Ok(None);
         }
         // What is told outside is not taken back by a power cut.
-        store.settle().await.map_err(io::Error::other)?;
-        let host = &self.house.config.url.host;
-        let frames = rows.iter().flat_map(|row| frame(host, row.as_bytes())).collect();
-        Ok(Some((frames, self.at.saturating_add(rows.len() as u64))))
+        self.store.settle().await.map_err(io::Error::other)?;
+        let frames = rows.iter().flat_map(|row| frame(self.host, row.as_bytes())).collect();
+        let facts = at.saturating_add(rows.len() as u64);
+        Ok(Some((frames, Place { facts, ..from })))
     }
 
-    async fn delivered(&mut self, place: u64) -> io::Result<()> {
-        self.at = place;
-        self.mark.note(&[place])
+    async fn delivered(&mut self, place: Place) -> io::Result<()> {
+        self.place = place;
+        self.mark.note(&[place.facts])
     }
 
     async fn more(&mut self) {
@@ -74,6 +98,13 @@ impl Feed for Facts {
             }
         }
     }
+}
+
+/// What is told beside the table.
+fn alarm(host: &str, millis: u64, text: &str) -> Vec<u8> {
+    let (severity, kind, program) = (Severity::Alert, "alarm", env!("CARGO_PKG_NAME"));
+    Line { severity, millis, host, program, kind, fields: &[], text: &format!("ALARM: {text}") }
+        .frame()
 }
 
 /// A fact as a line; nothing for what is no leaf, which no table has.
@@ -113,7 +144,60 @@ fn spelt(name: &str, value: &Value) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use aggregation::ids::HospitalId;
+    use aggregation::units::Timestamp;
+    use transparency::checkpoint::{Checkpoint, SignedCheckpoint};
+    use transparency::tree::Head;
+
     use super::*;
+    use crate::identity::Gate;
+    use crate::log::{origin, signer};
+    use crate::store;
+
+    #[tokio::test]
+    async fn a_log_that_was_set_back_is_told_beside_the_facts_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        crate::rehearsal::log_key(folder.path());
+        let name = HospitalId::new("north").expect("a name");
+        let (state, key) = (folder.path().join("state"), folder.path().join("log.key"));
+        let store = Store::open(&state).await.expect("opened");
+        let gate = Arc::new(Gate::new(name.clone()));
+        let log = Log::open(state.join("log"), &key, &name, &store, gate).await.expect("opened");
+        let leaf = |reason: &str| [store::Leaf::new("alarm").with("reason", reason)];
+        store.record(Timestamp::from_millis(1), &leaf("first")).await.expect("kept");
+        log.integrate(&store).await.expect("integrated");
+        let mark = Mark::new(state.join(DELIVERED));
+        let place = Place { facts: 0, alarm: false };
+        let mut facts = Facts { store: &store, log: &log, host: "host", place, mark };
+        let (said, first) = facts.next(None).await.expect("read").expect("one fact");
+        assert!(String::from_utf8(said).expect("text").ends_with("alarm: first"));
+
+        // A hospital has a checkpoint of nine entries that this log signed.
+        let head = Head { size: 9, root: [7; 32] };
+        let known = Checkpoint::new(&origin(&name), head).expect("a checkpoint");
+        let signer = signer(&key, &origin(&name)).expect("a key");
+        let known = SignedCheckpoint::sign(known, &signer).expect("its own");
+        log.show(known.to_string().as_bytes()).await.expect("looked at");
+        let (said, second) = facts.next(Some(&first)).await.expect("read").expect("the alarm");
+        let said = String::from_utf8(said).expect("text");
+        assert!(
+            said.contains(" <105>1 ") && said.contains(" host coordinator - alarm - "),
+            "{said}"
+        );
+        assert!(
+            said.contains("ALARM: the log was set back") && said.contains(" 9 entries"),
+            "{said}"
+        );
+        assert_eq!(facts.next(Some(&second)).await.expect("read"), None, "told once");
+        // It did not arrive: on the next connection it comes again, before what waits.
+        let (again, _) = facts.next(None).await.expect("read").expect("the alarm");
+        assert!(String::from_utf8(again).expect("text").contains("ALARM"));
+        facts.delivered(second).await.expect("noted");
+        store.record(Timestamp::from_millis(2), &leaf("second")).await.expect("kept");
+        let (said, _) = facts.next(None).await.expect("read").expect("a fact");
+        assert!(String::from_utf8(said).expect("text").ends_with("alarm: second"));
+        store.close().await;
+    }
 
     #[test]
     fn a_fact_is_a_line_with_its_fields_and_an_alarm_is_louder() {

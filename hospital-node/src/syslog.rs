@@ -41,17 +41,34 @@ impl Desk {
         let (host, program) = (self.host.as_str(), env!("CARGO_PKG_NAME"));
         let line = Line { severity, millis, host, program, kind: &kind, fields, text };
         let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
-        let lost = spool.append(&line.frame())?;
-        if lost > 0 {
-            let fields = [("lost".to_owned(), lost.to_string())];
-            let text = "lines were dropped, the receiver was away for too long";
-            let (severity, kind) = (Severity::Error, "lines_dropped");
-            let line = Line { severity, millis, host, program, kind, fields: &fields, text };
-            spool.append(&line.frame())?;
-        }
+        spool.append(&line.frame())?;
+        self.own_up(&mut spool)?;
         drop(spool);
         self.news.notify_one();
         Ok(())
+    }
+
+    /// What is to be sent behind a place. What turns out to be lost is said behind what is left.
+    fn next(&self, after: Option<Place>) -> io::Result<Option<(Vec<u8>, Place)>> {
+        let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = spool.next(AT_ONCE, after)?;
+        self.own_up(&mut spool)?;
+        if next.is_some() { Ok(next) } else { spool.next(AT_ONCE, after) }
+    }
+
+    fn own_up(&self, spool: &mut Spool) -> io::Result<()> {
+        let lost = spool.lost();
+        if lost == 0 {
+            return Ok(());
+        }
+        let fields = [("lost".to_owned(), lost.to_string())];
+        let text = "lines were dropped: the receiver was away for too long, or their files were cut or \
+                    removed";
+        let (severity, kind) = (Severity::Error, "lines_dropped");
+        let (host, program) = (self.host.as_str(), env!("CARGO_PKG_NAME"));
+        let millis = clock::now().as_millis();
+        let line = Line { severity, millis, host, program, kind, fields: &fields, text };
+        spool.append(&line.frame())
     }
 }
 
@@ -82,8 +99,8 @@ struct Lines {
 impl Feed for Lines {
     type Place = Place;
 
-    async fn next(&mut self) -> io::Result<Option<(Vec<u8>, Place)>> {
-        self.desk.spool.lock().unwrap_or_else(PoisonError::into_inner).next(AT_ONCE)
+    async fn next(&mut self, after: Option<&Place>) -> io::Result<Option<(Vec<u8>, Place)>> {
+        self.desk.next(after.copied())
     }
 
     async fn delivered(&mut self, place: Place) -> io::Result<()> {
@@ -184,6 +201,27 @@ impl Visit for Words {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_that_can_no_longer_be_read_are_owned_up_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = Spool::open(folder.path(), 1 << 20).expect("opened");
+        let desk = Desk { spool: Mutex::new(spool), host: "north".to_owned(), news: Notify::new() };
+        desk.take(Severity::Alert, &[], "ALARM: a fork").expect("kept");
+        for file in std::fs::read_dir(folder.path()).expect("there") {
+            std::fs::remove_file(file.expect("there").path()).expect("removed");
+        }
+        desk.take(Severity::Informational, &[], "update sent").expect("kept all the same");
+        let mut said = String::new();
+        let mut after = None;
+        while let Some((bytes, place)) = desk.next(after).expect("read") {
+            said.push_str(&String::from_utf8(bytes).expect("text"));
+            after = Some(place);
+        }
+        assert!(said.contains("update sent") && !said.contains("a fork"), "{said}");
+        assert!(said.ends_with("cut or removed") && said.contains(r#"lost="1""#), "{said}");
+        assert_eq!(desk.next(after).expect("read"), None, "it is said once");
+    }
 
     #[test]
     fn an_alarm_is_an_alert_and_a_kind_is_one_short_word() {

@@ -161,7 +161,34 @@ fn a_real_log_holds_against_flipped_bits_strangers_and_a_search_for_secrets() ->
     }
     let again = audit(&house, "verify", &log, &policy).run()?;
     assert_eq!(again.exit, Some(0), "{again:?}");
-    strangers_agree(&log, &policy)
+    strangers_agree(&log, &policy)?;
+    let events = out("events.ndjson");
+    audit(&house, "export", &log, &policy)
+        .args(["--to", "fhir", "--out"])
+        .arg(&events)
+        .args(["--format", "json"])
+        .data()?;
+    models_accept(&events, leaves(&log, &policy)?.len())
+}
+
+/// `fhir.resources` from PyPI, where it can be had, accepts every event.
+pub(crate) fn models_accept(events: &Path, count: usize) -> Outcome<()> {
+    use std::io::Write as _;
+    let wanted = ["fhir.resources==8.3.0"];
+    let python = match environment("fhir-models", "import fhir.resources.R4B.auditevent", &wanted) {
+        Ok(python) => python,
+        Err(why) => {
+            writeln!(std::io::stderr(), "fhir.resources: not asked: {why}")?;
+            return Ok(());
+        }
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../proto/transparency/tests/log/fhir_models.py");
+    let answer = Command::new(python).arg(script).arg(events).output()?;
+    let words = String::from_utf8_lossy(&answer.stderr);
+    let said = String::from_utf8_lossy(&answer.stdout);
+    assert_eq!(said, format!("{count} accepted, 0 refused\n"), "{words}");
+    Ok(())
 }
 
 pub(crate) fn leaves(log: &Path, policy: &Path) -> Outcome<Vec<Leaf>> {
@@ -177,7 +204,7 @@ pub(crate) fn leaves(log: &Path, policy: &Path) -> Outcome<Vec<Leaf>> {
 }
 
 /// `aics-tlog` and `pymerkle` from PyPI, where they can be had.
-fn strangers_agree(log: &Path, policy_file: &Path) -> Outcome<()> {
+pub(crate) fn strangers_agree(log: &Path, policy_file: &Path) -> Outcome<()> {
     let packages = ["aics-tlog==0.2.1", "pymerkle==7.0.0"];
     let python = match environment("foreign-verifiers", "import aics_tlog, pymerkle", &packages) {
         Ok(python) => python,

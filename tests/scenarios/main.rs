@@ -4,6 +4,7 @@ mod archive;
 mod canaries;
 mod command_line;
 mod data;
+mod demo;
 mod determinism;
 mod disk;
 mod evidence;

@@ -121,7 +121,7 @@ pub(crate) async fn run(args: &DemoArgs, format: Format) -> Result<(), Failure> 
         log: evidence.log,
         policy: evidence.policy,
         report: evidence.report,
-        log_verified: true,
+        log_verified: evidence.verified,
         seconds: clock::now().since(begun).as_secs_f64(),
     })
 }

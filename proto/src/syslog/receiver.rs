@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -17,11 +18,34 @@ use tokio_rustls::client::TlsStream;
 use super::PORT;
 use crate::channel::{ChannelError, Trouble};
 
-/// How long TCP and TLS may take together, and one batch.
+/// How long TCP and TLS may take together, and a record that is sent.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-/// How long a connection must stand after the handshake, or after a batch, to count: a receiver that is
-/// gone, or says no to our certificate, says so within a round trip.
+/// How long a connection must stand after the handshake to count: a receiver that says no to our
+/// certificate says so within a round trip.
 const STOOD: Duration = Duration::from_secs(1);
+/// A connection on which nothing was sent for this long is tried, and again after each [`PROBE`]: a
+/// firewall that forgot it, or a receiver without power, is found out before there is something to say.
+const IDLE: Duration = Duration::from_secs(30);
+const PROBE: Duration = Duration::from_secs(5);
+/// What waits in the kernel at most, which doubles it. So a link that takes some kilobytes a second has
+/// taken all of it within [`Patience::delivered`].
+const IN_KERNEL: usize = 32 * 1024;
+
+/// How long to wait for what a vanished receiver does not say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// TCP gives up when what it sent is not acknowledged after this (RFC 9293 section 3.9.1, "user
+    /// timeout"; RFC 5482).
+    pub(super) unacknowledged: Duration,
+    /// What was sent before this, on a connection that still stands, has been acknowledged. Longer than
+    /// the other by what the kernel's timers, which begin with the first repetition, may be late.
+    pub(super) delivered: Duration,
+}
+
+impl Patience {
+    const USUAL: Self =
+        Self { unacknowledged: Duration::from_secs(10), delivered: Duration::from_secs(15) };
+}
 
 /// What a configuration says of a receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +65,7 @@ pub struct Receiver {
     port: u16,
     name: ServerName<'static>,
     tls: Arc<ClientConfig>,
+    pub(super) patience: Patience,
 }
 
 impl std::fmt::Debug for Receiver {
@@ -109,7 +134,7 @@ impl Receiver {
                 builder.with_client_auth_cert(shown, key).map_err(|error| error.to_string())?
             }
         };
-        Ok(Self { host, port, name, tls: Arc::new(tls) })
+        Ok(Self { host, port, name, tls: Arc::new(tls), patience: Patience::USUAL })
     }
 
     /// Where it is, as `HOST:PORT`.
@@ -169,11 +194,23 @@ impl Receiver {
         };
         // A refused option only costs latency.
         let _ = tcp.set_nodelay(true);
+        if let Err(error) = self.watch(&tcp) {
+            let message = format!("a connection that breaks could not be found out: {error}");
+            return wrong(Trouble::Unreachable, message, "the system refuses options of TCP");
+        }
         let connecting = TlsConnector::from(Arc::clone(&self.tls)).connect(self.name.clone(), tcp);
         let mut stream = connecting.await.map_err(|error| self.refused(&error))?;
         // In TLS 1.3 our handshake ends before the receiver has looked at our certificate.
         stood(&mut stream).await.map_err(|error| self.refused(&error))?;
         Ok(stream)
+    }
+
+    /// A connection whose other side vanishes without a word ends with an error.
+    fn watch(&self, tcp: &TcpStream) -> io::Result<()> {
+        let socket = SockRef::from(tcp);
+        socket.set_send_buffer_size(IN_KERNEL)?;
+        socket.set_tcp_user_timeout(Some(self.patience.unacknowledged))?;
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(IDLE).with_interval(PROBE))
     }
 
     fn refused(&self, error: &io::Error) -> ChannelError {
@@ -226,15 +263,13 @@ impl Receiver {
 }
 
 /// Waits for a moment in which the other side, which has nothing to say, could close or say no.
-pub(super) async fn stood(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+async fn stood(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
     let mut nothing = [0; 64];
     match timeout(STOOD, stream.read(&mut nothing)).await {
-        Ok(closed) => gone(closed?),
+        Ok(read) => match read? {
+            0 => Err(io::ErrorKind::ConnectionAborted.into()),
+            _ => Ok(()),
+        },
         Err(_) => Ok(()),
     }
-}
-
-/// Nothing read is the end of a connection.
-pub(super) fn gone(read: usize) -> io::Result<()> {
-    if read == 0 { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
 }

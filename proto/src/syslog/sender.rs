@@ -1,29 +1,36 @@
-//! The sender: one connection, one batch at a time, for ever.
+//! The sender: one connection at a time, for ever.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::client::TlsStream;
 
-use super::receiver::{PATIENCE, Receiver, gone, stood};
+use super::receiver::{PATIENCE, Receiver};
 
 /// Between two attempts to connect, doubled up to the longest.
 const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(60);
+/// What must be taken within [`PATIENCE`]: a record of TLS.
+const AT_ONCE: usize = 16 * 1024;
 
 /// What is sent.
 pub trait Feed: Send {
     /// What marks the end of a batch.
-    type Place: Send;
+    type Place: Clone + Send + Sync;
 
-    /// The first frames that are not delivered, and the place behind them; none when all are.
+    /// The first frames behind a place, or those that are not delivered where none is given, and the
+    /// place behind them; none when there are no more.
     ///
     /// # Errors
     /// The disk's own; it is asked again later.
-    fn next(&mut self) -> impl Future<Output = io::Result<Option<(Vec<u8>, Self::Place)>>> + Send;
+    fn next(
+        &mut self,
+        after: Option<&Self::Place>,
+    ) -> impl Future<Output = io::Result<Option<(Vec<u8>, Self::Place)>>> + Send;
 
     /// Everything before this place is delivered.
     ///
@@ -51,7 +58,10 @@ pub async fn feed(receiver: &Receiver, mut feed: impl Feed) {
                 if known.replace(true) != Some(true) {
                     feed.tell(&address, Ok(()));
                 }
-                serve(stream, &mut feed).await.err().map(|fault| fault.to_string())
+                serve(stream, &mut feed, receiver.patience.delivered)
+                    .await
+                    .err()
+                    .map(|fault| fault.to_string())
             }
             Err(fault) => Some(fault.message),
         };
@@ -66,25 +76,71 @@ pub async fn feed(receiver: &Receiver, mut feed: impl Feed) {
 }
 
 /// Sends over one connection until it breaks.
-async fn serve(mut stream: TlsStream<TcpStream>, feed: &mut impl Feed) -> io::Result<()> {
+async fn serve(
+    stream: TlsStream<TcpStream>,
+    feed: &mut impl Feed,
+    delivered: Duration,
+) -> io::Result<()> {
+    let (reading, writing) = tokio::io::split(stream);
+    // In this order: on a connection that broke nothing more counts as delivered.
+    tokio::select! {
+        biased;
+        fault = end(reading) => Err(fault),
+        fault = send(writing, feed, delivered) => fault,
+    }
+}
+
+/// Waits for the end of a connection on which the other side has nothing to say.
+async fn end(mut stream: impl AsyncRead + Unpin) -> io::Error {
+    let mut nothing = [0; 64];
     loop {
-        let Some((frames, place)) = feed.next().await? else {
-            // A receiver says nothing; if it closes, this ends.
-            let mut nothing = [0; 64];
+        match stream.read(&mut nothing).await {
+            Ok(0) => return io::ErrorKind::ConnectionAborted.into(),
+            Ok(_) => {}
+            Err(fault) => return fault,
+        }
+    }
+}
+
+/// Sends what there is; what was sent so long ago counts as delivered.
+async fn send<F: Feed>(
+    mut stream: impl AsyncWrite + Unpin,
+    feed: &mut F,
+    delivered: Duration,
+) -> io::Result<()> {
+    let mut sent: Option<F::Place> = None;
+    let mut standing: VecDeque<(Instant, F::Place)> = VecDeque::new();
+    loop {
+        let mut stood = None;
+        while let Some((_, place)) =
+            standing.pop_front_if(|(since, _)| since.elapsed() >= delivered)
+        {
+            stood = Some(place);
+        }
+        if let Some(place) = stood {
+            // Of a program that was held up the runtime may not have seen yet that the connection broke.
+            tokio::task::yield_now().await;
+            feed.delivered(place).await?;
+        }
+        if let Some((frames, place)) = feed.next(sent.as_ref()).await? {
+            for record in frames.chunks(AT_ONCE) {
+                let sending = async {
+                    stream.write_all(record).await?;
+                    stream.flush().await
+                };
+                let sent = timeout(PATIENCE, sending).await;
+                sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            }
+            standing.push_back((Instant::now(), place.clone()));
+            sent = Some(place);
+        } else if let Some((since, _)) = standing.front() {
+            let due = *since + delivered;
             tokio::select! {
                 () = feed.more() => {}
-                closed = stream.read(&mut nothing) => gone(closed?)?,
+                () = sleep_until(due) => {}
             }
-            continue;
-        };
-        let sending = async {
-            stream.write_all(&frames).await?;
-            stream.flush().await
-        };
-        timeout(PATIENCE, sending)
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stood(&mut stream).await?;
-        feed.delivered(place).await?;
+        } else {
+            feed.more().await;
+        }
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Evidence {
     pub(super) report: PathBuf,
     /// Rounds that were kept to be added up again.
     pub(super) kept: PathBuf,
+    /// Whether the auditor's program found nothing wrong with the log.
+    pub(super) verified: bool,
     /// How many of their sums were found to be those of the log.
     pub(super) recomputed: u64,
 }
@@ -76,16 +78,16 @@ pub(super) async fn gather(dir: &Path, study: &str) -> Result<Evidence, Failure>
         audit.arg(command).arg("--log").arg(&log).arg("--policy").arg(&policy);
         Ok(audit)
     };
-    run(audit("verify")?).await?;
+    let mut verify = audit("verify")?;
+    verify.args(["--format", "json"]);
+    let verified = said(verify).await?["verified"] == true;
     let mut page = audit("report")?;
     page.args(["--study", study]).arg("--out").arg(&report);
     run(page).await?;
     let mut again = audit("recompute")?;
     again.args(["--format", "json", "--study", study]).arg("--kept").arg(&kept);
-    let verdicts: serde_json::Value = serde_json::from_slice(&run(again).await?)
-        .map_err(|error| Failure::failed("log_not_verified", error.to_string()))?;
-    let recomputed = verdicts["data"]["same"].as_u64().unwrap_or_default();
-    Ok(Evidence { log, policy, report, kept, recomputed })
+    let recomputed = said(again).await?["same"].as_u64().unwrap_or_default();
+    Ok(Evidence { log, policy, report, kept, verified, recomputed })
 }
 
 impl Evidence {
@@ -101,6 +103,13 @@ impl Evidence {
         let (log, policy, kept) = (log.display(), policy.display(), kept.display());
         format!("consilium-audit recompute --log {log} --policy {policy} --kept {kept}")
     }
+}
+
+/// The data of what it says in JSON.
+async fn said(audit: Command) -> Result<serde_json::Value, Failure> {
+    let mut said: serde_json::Value = serde_json::from_slice(&run(audit).await?)
+        .map_err(|error| Failure::failed("log_not_verified", error.to_string()))?;
+    Ok(said["data"].take())
 }
 
 async fn run(mut audit: Command) -> Result<Vec<u8>, Failure> {

@@ -213,7 +213,8 @@ impl Screen {
                 self.text(&format!("  model     {}", done.model.display()));
                 self.text(&format!("            sha256 {}", done.model_digest));
                 self.text(&format!("  report    {}", done.report.display()));
-                self.text("  log       verified; again by hand:");
+                let verified = if done.log_verified { "verified" } else { "NOT VERIFIED" };
+                self.text(&format!("  log       {verified}; again by hand:"));
                 self.text(&format!("            {}", done.verify));
                 let sums = if done.recomputed == 1 { "sum" } else { "sums" };
                 self.text(&format!(

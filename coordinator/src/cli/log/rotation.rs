@@ -1,8 +1,7 @@
 //! `coordinator log rotate`: another key for a log that goes on.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use aggregation::ids::HospitalId;
@@ -58,25 +57,29 @@ pub(super) fn run(config: &Path, new_key: &Path, out: Out) -> Result<(), Failure
     out.result(&data, &text)
 }
 
-/// Makes the key where it is not there.
+/// Makes the key where it is not there. It has its name only once it is whole and durable: a key that a
+/// power cut has eaten, or half of one, could never sign the log again.
 fn make(path: &Path) -> Result<(), Failure> {
     let not_made = |fault: &dyn std::fmt::Display| {
         Failure::failed("not_written", format!("{}: {fault}", path.display()))
     };
-    let open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = match open {
-        Ok(file) => file,
-        Err(fault) if fault.kind() == ErrorKind::AlreadyExists => return Ok(()),
-        Err(fault) => return Err(not_made(&fault)),
-    };
+    if path.try_exists().map_err(|fault| not_made(&fault))? {
+        return Ok(());
+    }
     let key = KeyPair::generate_for(&PKCS_ED25519).map_err(|fault| not_made(&fault))?;
-    // A log that is signed with a key which a power cut has eaten could never go on.
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         Some(_) | None => Path::new("."),
     };
-    file.write_all(key.serialize_pem().as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| File::open(folder)?.sync_all())
-        .map_err(|fault| not_made(&fault))
+    let write = || {
+        let mut beside = tempfile::Builder::new().prefix(".log-key").tempfile_in(folder)?;
+        beside.write_all(key.serialize_pem().as_bytes())?;
+        beside.as_file().sync_all()?;
+        match beside.persist_noclobber(path) {
+            Err(fault) if fault.error.kind() != ErrorKind::AlreadyExists => return Err(fault.error),
+            Ok(_) | Err(_) => {}
+        }
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|fault| not_made(&fault))
 }

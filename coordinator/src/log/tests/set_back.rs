@@ -84,6 +84,40 @@ async fn a_log_that_was_set_back_is_not_continued_once_a_witness_has_shown_what_
     }
 }
 
+/// What was shown once lies beside the log for good.
+#[tokio::test]
+async fn a_lost_folder_grows_again_beside_what_a_witness_has_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cosigned = put_back(folder.path()).await;
+    let (state, newest) = (folder.path().join("state"), folder.path().join("newest"));
+    let known = cosigned.to_string();
+    std::fs::write(newest.join("log.known"), &known).expect("kept");
+    std::fs::remove_dir_all(newest.join("log")).expect("lost");
+    std::fs::write(state.join("log.known"), &known).expect("kept");
+    std::fs::remove_dir_all(state.join("log")).expect("lost");
+    // What was set back stays refused, and signs nothing meanwhile.
+    for happens in [0, 7] {
+        let refused = open(folder.path()).await.err().expect("set back");
+        assert!(matches!(refused, LogError::SetBack { known: 9 }), "{refused}");
+        let store = Store::open(&state).await.expect("opened");
+        for fact in 0..happens {
+            let leaf = Leaf::new("alarm").with("reason", format!("another {fact}"));
+            store.record(Timestamp::from_millis(fact), &[leaf]).await.expect("kept");
+        }
+        store.close().await;
+    }
+    let refused = open(folder.path()).await.err().expect("another history by now");
+    assert!(matches!(refused, LogError::SetBack { known: 9 }), "{refused}");
+    // The newest table has all that was shown.
+    std::fs::remove_dir_all(&state).expect("removed");
+    std::fs::rename(newest, &state).expect("found");
+    let world = open(folder.path()).await.expect("whole");
+    world.happen(1).await;
+    world.integrate().await;
+    assert_eq!(world.log.size().signed, 10);
+    world.close().await;
+}
+
 #[tokio::test]
 async fn what_this_log_has_not_signed_or_grew_out_of_changes_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
