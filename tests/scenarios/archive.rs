@@ -66,17 +66,14 @@ impl Packages {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "says why nothing was tried, or what was")]
+#[expect(clippy::print_stderr, reason = "says what was tried")]
 fn orthanc_gives_twelve_images_of_three_patients_both_ways() -> Outcome<()> {
     let Some(packages) = Packages::find() else {
-        eprintln!(
-            "skipped: there is no Orthanc with dcmtk here; `.ci/orthanc target/orthanc` unpacks them"
-        );
-        return Ok(());
+        let why = "there is no Orthanc with dcmtk here; `.ci/orthanc target/orthanc` unpacks them";
+        return skipped(why, None);
     };
     if !packages.plugin().exists() {
-        eprintln!("skipped: this Orthanc has no DICOMweb plugin");
-        return Ok(());
+        return skipped("this Orthanc has no DICOMweb plugin", Some(&packages));
     }
     let alone = Order::new("unshare")
         .env("PATH", PATH)
@@ -85,12 +82,11 @@ fn orthanc_gives_twelve_images_of_three_patients_both_ways() -> Outcome<()> {
     match alone {
         Ok(alone) if alone.exit == Some(0) => {}
         Ok(alone) => {
-            eprintln!("skipped: no network of its own: {}", alone.stderr.trim());
-            return Ok(());
+            let why = format!("no network of its own: {}", alone.stderr.trim());
+            return skipped(&why, Some(&packages));
         }
         Err(error) => {
-            eprintln!("skipped: no network of its own: {error}");
-            return Ok(());
+            return skipped(&format!("no network of its own: {error}"), Some(&packages));
         }
     }
     let script = "ip link set lo up && exec \"$0\" \"$@\"";
@@ -102,11 +98,27 @@ fn orthanc_gives_twelve_images_of_three_patients_both_ways() -> Outcome<()> {
         .patience(Duration::from_secs(300))
         .run()?;
     eprintln!("{}{}", inside.stdout, inside.stderr);
-    if inside.exit == Some(0) && inside.stdout.contains("1 passed") {
+    // A test that has skipped ends well too.
+    if inside.exit == Some(0) && inside.stderr.contains(DONE) {
         Ok(())
     } else {
-        Err(Trouble::new(format!("expected a good end, found {:?}", inside.exit)))
+        Err(Trouble::new(format!("expected {DONE:?} in the end, found {:?}", inside.exit)))
     }
+}
+
+/// What the test inside says when it has come to its end.
+const DONE: &str = "both ways pulled, killed and gone on with";
+
+/// Says why nothing is tried; where this is a server's run that was given an archive, that is a fault.
+#[expect(clippy::print_stderr, reason = "says why nothing was tried")]
+fn skipped(why: &str, packages: Option<&Packages>) -> Outcome<()> {
+    #[expect(clippy::disallowed_methods, reason = "how servers say that a run is theirs")]
+    let server = std::env::var_os("CI").is_some_and(|value| value == "true");
+    if server && packages.is_some_and(|packages| packages.root != Path::new("/")) {
+        return Err(Trouble::new(format!("expected the test of an archive to run, found {why}")));
+    }
+    eprintln!("skipped: {why}");
+    Ok(())
 }
 
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -115,9 +127,10 @@ const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 #[ignore = "started by the test above, where nobody else can reach the archive"]
 #[expect(clippy::print_stderr, reason = "says why nothing was tried, or what was")]
 fn in_a_network_of_its_own() -> Outcome<()> {
-    let devices = fs::read_to_string("/proc/self/net/dev")?;
-    if devices.lines().skip(2).any(|line| !line.trim_start().starts_with("lo:")) {
-        eprintln!("skipped: this network has more than a loopback device");
+    // Some kernels put tunnels into every network; while they are down nobody comes through them.
+    let up = Order::new("ip").env("PATH", PATH).args(["-o", "link", "show", "up"]).run()?;
+    if up.exit != Some(0) || up.stdout.lines().any(|line| line.split(": ").nth(1) != Some("lo")) {
+        eprintln!("skipped: this network has more than a loopback device: {}", up.stdout);
         return Ok(());
     }
     let packages = Packages::find().ok_or_else(|| Trouble::new("expected Orthanc's packages"))?;
@@ -157,7 +170,9 @@ fn in_a_network_of_its_own() -> Outcome<()> {
     }
     let refused = home.pull("locked")?.refused(2)?;
     assert!(refused.message.contains("401"), "{refused:?}");
-    orthanc.stop()
+    orthanc.stop()?;
+    eprintln!("{DONE}");
+    Ok(())
 }
 
 fn counts<const N: usize>(data: &Value, keys: [&str; N]) -> [u64; N] {

@@ -8,13 +8,16 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use crate::archive::{Archive, Instance, MOST_ANSWERS, Patience, Query, Series, Study, Taker};
+use crate::archive::{
+    Archive, Found, Instance, Patience, Query, Series, Study, Taker, Tally, Weighed,
+};
 use crate::fault::Fault;
 use crate::keep::Tag;
 use crate::sieve::{Asked, Form, MOST, is_uid};
 use message::{
     AFFECTED_CLASS, AFFECTED_INSTANCE, ANSWERED, C_FIND, C_FIND_ANSWER, C_GET, C_GET_ANSWER,
-    C_STORE, C_STORE_ANSWER, DATA_SET, FIELD, ID, NO_DATA_SET, PENDING, PRIORITY, STATUS, Values,
+    C_STORE, C_STORE_ANSWER, CHARACTER_SET, DATA_SET, FIELD, ID, NO_DATA_SET, PENDING, PRIORITY,
+    STATUS, Values,
 };
 use wire::{Address, Command, Proposal, Wire};
 
@@ -62,7 +65,6 @@ const MOST_MESSAGES: usize = 10_000;
 const NO_ROOM: u16 = 0xa700;
 const NOT_UNDERSTOOD: u16 = 0xc000;
 
-const CHARACTER_SET: Tag = (0x0008, 0x0005);
 const CLASS: Tag = (0x0008, 0x0016);
 const INSTANCE: Tag = (0x0008, 0x0018);
 const DATE: Tag = (0x0008, 0x0020);
@@ -106,7 +108,11 @@ impl Dimse {
         self.number
     }
 
-    fn find(&mut self, identifier: &Values) -> Result<Vec<Values>, Fault> {
+    fn find<T: Weighed>(
+        &mut self,
+        identifier: &Values,
+        pick: impl Fn(&Values) -> Option<T>,
+    ) -> Result<Found<T>, Fault> {
         let number = self.next();
         let wire = match &mut self.finding {
             Some(wire) => wire,
@@ -115,7 +121,7 @@ impl Dimse {
                 none.insert(Wire::open(&self.address, &proposal, self.patience)?)
             }
         };
-        let found = ask(wire, number, identifier);
+        let found = ask(wire, number, identifier, pick);
         if found.is_err() {
             self.finding = None;
         }
@@ -153,24 +159,39 @@ impl Dimse {
     }
 }
 
-/// A question and its answers.
-fn ask(wire: &mut Wire, number: u16, identifier: &Values) -> Result<Vec<Values>, Fault> {
+/// A question and what is picked from its answers, one by one.
+fn ask<T: Weighed>(
+    wire: &mut Wire,
+    number: u16,
+    identifier: &Values,
+    pick: impl Fn(&Values) -> Option<T>,
+) -> Result<Found<T>, Fault> {
     let context =
         wire.context(FIND).ok_or_else(|| Fault::Refused("it takes no C-FIND".to_owned()))?;
     wire.begin();
     wire.send(context, &request(C_FIND, FIND, number), Some(identifier))?;
-    let mut found = Vec::new();
+    let mut found = Found { rows: Vec::new(), nameless: 0 };
+    let mut tally = Tally::default();
     loop {
         let command = answer_to(wire, C_FIND_ANSWER, number)?;
-        let values = if command.has_data() { Some(wire.values(command.context)?) } else { None };
-        match (command.number(STATUS), values) {
-            (Some(status), Some(values)) if PENDING.contains(&status) => found.push(values),
+        let data = if command.has_data() { Some(wire.short(command.context)?) } else { None };
+        match (command.number(STATUS), data) {
+            (Some(status), Some(data)) if PENDING.contains(&status) => {
+                // One that cannot be read does not cost the others.
+                match Values::decode(&data).ok().as_ref().and_then(&pick) {
+                    Some(row) => {
+                        tally.add(row.weight())?;
+                        found.rows.push(row);
+                    }
+                    None => {
+                        tally.add(0)?;
+                        found.nameless += 1;
+                    }
+                }
+            }
             (Some(0), _) => return Ok(found),
             (Some(status), _) => return Err(Fault::Status(format!("C-FIND status {status:04X}"))),
             (None, _) => return Err(Fault::Answer("a status")),
-        }
-        if found.len() > MOST_ANSWERS {
-            return Err(Fault::TooLarge("the archive's list"));
         }
     }
 }
@@ -195,6 +216,8 @@ fn answer_to(wire: &mut Wire, field: u16, number: u16) -> Result<Command, Fault>
 struct Fetched {
     /// What `take` says, if it came.
     taken: Option<Result<(), Fault>>,
+    /// Whether something else came.
+    other: bool,
     /// How the archive says that it went.
     status: u16,
 }
@@ -215,11 +238,11 @@ fn get(
         .with_text(INSTANCE, asked.instance);
     wire.begin();
     wire.send(context, &request(C_GET, GET, number), Some(&identifier))?;
-    let mut taken = None;
+    let mut fetched = Fetched { taken: None, other: false, status: 0 };
     for _ in 0..MOST_MESSAGES {
         let command = wire.receive()?;
         match command.number(FIELD) {
-            Some(C_STORE) => store(wire, &command, asked, &mut taken, take)?,
+            Some(C_STORE) => store(wire, &command, asked, &mut fetched, take)?,
             Some(C_GET_ANSWER) if command.number(ANSWERED) == Some(number) => {
                 if command.has_data() {
                     // Which ones failed; there is only one that could.
@@ -227,7 +250,7 @@ fn get(
                 }
                 let status = command.number(STATUS).ok_or(Fault::Answer("a status"))?;
                 if !PENDING.contains(&status) {
-                    return Ok(Fetched { taken, status });
+                    return Ok(Fetched { status, ..fetched });
                 }
             }
             _ => return Err(Fault::Answer("a C-STORE or the end of a C-GET")),
@@ -241,7 +264,7 @@ fn store(
     wire: &mut Wire,
     command: &Command,
     asked: Asked<'_>,
-    taken: &mut Option<Result<(), Fault>>,
+    fetched: &mut Fetched,
     take: &mut Taker<'_>,
 ) -> Result<(), Fault> {
     let context = command.context;
@@ -251,7 +274,9 @@ fn store(
         return Err(Fault::Answer("a data set"));
     }
     let mut data = wire.data(context);
-    let outcome = if command.text(AFFECTED_INSTANCE) == Some(asked.instance) && taken.is_none() {
+    // One that was not asked for, before or after the one that was, is refused and changes nothing.
+    let wanted = command.text(AFFECTED_INSTANCE) == Some(asked.instance) && fetched.taken.is_none();
+    let outcome = if wanted {
         take(&mut data, Form::DataSet { syntax: &syntax, class: &class })
     } else {
         Err(Fault::Another("instance"))
@@ -272,21 +297,21 @@ fn store(
         .with_number((0, STATUS), status)
         .with_text((0, AFFECTED_INSTANCE), asked.instance);
     wire.send(context, &answer, None)?;
-    // One that was not asked for does not undo the one that was.
-    if taken.as_ref().is_none_or(Result::is_err) {
-        *taken = Some(outcome);
+    if wanted {
+        fetched.taken = Some(outcome);
+    } else {
+        fetched.other = true;
     }
     Ok(())
 }
 
 /// The UID of an answer, which becomes part of the next question.
-fn uid(values: &Values, tag: Tag) -> Result<String, Fault> {
-    let uid = values.text(tag).filter(|uid| is_uid(uid)).map(str::to_owned);
-    uid.ok_or(Fault::Answer("a UID in each answer"))
+fn uid(values: &Values, tag: Tag) -> Option<String> {
+    values.text(tag).filter(|uid| is_uid(uid)).map(str::to_owned)
 }
 
 impl Archive for Dimse {
-    fn studies(&mut self, query: Query<'_>) -> Result<Vec<Study>, Fault> {
+    fn studies(&mut self, query: Query<'_>) -> Result<Found<Study>, Fault> {
         let mut identifier = Values::default()
             .with_text(LEVEL, "STUDY")
             .with_text(DATE, query.dates.unwrap_or_default())
@@ -296,48 +321,43 @@ impl Archive for Dimse {
         if query.patient.is_some_and(|patient| !patient.is_ascii()) {
             identifier = identifier.with_text(CHARACTER_SET, "ISO_IR 192");
         }
-        let found = self.find(&identifier)?;
-        let study = |values: &Values| {
-            Ok(Study {
+        self.find(&identifier, |values| {
+            Some(Study {
                 uid: uid(values, STUDY)?,
-                patient: values.text(PATIENT).map(str::to_owned),
+                // One that cannot be read is compared when the image is there.
+                patient: values.decoded(PATIENT),
                 date: values.text(DATE).map(str::to_owned),
             })
-        };
-        found.iter().map(study).collect()
+        })
     }
 
-    fn series(&mut self, study: &str) -> Result<Vec<Series>, Fault> {
+    fn series(&mut self, study: &str) -> Result<Found<Series>, Fault> {
         let identifier = Values::default()
             .with_text(LEVEL, "SERIES")
             .with_text(MODALITY, "")
             .with_text(DESCRIPTION, "")
             .with_text(STUDY, study)
             .with_text(SERIES, "");
-        let found = self.find(&identifier)?;
-        let series = |values: &Values| {
-            Ok(Series {
+        self.find(&identifier, |values| {
+            Some(Series {
                 uid: uid(values, SERIES)?,
                 modality: values.text(MODALITY).map(str::to_owned),
-                description: values.text(DESCRIPTION).map(str::to_owned),
+                description: values.legible(DESCRIPTION),
             })
-        };
-        found.iter().map(series).collect()
+        })
     }
 
-    fn instances(&mut self, study: &str, series: &str) -> Result<Vec<Instance>, Fault> {
+    fn instances(&mut self, study: &str, series: &str) -> Result<Found<Instance>, Fault> {
         let identifier = Values::default()
             .with_text(LEVEL, "IMAGE")
             .with_text(CLASS, "")
             .with_text(INSTANCE, "")
             .with_text(STUDY, study)
             .with_text(SERIES, series);
-        let found = self.find(&identifier)?;
-        let instance = |values: &Values| {
+        self.find(&identifier, |values| {
             let class = values.text(CLASS).filter(|class| is_uid(class)).map(str::to_owned);
-            Ok(Instance { uid: uid(values, INSTANCE)?, class })
-        };
-        found.iter().map(instance).collect()
+            Some(Instance { uid: uid(values, INSTANCE)?, class })
+        })
     }
 
     fn fetch(
@@ -361,10 +381,9 @@ impl Archive for Dimse {
         };
         match fetched {
             Fetched { taken: Some(outcome), .. } => outcome,
-            Fetched { taken: None, status: 0 } => Err(Fault::Missing),
-            Fetched { taken: None, status } => {
-                Err(Fault::Status(format!("C-GET status {status:04X}")))
-            }
+            Fetched { other: true, .. } => Err(Fault::Another("instance")),
+            Fetched { status: 0, .. } => Err(Fault::Missing),
+            Fetched { status, .. } => Err(Fault::Status(format!("C-GET status {status:04X}"))),
         }
     }
 }

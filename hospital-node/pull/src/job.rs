@@ -52,6 +52,20 @@ pub struct Job {
     pub keep: Keep,
     /// The label of all images whose patient has none of their own.
     pub label: String,
+    /// What a row of the list stands for.
+    pub rows: Rows,
+    /// Whether what is there already is fetched once more.
+    pub refetch: bool,
+}
+
+/// What a row of the list stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rows {
+    /// An image.
+    #[default]
+    Image,
+    /// A series: the folder with its images, which the trainer reads as a volume.
+    Series,
 }
 
 /// Where images are fetched.
@@ -79,6 +93,24 @@ pub enum Origin {
         /// Ours.
         calling: String,
     },
+}
+
+impl Origin {
+    /// Whether it is this machine.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        match self {
+            Self::Web { base, .. } => {
+                base.parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(is_loopback))
+            }
+            Self::Dimse { host, .. } => is_loopback(host),
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// What lets us in.
@@ -109,6 +141,19 @@ pub enum Proxy {
     Direct,
     /// Through this one.
     Url(String),
+}
+
+impl Proxy {
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "" | "auto" => Some(Self::Environment),
+            "none" => Some(Self::Direct),
+            url => {
+                let scheme = url.starts_with("http://") || url.starts_with("https://");
+                (scheme && ureq::Proxy::new(url).is_ok()).then(|| Self::Url(url.to_owned()))
+            }
+        }
+    }
 }
 
 /// Days from the first to the last, as `YYYYMMDD`.
@@ -157,16 +202,19 @@ impl Job {
         let mut faults = Vec::new();
         let text = |key: &str| table.get(key).and_then(|value| value.as_str()).unwrap_or_default();
         let base = PathBuf::from(text("base"));
-        let proxy = match text("proxy") {
-            "" | "auto" => Proxy::Environment,
-            "none" => Proxy::Direct,
-            url => Proxy::Url(url.to_owned()),
-        };
+        let network = Proxy::read(text("proxy"));
         let name = format!("pull.{}", text("name"));
         let section = table.get("pull").and_then(|value| value.as_table());
         let mut section = Section::new(&name, section, &base, &mut faults);
 
+        let own = section.text("proxy", "\"none\"");
+        let proxy = own.as_deref().map_or(network, Proxy::read);
+        if proxy.is_none() {
+            section.wrong("proxy", "\"auto\", \"none\", or http://HOST:PORT", "\"none\"");
+        }
         let from = read_from(&mut section);
+        // Nothing else could reach it either.
+        let near = own.is_none() && from.as_ref().is_some_and(Origin::is_here);
         let into = section.path("into", "\"/srv/chest\"");
         if into.is_none() {
             section.missing("into", "the folder that images are put into", "\"/srv/chest\"");
@@ -195,6 +243,17 @@ impl Job {
             Patients::read(&file).map_err(|error| section.say("patients", &error)).ok()
         });
         let label = section.text("label", "\"pneumonia\"").unwrap_or_default();
+        if !patients::is_label(&label) {
+            section.wrong("label", "one line of at most 1024 bytes", "\"pneumonia\"");
+        }
+        let rows = match section.text("rows", "\"series\"").as_deref() {
+            None | Some("image") => Rows::Image,
+            Some("series") => Rows::Series,
+            Some(_) => {
+                section.wrong("rows", "\"image\" or \"series\"", "\"series\"");
+                Rows::Image
+            }
+        };
         let mut keep = Keep::default();
         for word in section.list("keep", "[\"PatientSex\", \"PatientAge\"]") {
             if let Err(allowed) = keep.add(&word) {
@@ -210,12 +269,12 @@ impl Job {
         }
         section.finish();
         let names = PathBuf::from(text("secret"));
-        match (from, into) {
-            (Some(from), Some(into)) if faults.is_empty() => Ok(Self {
+        match (from, into, proxy) {
+            (Some(from), Some(into), Some(proxy)) if faults.is_empty() => Ok(Self {
                 from,
                 into,
                 names,
-                proxy,
+                proxy: if near { Proxy::Direct } else { proxy },
                 ca,
                 client,
                 modalities,
@@ -224,6 +283,8 @@ impl Job {
                 description,
                 keep,
                 label,
+                rows,
+                refetch: false,
             }),
             _ => Err(faults),
         }
@@ -262,8 +323,7 @@ fn read_from(section: &mut Section<'_>) -> Option<Origin> {
         return None;
     };
     let host = host.trim_matches(['[', ']']).to_owned();
-    let here =
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let here = is_loopback(&host);
     let tls = scheme == "https" || scheme == "dicom-tls";
     if !tls && !here && !open {
         section.wrong("from", ALLOWED, EXAMPLE);

@@ -1,6 +1,8 @@
 //! Which elements of a header reach the disk: those that the reader needs for pixels, those that say
 //! what belongs together, and those that this house lists. All others are dropped as they arrive.
 
+mod addable;
+
 use std::collections::BTreeMap;
 
 use dicom_core::dictionary::{DataDictionary as _, DataDictionaryEntry as _};
@@ -27,31 +29,19 @@ pub struct Keep {
     more: BTreeMap<Tag, Rule>,
 }
 
-/// Elements of group 0010 that name nobody: sex, age, size, weight, smoking, pregnancy.
-const ABOUT_THE_PATIENT: [u16; 6] = [0x0040, 0x1010, 0x1020, 0x1030, 0x21a0, 0x21c0];
-
 impl Keep {
     /// Adds an element to the list, by its keyword or as `gggg,eeee`.
     ///
     /// # Errors
-    /// What may be listed: an element of the standard that names no person.
+    /// What may be listed.
     pub fn add(&mut self, word: &str) -> Result<(), &'static str> {
         let entry = StandardDataDictionary
             .by_expr(word)
             .ok_or("a keyword or a tag (gggg,eeee) of the standard's dictionary")?;
         let (DicomTag(group, element), vr) = (entry.tag(), entry.vr().relaxed());
-        let identity = match group {
-            0x0010 => !ABOUT_THE_PATIENT.contains(&element),
-            0x0008 => element == 0x0050,
-            0x0020 => element == 0x0010,
-            0x0038 => true,
-            _ => false,
-        };
-        if identity || vr == VR::PN {
-            return Err("an element that names no person, visit or order");
-        }
-        if group <= 2 || group % 2 == 1 || group >= 0x7f00 || element == 0 {
-            return Err("an element of a data set beside its pixels");
+        if !addable::ADDABLE.contains(&entry.alias()) && standard(group, element).is_none() {
+            return Err("an element that says how an image was made, or of what (README.md tells \
+                        which), and that names no person, visit, order or machine");
         }
         let rule = if vr == VR::SQ {
             Rule::Sequence
@@ -106,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_names_a_person_cannot_be_listed() {
+    fn what_names_a_person_a_visit_an_order_or_a_machine_cannot_be_listed() {
         let mut keep = Keep::default();
         for wrong in [
             "PatientName",
@@ -114,12 +104,38 @@ mod tests {
             "PatientID",
             "PatientBirthDate",
             "OtherPatientIDs",
+            "PatientAddress",
+            "PatientTelephoneNumbers",
+            "PersonAddress",
+            "PersonTelephoneNumbers",
             "ReferringPhysicianName",
+            "ReferringPhysicianAddress",
+            "ReferringPhysicianTelephoneNumbers",
+            "PerformingPhysicianName",
+            "OperatorsName",
+            "OrderCallbackPhoneNumber",
+            "OrderEnteredBy",
+            "ClinicalTrialSubjectID",
+            "ClinicalTrialSubjectReadingID",
             "AccessionNumber",
             "StudyID",
             "AdmissionID",
+            "RequestedProcedureID",
+            "ScheduledProcedureStepID",
+            "FillerOrderNumberImagingServiceRequest",
+            "PlacerOrderNumberImagingServiceRequest",
+            "RequestAttributesSequence",
+            "ReferencedPatientSequence",
+            "OtherPatientIDsSequence",
+            "InstitutionName",
+            "InstitutionAddress",
+            "StationName",
+            "DeviceSerialNumber",
+            "ImageComments",
+            "PatientComments",
+            "TextValue",
+            "PersonName",
             "0009,0010",
-            "7fe0,0010",
             "0002,0010",
             "0018,0000",
             "NoSuchKeyword",
@@ -128,6 +144,43 @@ mod tests {
             assert!(keep.add(wrong).is_err(), "{wrong}");
         }
         assert!(keep.more.is_empty());
+    }
+
+    /// Whatever tag there is: it is on the one list or on the other, or it cannot be added.
+    #[test]
+    fn of_the_whole_dictionary_only_the_list_can_be_added() {
+        let (mut found, mut all) = (0, 0);
+        for group in (0x0008..=0x0070_u16).chain([0x0400, 0x2050, 0x3006, 0x300a, 0x4008, 0x5200]) {
+            for element in 0..=u16::MAX {
+                let Some(entry) = StandardDataDictionary.by_tag(DicomTag(group, element)) else {
+                    continue;
+                };
+                all += 1;
+                let mut keep = Keep::default();
+                let added = keep.add(&format!("{group:04x},{element:04x}"));
+                let listed = addable::ADDABLE.contains(&entry.alias());
+                assert_eq!(
+                    added.is_ok(),
+                    listed || standard(group, element).is_some(),
+                    "{entry:?}"
+                );
+                if listed {
+                    found += 1;
+                    let name = entry.alias();
+                    assert_ne!(entry.vr().relaxed(), VR::PN, "{name}");
+                    for word in ["Name", "Address", "Telephone", "Phone", "Physician", "Comments"] {
+                        let harmless = ["ProtocolName", "SequenceName", "ManufacturerModelName"];
+                        assert!(!name.contains(word) || harmless.contains(&name), "{name}");
+                    }
+                    assert!(
+                        !name.ends_with("ID") || name.ends_with("UID") || name == "StackID",
+                        "{name}"
+                    );
+                }
+            }
+        }
+        assert!(all > 2500, "{all}");
+        assert_eq!(found, addable::ADDABLE.len(), "each is in the dictionary, once");
     }
 
     #[test]

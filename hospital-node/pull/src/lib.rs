@@ -9,6 +9,7 @@
 //! Reading order: [`job`], [`archive`] with [`web`] and [`dimse`], [`sieve`], [`store`], [`pull`].
 
 pub mod archive;
+mod charset;
 pub mod dimse;
 pub mod fault;
 pub mod job;

@@ -13,12 +13,13 @@ use hospital_pull::dimse::Dimse;
 use hospital_pull::fault::Fault;
 use hospital_pull::job::{Job, Origin};
 use hospital_pull::names::Names;
-use hospital_pull::pull::{Progress, PullError, Report, pull};
+use hospital_pull::pull::{Progress, PullError, Report, Stopped, pull};
 use hospital_pull::store::{IMAGES, Store, StoreError};
 use hospital_pull::trust::Trust;
 use hospital_pull::web::Web;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::cli::{Exit, Failure, Format, end, write_ok};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::Serialize;
 
 /// The longest job.
@@ -36,6 +37,9 @@ struct Arguments {
     /// A file for the whole report as JSON
     #[arg(long)]
     report: Option<PathBuf>,
+    /// Fetches what is there already once more
+    #[arg(long)]
+    refetch: bool,
 }
 
 /// What is printed in the end.
@@ -45,8 +49,16 @@ struct Outcome<'a> {
     report: &'a Report,
     /// The folder of a data set.
     path: &'a Path,
-    /// Its manifest.
-    manifest: &'a Path,
+    /// Why it went no further.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped: Option<Reason<'a>>,
+}
+
+/// As failures are printed.
+#[derive(Serialize)]
+struct Reason<'a> {
+    reason: &'static str,
+    detail: &'a str,
 }
 
 fn main() -> ExitCode {
@@ -65,6 +77,9 @@ fn main() -> ExitCode {
         // As above.
         let _ = writeln!(io::stderr(), "a fault in the program at {place}");
     }));
+    // Whoever has started us and is gone shall find the folder free when they come again. Where it
+    // cannot be had, we end by ourselves in time.
+    let _ = set_parent_process_death_signal(Some(Signal::TERM));
     let format = arguments.format;
     match std::panic::catch_unwind(|| run(&arguments)) {
         Err(_) => Exit::Bug.into(),
@@ -78,10 +93,11 @@ fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         .take(MOST_JOB)
         .read_to_string(&mut text)
         .map_err(|error| Failure::usage("job", format!("cannot read the job: {error}")))?;
-    let job = Job::parse(&text).map_err(|faults| {
+    let mut job = Job::parse(&text).map_err(|faults| {
         let lines: String = faults.iter().map(|fault| format!("\n  {fault}")).collect();
         Failure::usage("config_faults", format!("{} fault(s):{lines}", faults.len()))
     })?;
+    job.refetch = arguments.refetch;
     let names = Names::read(&job.names).map_err(|error| {
         Failure::usage("pseudonym_key", error)
             .hint("`hospital-node enroll` makes the key; images are fetched after that")
@@ -89,28 +105,38 @@ fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let mut archive = connect(&job)?;
     let mut store = Store::open(&job.into, &names.mark()).map_err(|error| unusable(&error))?;
     let bar = Bar::new();
-    let report = pull(&job, &names, archive.as_mut(), &mut store, &bar);
+    let ended = pull(&job, &names, archive.as_mut(), &mut store, &bar);
     bar.0.finish_and_clear();
-    // What came before something went wrong is listed too.
-    let manifest = store.write_manifest().map_err(|error| unusable(&error))?;
-    let report = report.map_err(|error| match error {
-        PullError::Store(error) => unusable(&error),
-        PullError::Archive(fault) => failure(&fault),
-    })?;
-    let outcome = Outcome { report: &report, path: &job.into.join(IMAGES), manifest: &manifest };
-    if let Some(file) = &arguments.report {
-        write_report(file, &outcome).map_err(|error| {
-            Failure::failed("report", format!("cannot write the report: {error}"))
-        })?;
-    }
+    let (report, failure) = match ended {
+        Ok(report) => (report, None),
+        Err(stopped) => {
+            let Stopped { error, report } = *stopped;
+            let failure = match error {
+                PullError::Store(error) => unusable(&error),
+                PullError::Archive(fault) => failure(&fault),
+            };
+            (report, Some(failure))
+        }
+    };
+    let stopped =
+        failure.as_ref().map(|failure| Reason { reason: failure.code, detail: &failure.message });
+    let outcome = Outcome { report: &report, path: &job.into.join(IMAGES), stopped };
+    // However it ended, what it came to is written.
+    let written = arguments.report.as_ref().map_or(Ok(()), |file| write_report(file, &outcome));
     let mut out = io::stdout().lock();
-    match arguments.format {
-        Format::Json => write_ok(&mut out, &outcome),
-        Format::Text => out.write_all(told(&outcome).as_bytes()).and_then(|()| out.flush()),
+    match (arguments.format, &failure) {
+        // There is one object on stdout, and that is the failure's.
+        (Format::Json, Some(_)) => Ok(()),
+        (Format::Json, None) => write_ok(&mut out, &outcome),
+        (Format::Text, _) => out.write_all(told(&outcome).as_bytes()).and_then(|()| out.flush()),
     }
     .map_err(|error| Failure::failed("stdout", error.to_string()))?;
-    let whole = report.failed.is_empty() && report.not_tried == 0;
-    Ok(if whole { Exit::Ok } else { Exit::Failed })
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    written
+        .map_err(|error| Failure::failed("report", format!("cannot write the report: {error}")))?;
+    Ok(if report.is_whole() { Exit::Ok } else { Exit::Failed })
 }
 
 fn connect(job: &Job) -> Result<Box<dyn Archive>, Failure> {
@@ -124,7 +150,8 @@ fn connect(job: &Job) -> Result<Box<dyn Archive>, Failure> {
     Ok(match &job.from {
         Origin::Web { base, tls, login } => {
             let trust = trust(*tls)?;
-            Box::new(Web::new(base, trust.as_ref(), login.as_ref(), &job.proxy, patience))
+            let web = Web::new(base, trust.as_ref(), login.as_ref(), &job.proxy, patience);
+            Box::new(web.map_err(|error| Failure::usage("connection", error))?)
         }
         Origin::Dimse { host, port, tls, called, calling } => {
             let config = trust(*tls)?.map(|trust| trust.config()).transpose();
@@ -141,15 +168,17 @@ fn unusable(error: &StoreError) -> Failure {
 
 fn failure(fault: &Fault) -> Failure {
     let exit = match fault {
-        Fault::Unreachable(_) | Fault::Refused(_) => Exit::Connection,
+        Fault::Unreachable(_) | Fault::Refused(_) | Fault::Forbidden(_) => Exit::Connection,
         Fault::Slow => Exit::Timeout,
         Fault::Status(_)
         | Fault::Missing
         | Fault::Answer(_)
+        | Fault::Nameless(_)
         | Fault::TooLarge(_)
         | Fault::Cut
         | Fault::Header(_)
-        | Fault::NotAnImage
+        | Fault::NotAnImage { .. }
+        | Fault::NoPixels
         | Fault::NoPatient
         | Fault::Another(_)
         | Fault::Disk(_) => Exit::Failed,
@@ -166,7 +195,7 @@ fn write_report(file: &Path, outcome: &Outcome<'_>) -> io::Result<()> {
 
 /// The report for a person.
 fn told(outcome: &Outcome<'_>) -> String {
-    let Outcome { report, path, manifest } = outcome;
+    let Outcome { report, path, .. } = outcome;
     let mut text = String::new();
     for failed in report.failed.iter().take(NAMED) {
         let what =
@@ -181,13 +210,28 @@ fn told(outcome: &Outcome<'_>) -> String {
     if more > 0 {
         let _ = writeln!(text, "... and {more} more; --report FILE names all");
     }
-    let Report { found, fetched, already, not_images, failed, not_tried, holds } = report;
+    let Report { found, fetched, already, not_images, failed, not_tried, holds, .. } = report;
     let _ = writeln!(
         text,
         "{found} found, {fetched} fetched, {already} there already, {not_images} without pixels, \
          {} failed, {not_tried} not tried",
         failed.len()
     );
+    if report.not_asked > 0 {
+        let count = report.not_asked;
+        let _ = writeln!(
+            text,
+            "{count} questions not asked: what they would have found is not counted"
+        );
+    }
+    if report.off_list > 0 {
+        let count = report.off_list;
+        let _ = writeln!(
+            text,
+            "{count} images of patients who are not on the list any more: not in the manifest, and \
+             still in the folder"
+        );
+    }
     let _ = writeln!(
         text,
         "{}: {} patients, {} studies, {} series, {} images",
@@ -197,7 +241,7 @@ fn told(outcome: &Outcome<'_>) -> String {
         holds.series,
         holds.images
     );
-    let _ = writeln!(text, "{}", manifest.display());
+    let _ = writeln!(text, "{}", report.manifest.display());
     text
 }
 

@@ -70,10 +70,17 @@ impl Names {
     }
 
     /// A patient's, in 64 hexadecimal digits: `HMAC-SHA256(site secret, PatientID || issuer)` with
-    /// the lengths of both in front, as the trainer makes it of a manifest's `patient_id`.
+    /// the lengths of both in front, as the trainer makes it of a manifest's `patient_id` and `issuer`.
     #[must_use]
     pub fn patient(&self, patient_id: &str, issuer: &str) -> String {
         HEXLOWER.encode(&self.sign(&[patient_id.as_bytes(), issuer.as_bytes()]))
+    }
+
+    /// What a patient is called in the journal, whoever has issued the identifier: a list of patients
+    /// does not tell.
+    #[must_use]
+    pub fn person(&self, patient_id: &str) -> String {
+        HEXLOWER.encode(&self.short("consilium/pull/person/1", patient_id))
     }
 
     /// Another UID in the place of this one: the same each time, under the arc for UUIDs (PS3.5 B.2).
@@ -88,7 +95,7 @@ impl Names {
         HEXLOWER.encode(&self.short("consilium/pull/instance/1", uid))
     }
 
-    /// What a series is called in reports.
+    /// What a series is called in reports, and as a folder.
     #[must_use]
     pub fn series(&self, uid: &str) -> String {
         HEXLOWER.encode(&self.short("consilium/pull/series/1", uid))
@@ -125,8 +132,8 @@ mod tests {
     fn each_purpose_has_pseudonyms_of_its_own_and_a_uid_is_a_uid() {
         let names = Names::new([7; 32]);
         let uid = "1.2.3";
-        let all = [names.instance(uid), names.series(uid), names.study(uid)];
-        assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);
+        let all = [names.instance(uid), names.series(uid), names.study(uid), names.person(uid)];
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
         let new = names.uid(uid);
         assert!(new.len() <= 64 && new.starts_with("2.25.") && new == names.uid(uid));
         assert_ne!(new, names.uid("1.2.4"));

@@ -1,17 +1,21 @@
 //! The whole pull: what is there, what lacks, what came of it.
 
-use std::collections::BTreeSet;
+mod pattern;
+mod plan;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use serde::Serialize;
 
-use crate::archive::{Archive, MOST_ANSWERS, Query};
+use crate::archive::Archive;
 use crate::fault::Fault;
-use crate::job::Job;
+use crate::job::{Job, Rows};
 use crate::names::Names;
 use crate::sieve::{Asked, Form, MOST, Rules, Sieved, sieve};
-use crate::store::{Done, Holdings, Store, StoreError};
+use crate::store::{Done, Holdings, Listing, Store, StoreError};
 
 /// Failures of the way, one after the other, after which nothing more is asked for.
 const IN_A_ROW: usize = 5;
@@ -37,10 +41,26 @@ pub struct Report {
     pub not_images: usize,
     /// What did not come.
     pub failed: Vec<Failed>,
-    /// Instances that were not asked for any more, after the way had failed too often.
+    /// Questions that were not asked any more, after the way had failed too often: what they would
+    /// have found is in no other number.
+    pub not_asked: usize,
+    /// Instances that were not asked for any more.
     pub not_tried: usize,
+    /// Images in the folder whose patients are not on the list of patients any more. They are in no
+    /// row of the manifest; their files are a person's to remove.
+    pub off_list: usize,
     /// What the folder holds now.
     pub holds: Holdings,
+    /// The list of it.
+    pub manifest: PathBuf,
+}
+
+impl Report {
+    /// Whether all that was asked for is there.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.failed.is_empty() && self.not_asked == 0 && self.not_tried == 0
+    }
 }
 
 /// One instance, or a whole study or series, that did not come.
@@ -58,15 +78,34 @@ pub struct Failed {
     pub detail: String,
 }
 
-/// Why there is no report.
+/// Why a pull did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
     /// The folder.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The archive does not even answer the first question.
+    /// The archive does not even answer the first question, or does not let us in any more.
     #[error("{0}")]
     Archive(Fault),
+}
+
+/// A pull that did not come to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Stopped {
+    /// Why.
+    pub error: PullError,
+    /// What had come of it until then.
+    pub report: Report,
+}
+
+/// What is asked of an archive.
+#[derive(Clone, Copy)]
+enum Request {
+    Studies,
+    Series,
+    Instances,
+    Image,
 }
 
 /// One instance that is asked for.
@@ -83,31 +122,35 @@ struct Pull<'a> {
     archive: &'a mut dyn Archive,
     store: &'a mut Store,
     report: Report,
+    /// For each kind of request, failures of the way since one was last answered: an archive that
+    /// answers some and not the others is not waited for either.
+    in_a_row: [usize; 4],
+    /// Series of which everything is here, by their pseudonyms.
+    whole: BTreeSet<String>,
 }
 
-/// Fetches all that the job asks for and the folder lacks.
+/// Fetches all that the job asks for and the folder lacks, and lists it.
 ///
 /// # Errors
-/// When the folder cannot be written, or the archive does not answer at all. What fails after that
-/// is part of the report.
+/// When the folder cannot be written, the archive does not answer at all, or it does not let us in
+/// any more. What came before that is kept and listed; what fails otherwise is part of the report.
 pub fn pull(
     job: &Job,
     names: &Names,
     archive: &mut dyn Archive,
     store: &mut Store,
     progress: &dyn Progress,
-) -> Result<Report, PullError> {
-    let mut pull = Pull { job, names, archive, store, report: Report::default() };
-    let wanted = pull.plan(progress)?;
-    pull.report.found = wanted.len();
-    let lacking: Vec<Wanted> = wanted
-        .into_iter()
-        .filter(|wanted| !pull.store.has(&names.instance(&wanted.instance)))
-        .collect();
-    pull.report.already = pull.report.found - lacking.len();
-    pull.fetch_all(lacking, progress)?;
-    pull.report.holds = pull.store.holdings();
-    Ok(pull.report)
+) -> Result<Report, Box<Stopped>> {
+    let (report, whole) = (Report::default(), BTreeSet::new());
+    let mut pull = Pull { job, names, archive, store, report, in_a_row: [0; 4], whole };
+    let came = pull.plan(progress).and_then(|wanted| pull.fetch_all(wanted, progress));
+    // What came before something went wrong is listed too.
+    let listed = pull.list();
+    let report = pull.report;
+    match came.and(listed) {
+        Ok(()) => Ok(report),
+        Err(error) => Err(Box::new(Stopped { error, report })),
+    }
 }
 
 impl Pull<'_> {
@@ -122,143 +165,75 @@ impl Pull<'_> {
         });
     }
 
-    /// Asks what there is: studies, their series, their instances.
-    fn plan(&mut self, progress: &dyn Progress) -> Result<Vec<Wanted>, PullError> {
-        let mut wanted = Vec::new();
-        let mut known = BTreeSet::new();
-        for study in self.studies()? {
-            let all = match self.archive.series(&study) {
-                Ok(all) => all,
-                Err(fault) if fault.is_final() => return Err(PullError::Archive(fault)),
-                Err(fault) => {
-                    self.fail(&study, "", "", &fault);
-                    continue;
-                }
-            };
-            for series in all {
-                let modality = series.modality.as_deref().unwrap_or_default();
-                let modalities = &self.job.modalities;
-                let fits = (modalities.is_empty() || modalities.iter().any(|one| one == modality))
-                    && self.job.description.as_deref().is_none_or(|pattern| {
-                        matches(pattern, series.description.as_deref().unwrap_or_default())
-                    });
-                if !fits {
-                    continue;
-                }
-                let instances = match self.archive.instances(&study, &series.uid) {
-                    Ok(instances) => instances,
-                    Err(fault) if fault.is_final() => return Err(PullError::Archive(fault)),
-                    Err(fault) => {
-                        self.fail(&study, &series.uid, "", &fault);
-                        continue;
-                    }
-                };
-                let (study, series) = (Rc::from(study.as_str()), Rc::from(series.uid.as_str()));
-                for instance in instances {
-                    if known.insert(self.names.instance(&instance.uid)) {
-                        wanted.push(Wanted {
-                            study: Rc::clone(&study),
-                            series: Rc::clone(&series),
-                            instance: instance.uid,
-                            class: instance.class.map(Rc::from),
-                        });
-                    }
-                }
-                if wanted.len() > MOST_ANSWERS {
-                    return Err(PullError::Archive(Fault::TooLarge("the archive's list")));
-                }
-                progress.found(wanted.len());
-            }
-        }
-        Ok(wanted)
-    }
-
-    /// The studies that are asked for, each once.
-    fn studies(&mut self) -> Result<BTreeSet<String>, PullError> {
-        let one = |text: &str| Some(text.to_owned());
-        let patients: Vec<Option<String>> = match &self.job.patients {
-            Some(patients) => patients.ids().map(one).collect(),
-            None => vec![None],
-        };
-        let modalities: Vec<Option<String>> = match self.job.modalities.as_slice() {
-            [] => vec![None],
-            several => several.iter().map(|code| one(code)).collect(),
-        };
-        let dates = self.job.dates.as_ref();
-        let mut found = BTreeSet::new();
-        let mut answered = false;
-        for patient in &patients {
-            for modality in &modalities {
-                let query = Query {
-                    patient: patient.as_deref(),
-                    dates: dates.map(|dates| dates.text.as_str()),
-                    modality: modality.as_deref(),
-                };
-                match self.archive.studies(query) {
-                    Ok(studies) => {
-                        answered = true;
-                        // The archive may heed less than it was asked.
-                        let fits = studies.into_iter().filter(|study| {
-                            let day = study.date.as_deref();
-                            let asked = patient.as_ref().zip(study.patient.as_ref());
-                            asked.is_none_or(|(asked, found)| asked == found)
-                                && dates.zip(day).is_none_or(|(dates, day)| dates.contain(day))
-                        });
-                        found.extend(fits.map(|study| study.uid));
-                    }
-                    Err(fault) if fault.is_final() || !answered => {
-                        return Err(PullError::Archive(fault));
-                    }
-                    Err(fault) => self.fail("", "", "", &fault),
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    fn fetch_all(
+    /// Takes note of how the archive answered; the outer error ends the pull.
+    fn heard<T>(
         &mut self,
-        lacking: Vec<Wanted>,
-        progress: &dyn Progress,
-    ) -> Result<(), PullError> {
-        let all = lacking.len();
-        let (mut again, mut in_a_row, mut done) = (Vec::<(Wanted, Fault)>::new(), 0, 0);
+        request: Request,
+        answer: Result<T, Fault>,
+    ) -> Result<Result<T, Fault>, PullError> {
+        match answer {
+            Err(fault) if fault.is_final() => Err(PullError::Archive(fault)),
+            answer => {
+                let of_the_way = answer.as_ref().is_err_and(Fault::is_of_the_way);
+                let count = &mut self.in_a_row[request as usize];
+                *count = if of_the_way { *count + 1 } else { 0 };
+                Ok(answer)
+            }
+        }
+    }
+
+    /// Whether there is no point in asking for anything else.
+    fn has_given_up(&self) -> bool {
+        self.in_a_row.iter().any(|count| *count >= IN_A_ROW)
+    }
+
+    fn fetch_all(&mut self, wanted: Vec<Wanted>, progress: &dyn Progress) -> Result<(), PullError> {
+        self.report.found = wanted.len();
+        let here = |one: &Wanted| self.store.has(&self.names.instance(&one.instance));
+        let mut left: VecDeque<Wanted> =
+            wanted.into_iter().filter(|one| self.job.refetch || !here(one)).collect();
+        let all = left.len();
+        self.report.already = self.report.found - all;
+        let (mut again, mut done) = (Vec::<(Wanted, Fault)>::new(), 0);
+        let mut ended = Ok(());
         // What failed is asked for once more, when the rest is done: an archive may have had a bad
         // moment.
-        for (last, mut round) in [(false, lacking), (true, Vec::new())] {
-            if last {
-                if in_a_row >= IN_A_ROW {
-                    break;
-                }
-                round = std::mem::take(&mut again).into_iter().map(|(wanted, _)| wanted).collect();
+        for last in [false, true] {
+            if last && !self.has_given_up() && ended.is_ok() {
+                left.extend(std::mem::take(&mut again).into_iter().map(|(wanted, _)| wanted));
             }
-            for wanted in round {
-                if in_a_row >= IN_A_ROW {
+            while let Some(wanted) = left.pop_front() {
+                if self.has_given_up() || ended.is_err() {
+                    self.whole.remove(&self.names.series(&wanted.series));
                     self.report.not_tried += 1;
                     continue;
                 }
-                let Err(fault) = self.fetch(&wanted)? else {
-                    in_a_row = 0;
-                    done += 1;
-                    progress.done(done, all);
-                    continue;
-                };
-                if fault.is_final() {
-                    return Err(PullError::Archive(fault));
-                }
-                in_a_row = if fault.is_of_the_way() { in_a_row + 1 } else { 0 };
-                if last || in_a_row >= IN_A_ROW {
-                    self.fail(&wanted.study, &wanted.series, &wanted.instance, &fault);
-                } else {
-                    again.push((wanted, fault));
+                let fetched = self.fetch(&wanted).and_then(|came| self.heard(Request::Image, came));
+                match fetched {
+                    Ok(Ok(())) => {
+                        done += 1;
+                        progress.done(done, all);
+                    }
+                    Ok(Err(fault)) if last || self.has_given_up() => self.lack(&wanted, &fault),
+                    Ok(Err(fault)) => again.push((wanted, fault)),
+                    Err(error) => {
+                        ended = Err(error);
+                        left.push_front(wanted);
+                    }
                 }
             }
         }
         // Those that there was no second try for.
         for (wanted, fault) in again {
-            self.fail(&wanted.study, &wanted.series, &wanted.instance, &fault);
+            self.lack(&wanted, &fault);
         }
-        Ok(())
+        ended
+    }
+
+    fn lack(&mut self, wanted: &Wanted, fault: &Fault) {
+        let Wanted { study, series, instance, .. } = wanted;
+        self.whole.remove(&self.names.series(series));
+        self.fail(study, series, instance, fault);
     }
 
     /// One instance; the inner error is the archive's.
@@ -281,96 +256,62 @@ impl Pull<'_> {
                 Ok(())
             });
         let came = came.and_then(|()| draft.to().flush().map_err(|error| Fault::writing(&error)));
-        let taken = match (came, taken) {
-            (Ok(()), Some(taken)) => taken,
-            (Ok(()), None) => {
+        let taken = match came.and_then(|()| taken.ok_or(Fault::Missing)) {
+            Ok(taken) => taken,
+            Err(fault) => {
                 self.store.discard(draft);
-                return Ok(Err(Fault::Missing));
-            }
-            (Err(Fault::NotAnImage), _) => {
-                self.store.discard(draft);
+                let Fault::NotAnImage { standard } = fault else { return Ok(Err(fault)) };
                 self.report.not_images += 1;
-                self.store.pass_over(self.done(name, wanted, "", "", ""))?;
+                // What only its maker knows is looked at again the next time.
+                if standard {
+                    self.store.pass_over(self.done(name, wanted, None, ""))?;
+                }
                 return Ok(Ok(()));
             }
-            (Err(fault), _) => {
-                self.store.discard(draft);
-                return Ok(Err(fault));
-            }
         };
+        let of = self.store.patient_of(&self.names.series(series));
+        if self.job.rows == Rows::Series && of.is_some_and(|of| of != taken.patient) {
+            // One row, and so one patient, for all of it.
+            self.store.discard(draft);
+            return Ok(Err(Fault::Another("patient of the series")));
+        }
         let own = patients.map_or("", |patients| patients.label(&taken.patient_id));
         let label = if own.is_empty() { self.job.label.as_str() } else { own };
-        let done = self.done(name, wanted, &taken.patient, &taken.modality, label);
+        let done = self.done(name, wanted, Some(&taken), label);
         self.store.keep(draft, done)?;
         self.report.fetched += 1;
         Ok(Ok(()))
     }
 
-    fn done(
-        &self,
-        name: String,
-        wanted: &Wanted,
-        patient: &str,
-        modality: &str,
-        label: &str,
-    ) -> Done {
+    fn done(&self, name: String, wanted: &Wanted, taken: Option<&Sieved>, label: &str) -> Done {
         Done {
             instance: name,
             series: self.names.series(&wanted.series),
             study: self.names.study(&wanted.study),
-            patient: patient.to_owned(),
-            modality: modality.to_owned(),
+            patient: taken.map(|taken| taken.patient.clone()).unwrap_or_default(),
+            person: taken.map(|taken| self.names.person(&taken.patient_id)).unwrap_or_default(),
+            modality: taken.map(|taken| taken.modality.clone()).unwrap_or_default(),
             label: label.to_owned(),
             bytes: None,
         }
     }
-}
 
-/// Whether a text fits a pattern with `*` and `?`, in whatever case.
-fn matches(pattern: &str, text: &str) -> bool {
-    let [pattern, text] =
-        [pattern, text].map(|text| text.to_lowercase().chars().collect::<Vec<char>>());
-    let (mut p, mut t) = (0, 0);
-    // Where the last star was, and where the text was then.
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == text[t] => (p, t) = (p + 1, t + 1),
-            Some(_) | None => match &mut star {
-                None => return false,
-                Some((at, from)) => {
-                    *from += 1;
-                    (p, t) = (*at + 1, *from);
-                }
-            },
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_matches_as_the_standard_says() {
-        for (pattern, text, expected) in [
-            ("*", "", true),
-            ("*", "anything", true),
-            ("", "", true),
-            ("", "x", false),
-            ("*thorax*", "CT Thorax nativ", true),
-            ("*thorax", "CT Thorax nativ", false),
-            ("t?orax", "THORAX", true),
-            ("a*b*c", "aXbXbXc", true),
-            ("a*b*c", "aXbXbX", false),
-            ("**a", "ba", true),
-        ] {
-            assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
-        }
+    /// Lists what is here, and says how much that is.
+    fn list(&mut self) -> Result<(), PullError> {
+        let people: Option<BTreeSet<String>> = self
+            .job
+            .patients
+            .as_ref()
+            .map(|patients| patients.ids().map(|id| self.names.person(id)).collect());
+        let listing = Listing {
+            rows: self.job.rows,
+            whole: &self.whole,
+            asked: &|done| people.as_ref().is_none_or(|people| people.contains(&done.person)),
+        };
+        let off = self.store.list(&listing);
+        self.report.holds = self.store.holdings();
+        self.report.manifest = self.store.manifest();
+        self.report.off_list = off?;
+        Ok(())
     }
 }

@@ -7,16 +7,18 @@
 //! encoding stays what it was; only a deflated data set is written inflated, as explicit VR little
 //! endian.
 
+mod classes;
 mod stream;
 
 use std::io::{self, BufReader, Cursor, Read, Write};
 
-use dicom_encoding::text::{SpecificCharacterSet, TextCodec as _};
 use flate2::read::DeflateDecoder;
 
+use crate::charset;
 use crate::fault::Fault;
 use crate::keep::{Keep, Rule, Tag};
 use crate::names::Names;
+use classes::{Kind, is_well_known};
 pub use stream::is_uid;
 use stream::{Encoding, Header, Stream, UNDEFINED};
 
@@ -32,7 +34,7 @@ const IMPLICIT: &str = "1.2.840.10008.1.2";
 const EXPLICIT: &str = "1.2.840.10008.1.2.1";
 const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 /// Who wrote these files: a UUID of ours under the arc for UUIDs.
-const IMPLEMENTATION: &str = "2.25.329411530164427590246203178650311927114";
+pub(crate) const IMPLEMENTATION: &str = "2.25.329411530164427590246203178650311927114";
 
 const CHARACTER_SET: Tag = (0x0008, 0x0005);
 const CLASS: Tag = (0x0008, 0x0016);
@@ -122,7 +124,7 @@ pub fn sieve(
     let from = Cursor::new(ahead).chain(from);
     let deflated = syntax == DEFLATED;
     let mut body: Box<dyn Read + '_> =
-        if deflated { Box::new(DeflateDecoder::new(from)) } else { Box::new(from) };
+        if deflated { Box::new(Inflated(DeflateDecoder::new(from))) } else { Box::new(from) };
     let mut first = Vec::new();
     body.by_ref().take(8).read_to_end(&mut first).map_err(Fault::reading)?;
     // Some writers announce implicit VR and write explicit. The first element tells.
@@ -132,9 +134,25 @@ pub fn sieve(
     write_meta(to, written, &class, &rules.names.uid(rules.asked.instance))
         .map_err(|error| Fault::writing(&error))?;
     let stream = Stream::new(BufReader::new(Cursor::new(first).chain(body)), rules.most);
-    let mut sieve = Sieve { from: stream, to, rules, seen: Seen::default(), owed: false };
+    let seen = Seen { class, ..Seen::default() };
+    let mut sieve = Sieve { from: stream, to, rules, seen, owed: false };
     sieve.data_set(encoding, None, 0)?;
     sieve.seen.judge(rules)
+}
+
+/// A deflated data set, whose damage is the object's fault and not the connection's.
+struct Inflated<R>(DeflateDecoder<R>);
+
+impl<R: io::BufRead> Read for Inflated<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into).map_err(|error| {
+            // So says the decoder; what it reads from has other words.
+            if error.kind() == io::ErrorKind::InvalidInput {
+                return Fault::Header("its deflated data set is damaged").into();
+            }
+            error
+        })
+    }
 }
 
 /// The preamble and the meta group (PS3.10 7.1); nothing of the archive's own.
@@ -158,6 +176,8 @@ fn write_meta(to: &mut dyn Write, syntax: &str, class: &str, instance: &str) -> 
 /// The values by which an instance is known.
 #[derive(Default)]
 struct Seen {
+    /// As it was told beside the data set, until it is found in it.
+    class: String,
     character_set: Vec<u8>,
     patient: Option<Vec<u8>>,
     issuer: Vec<u8>,
@@ -171,21 +191,7 @@ struct Seen {
 impl Seen {
     /// Text in the instance's character set.
     fn text(&self, bytes: &[u8]) -> Result<String, Fault> {
-        let trimmed = |text: &str| {
-            text.trim_matches(|c: char| c == '\0' || c.is_ascii_whitespace()).to_owned()
-        };
-        if let Ok(text) = std::str::from_utf8(bytes).map(trimmed)
-            && (text.is_ascii() || self.character_set.is_empty())
-        {
-            return Ok(text);
-        }
-        let code = String::from_utf8_lossy(&self.character_set);
-        // Of several sets the first that is not the default is the one that goes beyond it.
-        let mut codes = code.split('\\').map(str::trim).filter(|code| !code.is_empty());
-        codes
-            .find_map(SpecificCharacterSet::from_code)
-            .and_then(|set| set.decode(bytes).ok())
-            .map(|text| trimmed(&text))
+        charset::text(&self.character_set, bytes)
             .ok_or(Fault::Header("its patient's identifier is not written in its character set"))
     }
 
@@ -197,10 +203,9 @@ impl Seen {
         Ok((patient, self.text(&self.issuer)?))
     }
 
+    /// Whether it is what was asked for comes first: nothing that another object lacks says anything
+    /// about this one.
     fn judge(self, rules: &Rules<'_>) -> Result<Sieved, Fault> {
-        if !self.pixels {
-            return Err(Fault::NotAnImage);
-        }
         let Asked { study, series, instance } = rules.asked;
         for (seen, asked, what) in [
             (&self.instance, instance, "instance"),
@@ -210,6 +215,13 @@ impl Seen {
             if seen.as_deref() != Some(asked) {
                 return Err(Fault::Another(what));
             }
+        }
+        if !self.pixels {
+            return Err(match Kind::of(&self.class) {
+                Kind::Image => Fault::NoPixels,
+                Kind::Other => Fault::NotAnImage { standard: true },
+                Kind::Makers => Fault::NotAnImage { standard: false },
+            });
         }
         let (patient_id, issuer) = self.patient()?;
         if !(rules.patient)(&patient_id) {
@@ -312,9 +324,11 @@ impl<R: Read> Sieve<'_, R> {
                 _ => {}
             }
         }
+        // What an object, a series or a study is called is nobody's but theirs, however it begins.
+        let names_it = [INSTANCE, SERIES, STUDY].contains(&header.tag);
         let renamed = |uid: &str| match uid.trim() {
             "" => String::new(),
-            uid if uid.starts_with("1.2.840.10008.") && is_uid(uid) => uid.to_owned(),
+            uid if !names_it && is_well_known(uid) => uid.to_owned(),
             uid => self.rules.names.uid(uid),
         };
         let renamed: Vec<String> = text.split('\\').map(renamed).collect();
@@ -337,6 +351,10 @@ impl<R: Read> Sieve<'_, R> {
                 self.seen.modality = String::from_utf8_lossy(text).into_owned();
             }
             CHARACTER_SET => self.seen.character_set = value,
+            CLASS => {
+                let text = String::from_utf8_lossy(&value);
+                text.trim_matches([' ', '\0']).clone_into(&mut self.seen.class);
+            }
             _ => {}
         }
         Ok(())
@@ -381,15 +399,19 @@ impl<R: Read> Sieve<'_, R> {
     fn pixels(&mut self, how: Encoding, header: Header) -> Result<(), Fault> {
         let writing = |error: io::Error| Fault::writing(&error);
         stream::write_header(&mut self.to, how, header).map_err(writing)?;
-        self.seen.pixels = true;
         if header.length != UNDEFINED {
+            self.seen.pixels = header.length > 0;
             return self.from.copy(header.length, &mut self.to);
         }
         // Some files lack the end; what is there counts.
-        while let Some(Header { tag: ITEM, length, .. }) = self.from.header(how, None)? {
-            if length == UNDEFINED {
-                return Err(Fault::Header("a fragment without a length"));
+        while let Some(Header { tag, length, .. }) = self.from.header(how, None)? {
+            match tag {
+                SEQUENCE_END => break,
+                ITEM if length != UNDEFINED => {}
+                ITEM => return Err(Fault::Header("a fragment without a length")),
+                _ => return Err(Fault::Header("fragments of something else than items")),
             }
+            self.seen.pixels |= length > 0;
             let mark = Header { tag: ITEM, vr: None, length };
             stream::write_header(&mut self.to, how, mark).map_err(writing)?;
             self.from.copy(length, &mut self.to)?;

@@ -1,27 +1,30 @@
 //! The folder that images are put into, and what makes a pull resumable.
 //!
 //! ```text
-//! images/ab/ab12....dcm   an image; its name is its pseudonym
-//! manifest.csv            every image with its patient's pseudonym and its label
-//! pull.journal            what is done: a line of JSON for each instance, only ever appended to
-//! unfinished/             what is being written; emptied at each start
+//! images/ab12.../cd34....dcm   an image in the folder of its series; the names are pseudonyms
+//! manifest.csv                 every image, or every series, with its patient's pseudonym and its label
+//! pull.journal                 what is done: lines of JSON, only ever appended to
+//! unfinished/                  what is being written; emptied at each start
 //! ```
 //!
 //! A file is written beside, synced, renamed into place, and only then told to the journal, which is
 //! synced too. Killed at any moment, the folder holds whole images; one that the journal does not
 //! know is fetched again.
 
+mod journal;
 mod manifest;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{
-    self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _,
-};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufWriter};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::job::Rows;
+use journal::{Journal, Line, State};
+use manifest::{Entry, List};
 
 /// What the images' folder and the list of them are called.
 pub const IMAGES: &str = "images";
@@ -29,8 +32,6 @@ pub const IMAGES: &str = "images";
 pub const MANIFEST: &str = "manifest.csv";
 const JOURNAL: &str = "pull.journal";
 const UNFINISHED: &str = "unfinished";
-/// The longest line of the journal.
-const LONGEST: u64 = 4096;
 
 /// One instance that is done with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,20 +45,14 @@ pub struct Done {
     pub study: String,
     /// Its patient's; empty for what has no pixels and is not kept.
     pub patient: String,
+    /// Its patient's by the identifier alone, as a list of patients has it; empty likewise.
+    pub person: String,
     /// Its modality.
     pub modality: String,
     /// Its label.
     pub label: String,
     /// The size of its file; none for what is not kept.
     pub bytes: Option<u64>,
-}
-
-/// The journal's first line.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Head {
-    consilium_pull: u32,
-    key: String,
 }
 
 /// How much is in the folder.
@@ -97,6 +92,17 @@ pub enum StoreError {
         /// Where.
         line: usize,
     },
+    /// It was laid out by another version of this program.
+    #[error("{} was written by another version (layout {found}); use another folder", path.display())]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// Its layout.
+        found: u32,
+    },
+    /// A list that does not say where its images are.
+    #[error("expected a column \"path\" in {}, found none", .0.display())]
+    NoColumn(PathBuf),
     /// It was filled under another secret: the same patient would have two pseudonyms.
     #[error("{} was filled under another pseudonym key; use another folder", .0.display())]
     AnotherKey(PathBuf),
@@ -106,8 +112,26 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    journal: File,
-    done: BTreeMap<String, Done>,
+    journal: Journal,
+    state: State,
+    /// The patient of each series of which there is an image.
+    patients: BTreeMap<String, String>,
+}
+
+/// What the list is to be.
+pub struct Listing<'a> {
+    /// What a row stands for.
+    pub rows: Rows,
+    /// Series that are here whole. Of others no new row is made that stands for all of them.
+    pub whole: &'a BTreeSet<String>,
+    /// Whether an image's patient is asked for.
+    pub asked: &'a dyn Fn(&Done) -> bool,
+}
+
+impl std::fmt::Debug for Listing<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listing").field("rows", &self.rows).finish_non_exhaustive()
+    }
 }
 
 /// An image that is being written.
@@ -142,30 +166,29 @@ impl Store {
         for path in [folder, &folder.join(IMAGES), &unfinished] {
             make_folder(path).map_err(at(path))?;
         }
-        let path = folder.join(JOURNAL);
-        let mut journal =
-            options().read(true).create(true).truncate(false).open(&path).map_err(at(&path))?;
-        match journal.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Busy(folder.to_owned())),
-            Err(TryLockError::Error(source)) => return Err(StoreError::Io { path, source }),
-        }
+        let mut journal = Journal::open(folder.join(JOURNAL), folder)?;
         for entry in fs::read_dir(&unfinished).map_err(at(&unfinished))? {
             let entry = entry.map_err(at(&unfinished))?;
             fs::remove_file(entry.path()).map_err(at(&unfinished))?;
         }
-        let done = read(&mut journal, &path, mark)?;
-        let mut store = Self { folder: folder.to_owned(), journal, done };
+        let state = journal.read(mark)?;
+        // A list that cannot be read is told of before anything is fetched for it.
+        List::read(&folder.join(MANIFEST))?;
+        let patients = BTreeMap::new();
+        let mut store = Self { folder: folder.to_owned(), journal, state, patients };
         store.forget_what_is_gone()?;
+        for done in store.state.done.values().filter(|done| done.bytes.is_some()) {
+            store.patients.insert(done.series.clone(), done.patient.clone());
+        }
         Ok(store)
     }
 
-    /// An image that was taken away or cut is not done.
+    /// An image that was taken away or cut is not done. Its row stays: it comes again.
     fn forget_what_is_gone(&mut self) -> Result<(), StoreError> {
         let mut gone = Vec::new();
-        for (name, done) in &self.done {
+        for (name, done) in &self.state.done {
             let Some(bytes) = done.bytes else { continue };
-            let path = self.folder.join(IMAGES).join(file_of(name));
+            let path = self.place(done);
             match fs::metadata(&path) {
                 Ok(about) if about.is_file() && about.len() == bytes => {}
                 Ok(_) => gone.push(name.clone()),
@@ -174,15 +197,25 @@ impl Store {
             }
         }
         for name in gone {
-            self.done.remove(&name);
+            self.state.done.remove(&name);
         }
         Ok(())
+    }
+
+    fn place(&self, done: &Done) -> PathBuf {
+        self.folder.join(IMAGES).join(file_of(done))
     }
 
     /// Whether this instance is done with.
     #[must_use]
     pub fn has(&self, instance: &str) -> bool {
-        self.done.contains_key(instance)
+        self.state.done.contains_key(instance)
+    }
+
+    /// The patient of this series, if there is an image of it.
+    #[must_use]
+    pub fn patient_of(&self, series: &str) -> Option<&str> {
+        self.patients.get(series).map(String::as_str)
     }
 
     /// Begins an image.
@@ -204,7 +237,7 @@ impl Store {
         let file = to.into_inner().map_err(|error| at(&path)(error.into_error()))?;
         file.sync_all().map_err(at(&path))?;
         done.bytes = Some(file.metadata().map_err(at(&path))?.len());
-        let place = self.folder.join(IMAGES).join(file_of(&done.instance));
+        let place = self.place(&done);
         let folder = place.parent().unwrap_or(&self.folder);
         if !folder.is_dir() {
             make_folder(folder).map_err(at(folder))?;
@@ -213,7 +246,8 @@ impl Store {
         }
         fs::rename(&path, &place).map_err(at(&place))?;
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))?;
-        self.tell(done)
+        self.patients.insert(done.series.clone(), done.patient.clone());
+        self.tell(vec![Line::Done(done)])
     }
 
     /// Journals an instance that is not kept and need not be fetched again.
@@ -221,14 +255,15 @@ impl Store {
     /// # Errors
     /// The disk.
     pub fn pass_over(&mut self, done: Done) -> Result<(), StoreError> {
-        self.tell(Done { bytes: None, ..done })
+        self.tell(vec![Line::Done(Done { bytes: None, ..done })])
     }
 
-    fn tell(&mut self, done: Done) -> Result<(), StoreError> {
-        let path = self.folder.join(JOURNAL);
-        append(&mut self.journal, &done).map_err(at(&path))?;
-        self.done.insert(done.instance.clone(), done);
-        Ok(())
+    fn tell(&mut self, lines: Vec<Line>) -> Result<(), StoreError> {
+        self.journal.tell(lines, &mut self.state)
+    }
+
+    fn kept(&self) -> impl Iterator<Item = &Done> {
+        self.state.done.values().filter(|done| done.bytes.is_some())
     }
 
     /// Throws away what was begun.
@@ -240,7 +275,7 @@ impl Store {
     /// Counts what is there.
     #[must_use]
     pub fn holdings(&self) -> Holdings {
-        let kept = || self.done.values().filter(|done| done.bytes.is_some());
+        let kept = || self.kept();
         let count = |of: fn(&Done) -> &str| kept().map(of).collect::<BTreeSet<_>>().len();
         Holdings {
             patients: count(|done| &done.patient),
@@ -251,16 +286,79 @@ impl Store {
         }
     }
 
-    /// Writes the list of all images; rows that are there already stay as they are, with whatever a
-    /// person has written into them.
+    /// Where the list is.
+    #[must_use]
+    pub fn manifest(&self) -> PathBuf {
+        self.folder.join(MANIFEST)
+    }
+
+    /// Brings the list up to date: adds what was never in it, takes out whose patient is not asked
+    /// for; all else stays as it is. Gives the count of images that are here and not asked for.
     ///
     /// # Errors
     /// The disk, or a list that is no CSV with a column `path` any more.
-    pub fn write_manifest(&self) -> Result<PathBuf, StoreError> {
-        let path = self.folder.join(MANIFEST);
-        let kept = self.done.values().filter(|done| done.bytes.is_some());
-        manifest::write(&path, &self.folder.join(UNFINISHED).join(MANIFEST), kept)?;
-        Ok(path)
+    pub fn list(&mut self, wanted: &Listing<'_>) -> Result<usize, StoreError> {
+        let file = self.manifest();
+        let found = List::read(&file)?;
+        // Without a list all is new.
+        let (new, mut list) = (found.is_none(), found.unwrap_or_else(List::new));
+        let (asked, off): (Vec<&Done>, Vec<&Done>) =
+            self.kept().partition(|one| (wanted.asked)(one));
+        let is_listed = |name: &String| !new && self.state.listed.contains(name);
+        let mut lines = Vec::new();
+
+        let mut gone = BTreeSet::new();
+        for one in &off {
+            for (name, place) in [(&one.instance, file_of(one)), (&one.series, folder_of(one))] {
+                if self.state.listed.contains(name) && gone.insert(place) {
+                    lines.push(Line::Unlisted(name.clone()));
+                }
+            }
+        }
+        let before = list.places();
+        if !gone.is_disjoint(&before) {
+            list.drop(&gone);
+        }
+
+        let was_listed: BTreeSet<&str> = asked
+            .iter()
+            .filter(|one| is_listed(&one.instance))
+            .map(|one| one.series.as_str())
+            .collect();
+        let mut entries: BTreeMap<PathBuf, (&String, &Done)> = BTreeMap::new();
+        for one in asked {
+            let (name, path) = match wanted.rows {
+                Rows::Image => (&one.instance, file_of(one)),
+                Rows::Series => (&one.series, folder_of(one)),
+            };
+            // Neither twice nor in two ways.
+            let there = match wanted.rows {
+                Rows::Image => is_listed(&one.instance) || is_listed(&one.series),
+                Rows::Series => {
+                    is_listed(&one.series)
+                        || was_listed.contains(one.series.as_str())
+                        || !wanted.whole.contains(&one.series)
+                }
+            };
+            if !there {
+                entries.entry(path).or_insert((name, one));
+            }
+        }
+        lines.extend(entries.values().map(|(name, _)| Line::Listed((*name).clone())));
+        let entries: Vec<Entry<'_>> = entries
+            .into_iter()
+            .filter(|(path, _)| !before.contains(path))
+            .map(|(path, (_, of))| Entry { path, of })
+            .collect();
+        let (same, off) = (!new && entries.is_empty() && gone.is_disjoint(&before), off.len());
+        if !same {
+            list.add(&entries);
+            list.write(&file, &self.folder.join(UNFINISHED).join(MANIFEST))?;
+        }
+        if !lines.is_empty() {
+            self.tell(lines)?;
+        }
+        Ok(off)
     }
 }
 
@@ -272,52 +370,13 @@ impl Draft {
 }
 
 /// Where an image is, below the images' folder.
-fn file_of(instance: &str) -> PathBuf {
-    let group = instance.get(..2).unwrap_or("00");
-    Path::new(group).join(format!("{instance}.dcm"))
+fn file_of(done: &Done) -> PathBuf {
+    folder_of(done).join(format!("{}.dcm", done.instance))
 }
 
-fn append(journal: &mut File, line: &impl Serialize) -> io::Result<()> {
-    let mut text = serde_json::to_vec(line).map_err(io::Error::other)?;
-    text.push(b'\n');
-    journal.write_all(&text)?;
-    journal.sync_data()
-}
-
-/// Reads the journal and cuts off a line that was being written when something happened.
-fn read(journal: &mut File, path: &Path, mark: &str) -> Result<BTreeMap<String, Done>, StoreError> {
-    let mut done = BTreeMap::new();
-    let mut whole = 0;
-    let mut reader = BufReader::new(&*journal);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        reader.by_ref().take(LONGEST).read_until(b'\n', &mut line).map_err(at(path))?;
-        if line.last() != Some(&b'\n') {
-            if line.len() as u64 == LONGEST {
-                return Err(StoreError::Damaged { path: path.to_owned(), line: number });
-            }
-            break;
-        }
-        let damaged = |_| StoreError::Damaged { path: path.to_owned(), line: number };
-        if number == 1 {
-            let head: Head = serde_json::from_slice(&line).map_err(damaged)?;
-            if head.consilium_pull != 1 || head.key != mark {
-                return Err(StoreError::AnotherKey(path.to_owned()));
-            }
-        } else {
-            let one: Done = serde_json::from_slice(&line).map_err(damaged)?;
-            done.insert(one.instance.clone(), one);
-        }
-        whole += line.len() as u64;
-    }
-    journal.set_len(whole).map_err(at(path))?;
-    journal.seek(SeekFrom::End(0)).map_err(at(path))?;
-    if whole == 0 {
-        let head = Head { consilium_pull: 1, key: mark.to_owned() };
-        append(journal, &head).map_err(at(path))?;
-    }
-    Ok(done)
+/// Where its series is.
+fn folder_of(done: &Done) -> PathBuf {
+    PathBuf::from(&done.series)
 }
 
 #[cfg(test)]

@@ -4,26 +4,31 @@
 //! not followed, and what it says goes into no message. UIDs are checked before they become part of
 //! an address.
 
+mod list;
 pub mod multipart;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use data_encoding::BASE64;
-use serde::Deserialize;
 use ureq::http::Response;
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Error};
+use ureq::{Agent, Body, Error, ProxyProtocol};
 use zeroize::Zeroizing;
 
-use crate::archive::{Archive, Instance, MOST_ANSWERS, Patience, Query, Series, Study, Taker};
+use crate::archive::{
+    Archive, Found, Instance, Patience, Query, Series, Study, Taker, Tally, Weighed,
+};
 use crate::fault::Fault;
 use crate::job::{Login, Proxy};
 use crate::sieve::{Asked, Form, MOST, is_uid};
 use crate::trust::{Shown, Trust};
+use list::Row;
 use multipart::{Part, boundary};
 
-/// Answers that are asked for at a time.
+/// Answers that are asked for at a time; an archive may give fewer, whatever there are.
 const PAGE: usize = 1000;
+/// Pages of one list.
+const MOST_PAGES: usize = 10_000;
 /// Bytes of one page of answers.
 const MOST_PAGE: u64 = 64 << 20;
 
@@ -48,25 +53,18 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// One answer of QIDO-RS: attributes by tag (PS3.18 F.2).
-type Attributes = BTreeMap<String, Attribute>;
-
-#[derive(Debug, Deserialize)]
-struct Attribute {
-    #[serde(rename = "Value", default)]
-    value: Vec<serde_json::Value>,
-}
-
 impl Web {
     /// Opens nothing yet; `base` is checked already.
-    #[must_use]
+    ///
+    /// # Errors
+    /// One line where certificates or the proxy cannot be used.
     pub fn new(
         base: &str,
         trust: Option<&Trust>,
         login: Option<&Login>,
         proxy: &Proxy,
         patience: Patience,
-    ) -> Self {
+    ) -> Result<Self, String> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -78,22 +76,32 @@ impl Web {
             .max_response_header_size(64 << 10)
             .user_agent(concat!("hospital-pull/", env!("CARGO_PKG_VERSION")));
         if let Some(trust) = trust {
+            // The library takes it for granted that a certificate and its key fit together.
+            trust.config()?;
             let roots: Vec<_> =
                 trust.roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
             let mut tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots));
             if let Some(Shown { chain, key }) = &trust.client {
                 let chain: Vec<_> =
                     chain.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-                let key = PrivateKey::from_pem(key).ok();
-                tls = tls.client_cert(key.map(|key| ClientCert::new_with_certs(&chain, key)));
+                let key = PrivateKey::from_pem(key)
+                    .map_err(|_| "expected a private key in PEM".to_owned())?;
+                tls = tls.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
             }
             config = config.tls_config(tls.build());
         }
-        config = match proxy {
-            Proxy::Environment => config,
-            Proxy::Direct => config.proxy(None),
-            Proxy::Url(url) => config.proxy(ureq::Proxy::new(url).ok()),
+        let through = match proxy {
+            Proxy::Environment => ureq::Proxy::try_from_env(),
+            Proxy::Direct => None,
+            Proxy::Url(url) => {
+                Some(ureq::Proxy::new(url).map_err(|_| "the proxy's address is none".to_owned())?)
+            }
         };
+        if through.as_ref().is_some_and(is_socks) {
+            let text = "expected an HTTP proxy (http:// or https://), found SOCKS, which is not \
+                        spoken here; set proxy, to an HTTP proxy or to \"none\"";
+            return Err(text.to_owned());
+        }
         let login = login.map(|login| {
             Credentials(Zeroizing::new(match login {
                 Login::Basic { user, password } => {
@@ -103,11 +111,11 @@ impl Web {
                 Login::Bearer(token) => format!("Bearer {}", token.as_str()),
             }))
         });
-        Self {
+        Ok(Self {
             base: base.trim_end_matches('/').to_owned(),
-            agent: config.build().new_agent(),
+            agent: config.proxy(through).build().new_agent(),
             login,
-        }
+        })
     }
 
     fn get(&self, path: &str, accept: &str) -> Result<Response<Body>, Fault> {
@@ -118,56 +126,88 @@ impl Web {
         let answer = request.call()?;
         match answer.status().as_u16() {
             200 | 204 | 206 => Ok(answer),
-            status @ (401 | 403 | 407) => Err(Fault::Refused(format!("HTTP status {status}"))),
+            status @ (401 | 407) => Err(Fault::Refused(format!("HTTP status {status}"))),
+            // Archives may keep single studies from us.
+            403 => Err(Fault::Forbidden("HTTP status 403".to_owned())),
             404 | 410 => Err(Fault::Missing),
             status => Err(Fault::Status(format!("HTTP status {status}"))),
         }
     }
 
-    /// Every answer to a question, page after page, until a page has nothing new.
-    fn ask(
+    /// Every answer to a question, page after page, until one has nothing new: an archive may cap its
+    /// pages below what is asked for, or heed neither limit nor offset.
+    fn ask<T: Weighed>(
         &self,
         path: &str,
-        key: &str,
         parameters: &str,
-    ) -> Result<Vec<(String, Attributes)>, Fault> {
-        let (mut found, mut known) = (Vec::new(), BTreeSet::new());
-        loop {
-            let offset = found.len();
-            let page = self.page(&format!("{path}?{parameters}limit={PAGE}&offset={offset}"))?;
-            let (whole, before) = (page.len() >= PAGE, known.len());
-            for answer in page {
-                let uid = text(&answer, key).filter(|uid| is_uid(uid)).map(str::to_owned);
-                let uid = uid.ok_or(Fault::Answer("a UID in each answer"))?;
-                if known.insert(uid.clone()) {
-                    found.push((uid, answer));
-                }
+        pick: impl Fn(Row) -> Option<(String, T)>,
+    ) -> Result<Found<T>, Fault> {
+        let mut found = Found { rows: Vec::new(), nameless: 0 };
+        let (mut known, mut tally, mut offset) = (BTreeSet::new(), Tally::default(), 0);
+        for _ in 0..MOST_PAGES {
+            let (mut answers, mut fresh, mut nameless) = (0, 0, 0);
+            self.page(
+                &format!("{path}?{parameters}limit={PAGE}&offset={offset}"),
+                offset,
+                &mut |row| {
+                    answers += 1;
+                    match pick(row) {
+                        Some((uid, row)) => {
+                            if known.insert(uid) {
+                                tally.add(row.weight())?;
+                                fresh += 1;
+                                found.rows.push(row);
+                            }
+                        }
+                        None => {
+                            tally.add(0)?;
+                            nameless += 1;
+                        }
+                    }
+                    Ok(())
+                },
+            )?;
+            // The same page once more is not counted again.
+            if fresh + nameless == answers || fresh > 0 {
+                found.nameless += nameless;
             }
-            if found.len() > MOST_ANSWERS {
-                return Err(Fault::TooLarge("the archive's list"));
-            }
-            if !whole || known.len() == before {
+            if fresh == 0 {
                 return Ok(found);
             }
+            offset += answers;
         }
+        Err(Fault::TooLarge("the archive's list"))
     }
 
-    fn page(&self, path: &str) -> Result<Vec<Attributes>, Fault> {
-        let mut answer = match self.get(path, JSON) {
-            // Some archives say so when nothing fits.
-            Err(Fault::Missing) => return Ok(Vec::new()),
+    fn page(
+        &self,
+        path: &str,
+        offset: usize,
+        take: &mut dyn FnMut(Row) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let answer = match self.get(path, JSON) {
+            // Behind the last answer, where the service is known to be: some archives say it so.
+            Err(Fault::Missing) if offset > 0 => return Ok(()),
             other => other?,
         };
         if answer.status().as_u16() == 204 {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let bytes = answer.body_mut().with_config().limit(MOST_PAGE).read_to_vec()?;
-        serde_json::from_slice(&bytes).map_err(|_| Fault::Answer("DICOM JSON"))
+        list::read(answer.into_body().into_with_config().limit(MOST_PAGE).reader(), take)
     }
 }
 
+fn is_socks(proxy: &ureq::Proxy) -> bool {
+    !matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https)
+}
+
+/// A UID, which becomes part of the next address.
+fn uid(text: Option<String>) -> Option<String> {
+    text.filter(|uid| is_uid(uid))
+}
+
 impl Archive for Web {
-    fn studies(&mut self, query: Query<'_>) -> Result<Vec<Study>, Fault> {
+    fn studies(&mut self, query: Query<'_>) -> Result<Found<Study>, Fault> {
         let mut parameters = String::new();
         for (key, value) in [
             ("PatientID", query.patient),
@@ -178,34 +218,37 @@ impl Archive for Web {
                 parameters.push_str(&format!("{key}={}&", escaped(value)));
             }
         }
-        let found = self.ask("studies", "0020000D", &parameters)?;
-        let study = |(uid, answer): (String, Attributes)| Study {
-            uid,
-            patient: text(&answer, "00100020").map(str::to_owned),
-            date: text(&answer, "00080020").map(str::to_owned),
-        };
-        Ok(found.into_iter().map(study).collect())
+        let found = self.ask("studies", &parameters, |row| {
+            let uid = uid(row.study.text())?;
+            let (patient, date) = (row.patient.text(), row.date.text());
+            Some((uid.clone(), Study { uid, patient, date }))
+        });
+        found.map_err(|fault| {
+            // The address of all studies is there, whatever they are.
+            if fault != Fault::Missing {
+                return fault;
+            }
+            let text = "HTTP status 404: there is no QIDO-RS at the address in from";
+            Fault::Status(text.to_owned())
+        })
     }
 
-    fn series(&mut self, study: &str) -> Result<Vec<Series>, Fault> {
+    fn series(&mut self, study: &str) -> Result<Found<Series>, Fault> {
         let path = format!("studies/{study}/series");
-        let found = self.ask(&path, "0020000E", "includefield=0008103E&")?;
-        let series = |(uid, answer): (String, Attributes)| Series {
-            uid,
-            modality: text(&answer, "00080060").map(str::to_owned),
-            description: text(&answer, "0008103E").map(str::to_owned),
-        };
-        Ok(found.into_iter().map(series).collect())
+        self.ask(&path, "includefield=0008103E&", |row| {
+            let uid = uid(row.series.text())?;
+            let (modality, description) = (row.modality.text(), row.description.text());
+            Some((uid.clone(), Series { uid, modality, description }))
+        })
     }
 
-    fn instances(&mut self, study: &str, series: &str) -> Result<Vec<Instance>, Fault> {
+    fn instances(&mut self, study: &str, series: &str) -> Result<Found<Instance>, Fault> {
         let path = format!("studies/{study}/series/{series}/instances");
-        let found = self.ask(&path, "00080018", "")?;
-        let instance = |(uid, answer): (String, Attributes)| Instance {
-            uid,
-            class: text(&answer, "00080016").filter(|uid| is_uid(uid)).map(str::to_owned),
-        };
-        Ok(found.into_iter().map(instance).collect())
+        self.ask(&path, "", |row| {
+            let found = uid(row.instance.text())?;
+            let class = uid(row.class.text());
+            Some((found.clone(), Instance { uid: found, class }))
+        })
     }
 
     fn fetch(
@@ -231,11 +274,6 @@ impl Archive for Web {
         take(&mut part, Form::File)?;
         part.close()
     }
-}
-
-/// The first value of an attribute, if it is text or a number.
-fn text<'a>(answer: &'a Attributes, tag: &str) -> Option<&'a str> {
-    answer.get(tag)?.value.first()?.as_str().map(str::trim).filter(|text| !text.is_empty())
 }
 
 /// A value as it stands in an address (RFC 3986).
@@ -266,7 +304,7 @@ impl From<Error> for Fault {
             Error::ConnectProxyFailed(_) | Error::InvalidProxyUrl => {
                 Self::Unreachable("the proxy does not let us through".to_owned())
             }
-            Error::Rustls(error) => Self::Unreachable(format!("TLS: {error}")),
+            Error::Rustls(error) => Self::tls(&error),
             Error::Tls(text) => Self::Unreachable(format!("TLS: {text}")),
             Error::BodyExceedsLimit(_) => Self::TooLarge("the answer"),
             Error::LargeResponseHeader(..) => Self::TooLarge("the answer's header"),

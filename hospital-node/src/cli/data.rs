@@ -32,6 +32,9 @@ pub(super) enum Data {
         /// A file for the whole report as JSON: everything that did not come, with its reason
         #[arg(long)]
         report: Option<PathBuf>,
+        /// Fetches what is there already once more: after a change of `keep`, or in the archive
+        #[arg(long)]
+        refetch: bool,
     },
     /// Says what is in one file
     Show {
@@ -49,9 +52,9 @@ impl Data {
                 let set = config.data.get(&name).ok_or_else(|| no_such(&config, &name))?;
                 scan(context, &config, set, report.as_deref()).await
             }
-            Self::Pull { name, report } => {
+            Self::Pull { name, report, refetch } => {
                 let config = context.load()?;
-                pull(context, &config, name.as_deref(), report.as_deref()).await
+                pull(context, &config, name.as_deref(), report.as_deref(), refetch).await
             }
             Self::Show { file } => {
                 let arguments = [OsStr::new("show"), file.as_os_str()];
@@ -101,6 +104,7 @@ async fn pull(
     config: &Config,
     name: Option<&str>,
     report: Option<&Path>,
+    refetch: bool,
 ) -> Result<Exit, Failure> {
     let names: Vec<&str> = config.pull.keys().map(String::as_str).collect();
     let name = match (name, names.as_slice()) {
@@ -142,6 +146,9 @@ async fn pull(
     }
     if let Some(report) = report {
         arguments.extend([OsStr::new("--report"), report.as_os_str()]);
+    }
+    if refetch {
+        arguments.push(OsStr::new("--refetch"));
     }
     let program = std::env::current_exe()
         .ok()

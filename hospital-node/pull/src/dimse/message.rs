@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::charset;
 use crate::fault::Fault;
 use crate::keep::Tag;
 
@@ -35,6 +36,9 @@ pub const DATA_SET: u16 = 0x0800;
 pub const STATUS: u16 = 0x0900;
 /// The instance that is stored.
 pub const AFFECTED_INSTANCE: u16 = 0x1000;
+
+/// In an identifier: how its text is written.
+pub const CHARACTER_SET: Tag = (0x0008, 0x0005);
 
 /// In [`DATA_SET`]: none.
 pub const NO_DATA_SET: u16 = 0x0101;
@@ -72,6 +76,21 @@ impl Values {
         let text = std::str::from_utf8(self.0.get(&tag)?).ok()?;
         let text = text.trim_matches(|c: char| c == '\0' || c.is_ascii_whitespace());
         Some(text).filter(|text| !text.is_empty())
+    }
+
+    /// Text in the character set that these values name; `None` where it is not written in it.
+    #[must_use]
+    pub fn decoded(&self, tag: Tag) -> Option<String> {
+        let set = self.0.get(&CHARACTER_SET).map(Vec::as_slice).unwrap_or_default();
+        charset::text(set, self.0.get(&tag)?).filter(|text| !text.is_empty())
+    }
+
+    /// The same; what cannot be read is replaced, and the rest stays.
+    #[must_use]
+    pub fn legible(&self, tag: Tag) -> Option<String> {
+        let bytes = self.0.get(&tag)?;
+        let lossy = || String::from_utf8_lossy(bytes).trim_matches(['\0', ' ']).to_owned();
+        Some(self.decoded(tag).unwrap_or_else(lossy)).filter(|text| !text.is_empty())
     }
 
     /// A number of 16 bits.
@@ -142,6 +161,22 @@ mod tests {
         let command = values.encode(true);
         let length = u32::try_from(command.len() - 12).expect("short");
         assert_eq!(command[8..12], length.to_le_bytes());
+    }
+
+    #[test]
+    fn text_beyond_ascii_is_read_as_it_is_written() {
+        let latin = [&[8, 0, 0x3e, 0x10, 8, 0, 0, 0][..], b"R\xf6ntgen "].concat();
+        let of = |set: &str| {
+            let mut bytes = Values::default().with_text(CHARACTER_SET, set).encode(false);
+            bytes.extend_from_slice(&latin);
+            Values::decode(&bytes).expect("sound")
+        };
+        let tag = (8, 0x103e);
+        assert_eq!(of("ISO_IR 100").decoded(tag).as_deref(), Some("R\u{f6}ntgen"));
+        assert_eq!(of("ISO_IR 100").legible(tag).as_deref(), Some("R\u{f6}ntgen"));
+        assert_eq!(of("").decoded(tag), None);
+        assert_eq!(of("").legible(tag).as_deref(), Some("R\u{fffd}ntgen"));
+        assert_eq!((of("").decoded((8, 0x60)), of("").legible((8, 0x60))), (None, None));
     }
 
     #[test]

@@ -1,25 +1,33 @@
-//! An association (PS3.8), through `dicom-ul`: what is sent and received on it, and for how long.
+//! An association (PS3.8): what is sent and received on it, and for how long. `dicom-ul` reads and
+//! writes its PDUs; one that claims more than the size that we announced is refused before it is read.
 //!
-//! Its PDUs are read in strict mode: one that claims more than the size that we announced is refused
-//! before it is read.
+//! From the first byte on somebody watches the time: neither a handshake nor an answer can be drawn out.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use dicom_ul::Pdu;
-use dicom_ul::association::client::TlsStream;
-use dicom_ul::association::{ClientAssociation, ClientAssociationOptions, Error};
-use dicom_ul::pdu::{PDataValue, PDataValueType, ReadError};
-use rustls::ClientConfig;
+use dicom_ul::pdu::{
+    AbortRQSource, AssociationAC, AssociationRJ, AssociationRJResult, AssociationRQ, PDataValue,
+    PDataValueType, PresentationContextProposed, PresentationContextResultReason, RequestorRoles,
+    UserVariableItem,
+};
+use dicom_ul::{Pdu, read_pdu, write_pdu};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::message::{DATA_SET, NO_DATA_SET, Values};
 use crate::archive::Patience;
 use crate::fault::Fault;
+use crate::sieve::IMPLEMENTATION;
 
+/// The one application context of DICOM (PS3.7 A.2.1).
+const DICOM: &str = "1.2.840.10008.3.1.1.1";
+/// What a TLS alert begins with; no PDU does.
+const ALERT: u8 = 0x15;
 /// Bytes of a PDU that we take.
 const MOST_PDU: u32 = 64 << 10;
 /// Bytes of a command set, and of one answer to a query.
@@ -46,8 +54,72 @@ pub(super) struct Address {
 
 #[derive(Debug)]
 enum Socket {
-    Plain(Box<ClientAssociation<TcpStream>>),
-    Tls(Box<ClientAssociation<TlsStream>>),
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Socket {
+    /// Makes sure of the archive where that is asked for.
+    fn open(mut stream: TcpStream, address: &Address) -> Result<Self, Fault> {
+        let Some(config) = &address.tls else { return Ok(Self::Plain(stream)) };
+        let name = ServerName::try_from(address.host.clone())
+            .map_err(|_| Fault::Unreachable("its name is none for TLS".to_owned()))?;
+        let mut tls =
+            ClientConnection::new(Arc::clone(config), name).map_err(|error| Fault::tls(&error))?;
+        tls.complete_io(&mut stream).map_err(ended)?;
+        Ok(Self::Tls(Box::new(StreamOwned::new(tls, stream))))
+    }
+
+    fn receive(&mut self, into: &mut [u8]) -> Result<(), Fault> {
+        match self {
+            Self::Plain(plain) => plain.read_exact(into),
+            Self::Tls(tls) => tls.read_exact(into),
+        }
+        .map_err(ended)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        match self {
+            Self::Plain(plain) => plain.write_all(bytes),
+            Self::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
+        }
+        .map_err(ended)
+    }
+}
+
+/// What a failed read or write of a connection means.
+fn ended(error: io::Error) -> Fault {
+    use io::ErrorKind as Kind;
+    let gone = matches!(
+        error.kind(),
+        Kind::UnexpectedEof | Kind::BrokenPipe | Kind::ConnectionReset | Kind::ConnectionAborted
+    );
+    if gone { over() } else { Fault::reading(error) }
+}
+
+fn over() -> Fault {
+    Fault::Unreachable("it ended the association".to_owned())
+}
+
+/// A connection, with the limits of what is waited for on it.
+fn connect(address: &Address, patience: Patience) -> Result<TcpStream, Fault> {
+    let places = (address.host.as_str(), address.port)
+        .to_socket_addrs()
+        .map_err(|_| Fault::Unreachable("there is no host of that name".to_owned()))?;
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for place in places {
+        match TcpStream::connect_timeout(&place, patience.connect) {
+            Ok(stream) => {
+                stream.set_read_timeout(Some(patience.silence)).map_err(Fault::reading)?;
+                stream.set_write_timeout(Some(patience.silence)).map_err(Fault::reading)?;
+                // A question is two short messages; the second must not wait for a word on the first.
+                stream.set_nodelay(true).map_err(Fault::reading)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(Fault::reading(last))
 }
 
 /// An open association.
@@ -55,6 +127,7 @@ enum Socket {
 pub(super) struct Wire {
     socket: Socket,
     watch: Watch,
+    patience: Patience,
     /// Context, abstract syntax, transfer syntax.
     accepted: Vec<(u8, String, String)>,
     waiting: VecDeque<PDataValue>,
@@ -87,47 +160,78 @@ impl Wire {
         proposal: &Proposal<'_>,
         patience: Patience,
     ) -> Result<Self, Fault> {
-        let mut options = ClientAssociationOptions::new()
-            .calling_ae_title(address.calling.as_str())
-            .called_ae_title(address.called.as_str())
-            .max_pdu_length(MOST_PDU)
-            .strict(true)
-            .connection_timeout(patience.connect)
-            .read_timeout(patience.silence)
-            .write_timeout(patience.silence);
-        for (subject, syntax) in proposal.contexts {
-            options = options.with_presentation_context(*subject, vec![*syntax]);
-        }
+        let stream = connect(address, patience)?;
+        let own = stream.try_clone().map_err(Fault::reading)?;
+        let watch = Watch::start(own, patience.connect + patience.silence);
+        let socket = Socket::open(stream, address).map_err(|fault| watch.judged(fault))?;
+        let (accepted, waiting) = (Vec::new(), VecDeque::new());
+        let mut wire = Self { socket, watch, patience, accepted, waiting };
+        wire.agree(address, proposal)?;
+        Ok(wire)
+    }
+
+    /// Proposes and hears what is accepted.
+    fn agree(&mut self, address: &Address, proposal: &Proposal<'_>) -> Result<(), Fault> {
+        let proposed = (1..=u8::MAX).step_by(2).zip(proposal.contexts);
+        let mut user_variables = vec![
+            UserVariableItem::MaxLength(MOST_PDU),
+            UserVariableItem::ImplementationClassUID(IMPLEMENTATION.to_owned()),
+            UserVariableItem::ImplementationVersionName("CONSILIUM".to_owned()),
+        ];
         for class in proposal.stored {
-            options = options.with_role_selection(*class, false, true);
+            let roles = RequestorRoles { scu: false, scp: true };
+            user_variables
+                .push(UserVariableItem::ScuScpRoleSelectionSubItem((*class).to_owned(), roles));
         }
-        let to = (address.host.as_str(), address.port);
-        let (socket, own) = match &address.tls {
-            None => {
-                let mut plain = options.establish(to).map_err(fault)?;
-                let own = plain.inner_stream().try_clone();
-                (Socket::Plain(Box::new(plain)), own)
+        self.send_pdu(&Pdu::AssociationRQ(AssociationRQ {
+            protocol_version: 1,
+            calling_ae_title: address.calling.clone(),
+            called_ae_title: address.called.clone(),
+            application_context_name: DICOM.to_owned(),
+            presentation_contexts: proposed
+                .clone()
+                .map(|(id, (subject, syntax))| PresentationContextProposed {
+                    id,
+                    abstract_syntax: (*subject).to_owned(),
+                    transfer_syntaxes: vec![(*syntax).to_owned()],
+                })
+                .collect(),
+            user_variables,
+        }))?;
+        let answer = match self.receive_pdu()? {
+            Pdu::AssociationAC(AssociationAC { presentation_contexts, .. }) => {
+                presentation_contexts
             }
-            Some(config) => {
-                let options = options.tls_config(Arc::clone(config)).server_name(&address.host);
-                let mut tls = options.establish_tls(to).map_err(fault)?;
-                let own = tls.inner_stream().sock.try_clone();
-                (Socket::Tls(Box::new(tls)), own)
+            Pdu::AssociationRJ(AssociationRJ { result, source }) => {
+                return Err(match result {
+                    AssociationRJResult::Permanent => {
+                        Fault::Refused(format!("association rejected, {source}"))
+                    }
+                    AssociationRJResult::Transient => {
+                        Fault::Unreachable(format!("association rejected for now, {source}"))
+                    }
+                });
+            }
+            Pdu::AbortRQ { .. } | Pdu::ReleaseRQ | Pdu::ReleaseRP => return Err(over()),
+            Pdu::Unknown { .. } | Pdu::AssociationRQ(_) | Pdu::PData { .. } => {
+                return Err(Fault::Answer("the answer to an association"));
             }
         };
-        let own = own.map_err(Fault::reading)?;
-        // A question is two short messages; the second must not wait for a word on the first.
-        own.set_nodelay(true).map_err(Fault::reading)?;
-        let watch = Watch::start(own, patience.answer);
-        let contexts = match &socket {
-            Socket::Plain(plain) => plain.presentation_contexts(),
-            Socket::Tls(tls) => tls.presentation_contexts(),
-        };
-        let accepted = contexts
-            .iter()
-            .map(|one| (one.id, one.abstract_syntax.clone(), one.transfer_syntax.clone()))
-            .collect();
-        Ok(Self { socket, watch, accepted, waiting: VecDeque::new() })
+        for (id, (subject, _)) in proposed {
+            let accepted = answer.iter().find(|one| {
+                one.id == id && one.reason == PresentationContextResultReason::Acceptance
+            });
+            if let Some(one) = accepted {
+                let syntax = one.transfer_syntax.trim_matches(['\0', ' ']).to_owned();
+                self.accepted.push((id, (*subject).to_owned(), syntax));
+            }
+        }
+        if self.accepted.is_empty() {
+            // It is told; that it hears it is not needed.
+            let _ = self.send_pdu(&Pdu::AbortRQ { source: AbortRQSource::ServiceUser });
+            return Err(Fault::Refused("it accepts nothing of what is asked".to_owned()));
+        }
+        Ok(())
     }
 
     /// The context in which a subject may be spoken of.
@@ -143,15 +247,27 @@ impl Wire {
 
     /// A new answer begins: there is the whole patience for it.
     pub(super) fn begin(&self) {
-        self.watch.again();
+        self.watch.again(self.patience.answer);
     }
 
     fn send_pdu(&mut self, pdu: &Pdu) -> Result<(), Fault> {
-        match &mut self.socket {
-            Socket::Plain(plain) => plain.send(pdu),
-            Socket::Tls(tls) => tls.send(pdu),
+        let mut bytes = Vec::new();
+        write_pdu(&mut bytes, pdu).map_err(|_| Fault::Answer("what can be sent"))?;
+        self.socket.send(&bytes).map_err(|fault| self.watch.judged(fault))
+    }
+
+    fn receive_pdu(&mut self) -> Result<Pdu, Fault> {
+        let judged = |fault| self.watch.judged(fault);
+        let mut bytes = vec![0; 6];
+        self.socket.receive(&mut bytes).map_err(judged)?;
+        if bytes[0] == ALERT && matches!(self.socket, Socket::Plain(_)) {
+            return Err(Fault::Unreachable("it expects TLS".to_owned()));
         }
-        .map_err(fault)
+        let length = u32::from_be_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]);
+        let rest = usize::try_from(length).ok().filter(|_| length <= MOST_PDU);
+        bytes.resize(6 + rest.ok_or(Fault::Answer("a PDU"))?, 0);
+        self.socket.receive(&mut bytes[6..]).map_err(judged)?;
+        read_pdu(&bytes[..], MOST_PDU, true).ok().flatten().ok_or(Fault::Answer("a PDU"))
     }
 
     /// Sends a command, and what belongs to it.
@@ -179,15 +295,9 @@ impl Wire {
             if let Some(value) = self.waiting.pop_front() {
                 return Ok(value);
             }
-            let received = match &mut self.socket {
-                Socket::Plain(plain) => plain.receive(),
-                Socket::Tls(tls) => tls.receive(),
-            };
-            match received.map_err(|error| self.watch.judged(fault(error)))? {
+            match self.receive_pdu()? {
                 Pdu::PData { data } => self.waiting.extend(data),
-                Pdu::AbortRQ { .. } | Pdu::ReleaseRQ | Pdu::ReleaseRP => {
-                    return Err(Fault::Unreachable("it ended the association".to_owned()));
-                }
+                Pdu::AbortRQ { .. } | Pdu::ReleaseRQ | Pdu::ReleaseRP => return Err(over()),
                 Pdu::Unknown { .. }
                 | Pdu::AssociationRQ(_)
                 | Pdu::AssociationAC(_)
@@ -220,8 +330,8 @@ impl Wire {
         Data { wire: self, context, piece: Vec::new(), at: 0, last: false, broken: false }
     }
 
-    /// A short data set.
-    pub(super) fn values(&mut self, context: u8) -> Result<Values, Fault> {
+    /// The bytes of a short data set.
+    pub(super) fn short(&mut self, context: u8) -> Result<Vec<u8>, Fault> {
         let mut bytes = Vec::new();
         let most = MOST_VALUES as u64;
         let mut data = self.data(context);
@@ -229,16 +339,14 @@ impl Wire {
         if bytes.len() > MOST_VALUES {
             return Err(Fault::TooLarge("an answer"));
         }
-        Values::decode(&bytes)
+        Ok(bytes)
     }
 
-    /// Says goodbye.
-    pub(super) fn close(self) {
+    /// Says goodbye, and waits a little for its echo.
+    pub(super) fn close(mut self) {
+        self.watch.again(self.patience.connect);
         // An archive that has gone already needs no goodbye.
-        let _ = match self.socket {
-            Socket::Plain(plain) => plain.release(),
-            Socket::Tls(tls) => tls.release(),
-        };
+        let _ = self.send_pdu(&Pdu::ReleaseRQ).and_then(|()| self.receive_pdu());
     }
 }
 
@@ -291,19 +399,19 @@ impl Read for Data<'_> {
 /// Cuts a connection on which an answer takes too long, however often a byte of it comes.
 #[derive(Debug)]
 struct Watch {
-    again: Sender<()>,
+    again: Sender<Duration>,
     cut: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Watch {
-    fn start(socket: TcpStream, patience: Duration) -> Self {
+    fn start(socket: TcpStream, mut patience: Duration) -> Self {
         let (again, heard) = mpsc::channel();
         let cut = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let told = Arc::clone(&cut);
         std::thread::spawn(move || {
             loop {
                 match heard.recv_timeout(patience) {
-                    Ok(()) => {}
+                    Ok(next) => patience = next,
                     Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => {
                         told.store(true, std::sync::atomic::Ordering::SeqCst);
@@ -317,45 +425,14 @@ impl Watch {
         Self { again, cut }
     }
 
-    fn again(&self) {
+    /// From now on so long.
+    fn again(&self, patience: Duration) {
         // After the watch has cut it, the next read tells.
-        let _ = self.again.send(());
+        let _ = self.again.send(patience);
     }
 
     /// A fault of a connection that was cut is slowness.
     fn judged(&self, fault: Fault) -> Fault {
         if self.cut.load(std::sync::atomic::Ordering::SeqCst) { Fault::Slow } else { fault }
-    }
-}
-
-/// What a failed exchange means, without what the archive said.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the library may add kinds; all have one answer"
-)]
-fn fault(error: Error) -> Fault {
-    match error {
-        Error::Rejected { association_rj, .. } => {
-            Fault::Refused(format!("association rejected, {}", association_rj.source))
-        }
-        Error::NoAcceptedPresentationContexts { .. } => {
-            Fault::Refused("it accepts nothing of what is asked".to_owned())
-        }
-        Error::Aborted { .. } | Error::ConnectionClosed { .. } => {
-            Fault::Unreachable("it ended the association".to_owned())
-        }
-        Error::ToAddress { .. } => Fault::Unreachable("there is no host of that name".to_owned()),
-        Error::Connect { source, .. }
-        | Error::WireSend { source, .. }
-        | Error::WireRead { source, .. }
-        | Error::Timeout { source, .. } => Fault::reading(source),
-        Error::TlsConnection { source, .. } => Fault::Unreachable(format!("TLS: {source}")),
-        Error::TlsHandshake { source, .. } => {
-            Fault::Unreachable(format!("the TLS handshake: {}", source.kind()))
-        }
-        Error::TlsNotSupported => Fault::Unreachable("it expects TLS".to_owned()),
-        Error::ReceivePdu { source: ReadError::ReadPdu { source, .. } } => Fault::reading(source),
-        Error::ReceivePdu { .. } => Fault::Answer("a PDU"),
-        _ => Fault::Answer("the DICOM protocol"),
     }
 }

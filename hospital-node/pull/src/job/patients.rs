@@ -6,12 +6,22 @@ use std::path::Path;
 
 /// Bytes of a list that are taken in.
 const MOST: u64 = 64 << 20;
+/// Bytes of a label: several classes with their names, no text.
+const LONGEST_LABEL: usize = 1024;
 /// Characters of an identifier (PS3.5 6.2, LO).
 const LONGEST: usize = 64;
 
 /// Patients by identifier, with their labels.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Patients(BTreeMap<String, String>);
+
+/// What is wrong with one that is none.
+pub(super) const NO_LABEL: &str = "longer than 1024 bytes, or not one line";
+
+/// Whether a text can be a label.
+pub(super) fn is_label(text: &str) -> bool {
+    text.len() <= LONGEST_LABEL && !text.contains(char::is_control)
+}
 
 impl fmt::Debug for Patients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,6 +59,10 @@ impl Patients {
                 return Err(format!("row {row} of {file} has no identifier that can be asked for"));
             }
             let label = label.and_then(|column| record.get(column)).unwrap_or_default();
+            if !is_label(label) {
+                let file = path.display();
+                return Err(format!("row {row} of {file} has a label that is {NO_LABEL}"));
+            }
             if patients.insert(patient.to_owned(), label.to_owned()).is_some() {
                 return Err(format!("row {row} of {} repeats a patient", path.display()));
             }

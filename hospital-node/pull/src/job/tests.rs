@@ -62,6 +62,46 @@ fn without_encryption_only_this_machine_is_spoken_with() {
 }
 
 #[test]
+fn what_is_on_this_machine_is_reached_straight_and_a_section_has_the_last_word() {
+    let url = |text: &str| Proxy::Url(text.to_owned());
+    for (network, from, own, expected) in [
+        ("auto", "https://pacs/", "", Proxy::Environment),
+        ("none", "https://pacs/", "", Proxy::Direct),
+        ("http://proxy:3128", "https://pacs/", "", url("http://proxy:3128")),
+        ("http://proxy:3128", "http://127.0.0.1:8042/dicom-web", "", Proxy::Direct),
+        ("http://proxy:3128", "https://localhost/dicom-web", "", Proxy::Direct),
+        ("auto", "http://[::1]:8042/", "", Proxy::Direct),
+        ("http://proxy:3128", "https://pacs/", "none", Proxy::Direct),
+        ("none", "https://pacs/", "https://other:1", url("https://other:1")),
+        ("none", "https://pacs/", "auto", Proxy::Environment),
+        ("none", "http://127.0.0.1/", "http://other:1", url("http://other:1")),
+    ] {
+        let own = if own.is_empty() { String::new() } else { format!("proxy = {own:?}\n") };
+        let text = format!(
+            "name = \"x\"\nproxy = {network:?}\n[pull]\nfrom = {from:?}\n{own}into = \"/x\"\nmodality = \"CT\"\n"
+        );
+        assert_eq!(Job::parse(&text).map(|job| job.proxy), Ok(expected), "{text}");
+    }
+    for wrong in ["socks5://proxy:1", "proxy:1", "http://", "ftp://proxy"] {
+        let faults = parse(&format!(
+            "from = \"https://pacs/\"\ninto = \"x\"\nmodality = \"CT\"\nproxy = {wrong:?}\n"
+        ));
+        assert!(faults.is_err_and(|faults| faults[0].contains("proxy: ")), "{wrong}");
+    }
+}
+
+#[test]
+fn a_row_is_an_image_or_a_series_and_a_label_is_short() {
+    let rest = "from = \"https://pacs/\"\ninto = \"x\"\nmodality = \"CT\"\n";
+    let rows = |text: &str| parse(&format!("{rest}{text}")).map(|job| job.rows);
+    assert_eq!(rows(""), Ok(Rows::Image));
+    assert_eq!(rows("rows = \"series\""), Ok(Rows::Series));
+    assert!(rows("rows = \"study\"").is_err());
+    assert!(rows(&format!("label = {:?}", "x".repeat(1024))).is_ok());
+    assert!(rows(&format!("label = {:?}", "x".repeat(1025))).is_err());
+}
+
+#[test]
 fn a_secret_comes_from_a_file_that_nobody_else_may_read() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let file = folder.path().join("token");
@@ -112,6 +152,8 @@ fn a_list_of_patients_is_read_and_a_bad_row_is_told_by_its_number() {
         ("patient_id\n4711\ncan*ary\n", "row 3"),
         ("patient_id\n4711\n4711\n", "row 3"),
         ("patient_id,label\n4711\n", "row 2"),
+        ("patient_id,label\n4711,\"a\nb\"\n", "row 2"),
+        (&format!("patient_id,label\n4711,{}\n", "x".repeat(1025)), "row 2"),
     ] {
         let error = read(text).expect_err("refused");
         assert!(error.contains(expected) && !error.contains("ary\""), "{error}");

@@ -184,7 +184,7 @@ fn what_is_cut_anywhere_is_refused_and_never_a_fault_of_ours() {
     for cut in 0..end {
         let found = data_set(&bytes[..cut], EXPLICIT).expect_err("cut");
         assert!(
-            matches!(found, Fault::Cut | Fault::NotAnImage | Fault::NoPatient),
+            matches!(found, Fault::Cut | Fault::Another(_) | Fault::NoPixels | Fault::NoPatient),
             "{cut}: {found}"
         );
     }
@@ -276,7 +276,102 @@ fn another_object_than_the_one_that_was_asked_for_is_refused() {
     EXPLICIT_LITTLE.text(&mut bytes, PATIENT, b"LO", "4711-CANARY7");
     EXPLICIT_LITTLE.text(&mut bytes, PATIENT, b"LO", "4712-CANARY7");
     assert_eq!(data_set(&bytes, EXPLICIT), Err(Fault::Header("it names two patients")));
-    assert_eq!(data_set(&bytes[..20], EXPLICIT), Err(Fault::NotAnImage));
+    assert_eq!(data_set(&bytes[..20], EXPLICIT), Err(Fault::Another("instance")));
+}
+
+fn without_pixels(class: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    EXPLICIT_LITTLE.text(&mut bytes, CLASS, b"UI", class);
+    EXPLICIT_LITTLE.text(&mut bytes, INSTANCE, b"UI", ASKED.instance);
+    EXPLICIT_LITTLE.text(&mut bytes, PATIENT, b"LO", "4711-CANARY7");
+    EXPLICIT_LITTLE.text(&mut bytes, STUDY, b"UI", ASKED.study);
+    EXPLICIT_LITTLE.text(&mut bytes, SERIES, b"UI", ASKED.series);
+    bytes
+}
+
+#[test]
+fn only_what_was_asked_for_can_say_that_it_is_no_image() {
+    let report = "1.2.840.10008.5.1.4.1.1.88.11";
+    for (class, expected) in [
+        (report, Fault::NotAnImage { standard: true }),
+        ("1.3.12.2.1107.5.9.1", Fault::NotAnImage { standard: false }),
+        (CR, Fault::NoPixels),
+        ("", Fault::NoPixels),
+    ] {
+        assert_eq!(data_set(&without_pixels(class), EXPLICIT), Err(expected), "{class}");
+    }
+    for (from, what) in
+        [(ASKED.instance, "instance"), (ASKED.series, "series"), (ASKED.study, "study")]
+    {
+        let mut bytes = without_pixels(report);
+        replace(&mut bytes, from, "1.9.904");
+        assert_eq!(data_set(&bytes, EXPLICIT), Err(Fault::Another(what)));
+    }
+}
+
+#[test]
+fn pixel_data_without_a_pixel_or_with_something_between_are_none() {
+    for (vr, length) in [(b"OW", 0), (b"OB", UNDEFINED)] {
+        let mut bytes = without_pixels(CR);
+        EXPLICIT_LITTLE.marked(&mut bytes, (0x7fe0, 0x10), Some(vr), length);
+        if length == UNDEFINED {
+            EXPLICIT_LITTLE.marked(&mut bytes, ITEM, None, 0);
+            EXPLICIT_LITTLE.marked(&mut bytes, SEQUENCE_END, None, 0);
+        }
+        assert_eq!(data_set(&bytes, EXPLICIT), Err(Fault::NoPixels));
+    }
+    let mut bytes = without_pixels(CR);
+    EXPLICIT_LITTLE.marked(&mut bytes, (0x7fe0, 0x10), Some(b"OB"), UNDEFINED);
+    EXPLICIT_LITTLE.marked(&mut bytes, ITEM, None, 2);
+    bytes.extend_from_slice(&[1, 2]);
+    EXPLICIT_LITTLE.element(&mut bytes, (0x7fe0, 0x11), b"OB", b"CANARY");
+    assert!(matches!(data_set(&bytes, EXPLICIT), Err(Fault::Header(_))));
+}
+
+#[test]
+fn a_uid_under_the_standards_root_is_renamed_where_it_names_something() {
+    let names = Names::new([7; 32]);
+    let own = "1.2.840.10008.1.2";
+    let asked = Asked { series: own, ..ASKED };
+    let mut bytes = Vec::new();
+    for (tag, uid) in [
+        (CLASS, CR),
+        (INSTANCE, ASKED.instance),
+        (STUDY, ASKED.study),
+        (SERIES, own),
+        ((0x20, 0x52), "1.2.840.10008.1.4.1.1"),
+        ((0x20, 0x0200), "1.2.840.10008.4711"),
+    ] {
+        if tag == STUDY {
+            EXPLICIT_LITTLE.text(&mut bytes, PATIENT, b"LO", "4711");
+        }
+        EXPLICIT_LITTLE.text(&mut bytes, tag, b"UI", uid);
+    }
+    EXPLICIT_LITTLE.element(&mut bytes, (0x7fe0, 0x10), b"OB", &[1, 2]);
+    let mut keep = Keep::default();
+    keep.add("FrameOfReferenceUID").expect("may be kept");
+    let rules = Rules { keep: &keep, names: &names, asked, patient: &|_| true, most: 1 << 20 };
+    let mut to = Vec::new();
+    let form = Form::DataSet { syntax: EXPLICIT, class: "" };
+    sieve(&mut &*bytes, form, &mut to, &rules).expect("sound");
+    assert!(has(&to, &names.uid(own)) && has(&to, "1.2.840.10008.1.4.1.1") && !has(&to, "4711"));
+}
+
+#[test]
+fn a_damaged_deflated_data_set_is_the_objects_fault() {
+    let mut packer = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    packer.write_all(&EXPLICIT_LITTLE.image()).expect("memory");
+    let packed = packer.finish().expect("memory");
+    let mut damaged = 0;
+    for at in 0..packed.len() {
+        let mut wrong = packed.clone();
+        wrong[at] ^= 0x55;
+        if let Err(fault) = data_set(&wrong, DEFLATED) {
+            assert!(!fault.is_of_the_way(), "{fault}");
+            damaged += usize::from(fault == Fault::Header("its deflated data set is damaged"));
+        }
+    }
+    assert!(damaged > 0);
 }
 
 #[test]

@@ -1,3 +1,5 @@
+use std::io::Write as _;
+
 use super::*;
 
 fn done(instance: &str, patient: &str) -> Done {
@@ -6,6 +8,7 @@ fn done(instance: &str, patient: &str) -> Done {
         series: format!("series-{patient}"),
         study: format!("study-{patient}"),
         patient: patient.to_owned(),
+        person: format!("person-{patient}"),
         modality: "CR".to_owned(),
         label: "normal".to_owned(),
         bytes: None,
@@ -16,6 +19,28 @@ fn put(store: &mut Store, instance: &str, patient: &str) {
     let mut draft = store.draft(instance).expect("a draft");
     draft.to().write_all(instance.as_bytes()).expect("written");
     store.keep(draft, done(instance, patient)).expect("kept");
+}
+
+/// Lists what is there, of all but these patients; `whole` are series.
+fn listed(store: &mut Store, rows: Rows, whole: &[&str], off: &[&str]) -> String {
+    let whole = whole.iter().map(|one| (*one).to_owned()).collect();
+    let asked = |done: &Done| !off.contains(&done.patient.as_str());
+    let count = store.list(&Listing { rows, whole: &whole, asked: &asked }).expect("a list");
+    let expected = store.kept().filter(|done| off.contains(&done.patient.as_str())).count();
+    assert_eq!(count, expected);
+    fs::read_to_string(store.manifest()).expect("a list")
+}
+
+fn images(store: &mut Store) -> String {
+    listed(store, Rows::Image, &[], &[])
+}
+
+const HEAD: &str = "path,patient_key,study_key,series_key,modality,label\n";
+
+fn row(instance: &str, patient: &str) -> String {
+    format!(
+        "series-{patient}/{instance}.dcm,site:{patient},study-{patient},series-{patient},CR,normal\n"
+    )
 }
 
 #[test]
@@ -36,7 +61,10 @@ fn what_is_kept_is_known_after_a_restart_and_what_was_begun_is_gone() {
     assert_eq!(store.holdings(), expected);
     let unfinished = fs::read_dir(scratch.path().join(UNFINISHED)).expect("a folder");
     assert_eq!(unfinished.count(), 0);
-    assert_eq!(fs::read(scratch.path().join("images/bb/bb1.dcm")).expect("an image"), b"bb1");
+    assert_eq!(
+        fs::read(scratch.path().join("images/series-p2/bb1.dcm")).expect("an image"),
+        b"bb1"
+    );
 }
 
 #[test]
@@ -60,6 +88,21 @@ fn a_torn_line_is_cut_off_and_a_damaged_one_is_told() {
     fs::write(&path, text.replacen("instance", "instants", 1)).expect("written");
     let error = Store::open(scratch.path(), "k").expect_err("damaged");
     assert!(matches!(error, StoreError::Damaged { line: 2, .. }), "{error}");
+    fs::write(&path, "{\"consilium_pull\":1,\"key\":\"k\"}\n").expect("written");
+    let error = Store::open(scratch.path(), "k").expect_err("of another version");
+    assert!(matches!(error, StoreError::Version { found: 1, .. }), "{error}");
+}
+
+#[test]
+fn a_line_that_could_not_be_read_again_is_not_written() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let mut store = Store::open(scratch.path(), "k").expect("a folder");
+    let draft = store.draft("aa1").expect("a draft");
+    let long = Done { label: "x".repeat(4096), ..done("aa1", "p1") };
+    assert!(store.keep(draft, long).is_err());
+    put(&mut store, "aa2", "p1");
+    drop(store);
+    assert!(Store::open(scratch.path(), "k").expect("a folder").has("aa2"));
 }
 
 #[test]
@@ -70,8 +113,8 @@ fn an_image_that_is_gone_or_cut_is_not_done() {
         put(&mut store, name, "p1");
     }
     drop(store);
-    fs::remove_file(scratch.path().join("images/aa/aa1.dcm")).expect("removed");
-    fs::write(scratch.path().join("images/aa/aa2.dcm"), b"a").expect("cut");
+    fs::remove_file(scratch.path().join("images/series-p1/aa1.dcm")).expect("removed");
+    fs::write(scratch.path().join("images/series-p1/aa2.dcm"), b"a").expect("cut");
     let store = Store::open(scratch.path(), "k").expect("a folder");
     assert_eq!(["aa1", "aa2", "aa3"].map(|name| store.has(name)), [false, false, true]);
 }
@@ -92,20 +135,107 @@ fn what_a_person_wrote_into_the_list_stays() {
     let mut store = Store::open(scratch.path(), "k").expect("a folder");
     put(&mut store, "aa1", "p1");
     put(&mut store, "aa2", "p1");
-    let path = store.write_manifest().expect("a list");
-    let text = fs::read_to_string(&path).expect("a list");
-    let expected = "path,patient_key,study_key,series_key,modality,label\n\
-                    aa/aa1.dcm,p1,study-p1,series-p1,CR,normal\n\
-                    aa/aa2.dcm,p1,study-p1,series-p1,CR,normal\n";
-    assert_eq!(text, expected);
-    fs::write(&path, "note,path,patient_key,label\nmine,aa/aa2.dcm,p1,ill\n,gone.dcm,p9,x\n")
-        .expect("edited");
+    let path = store.manifest();
+    assert_eq!(images(&mut store), format!("{HEAD}{}{}", row("aa1", "p1"), row("aa2", "p1")));
+    // One row taken out, one spelt in another way, two added, one of them of another's image.
+    let edited = "note,path,patient_key,label\nmine,./series-p1//aa2.dcm,site:p1,ill\n\
+                  ,own/x.png,p9,x\n,series-p1,p1,volume\n";
+    fs::write(&path, edited).expect("edited");
+    assert_eq!(images(&mut store), edited);
     put(&mut store, "bb1", "p2");
-    store.write_manifest().expect("a list");
-    let text = fs::read_to_string(&path).expect("a list");
-    let expected = "note,path,patient_key,label\nmine,aa/aa2.dcm,p1,ill\n\
-                    ,aa/aa1.dcm,p1,normal\n,bb/bb1.dcm,p2,normal\n";
-    assert_eq!(text, expected);
-    fs::write(&path, "no such column\n").expect("edited");
-    assert!(matches!(store.write_manifest(), Err(StoreError::Damaged { line: 1, .. })));
+    let expected = format!("{edited},series-p2/bb1.dcm,site:p2,normal\n");
+    assert_eq!(images(&mut store), expected);
+    drop(store);
+    // What was taken out stays out, whatever is opened anew.
+    let mut store = Store::open(scratch.path(), "k").expect("a folder");
+    assert_eq!(images(&mut store), expected);
+    // A row outlives its file, which comes again.
+    fs::remove_file(scratch.path().join("images/series-p2/bb1.dcm")).expect("removed");
+    drop(store);
+    let mut store = Store::open(scratch.path(), "k").expect("a folder");
+    assert!(!store.has("bb1"));
+    assert_eq!(images(&mut store), expected);
+    put(&mut store, "bb1", "p2");
+    assert_eq!(images(&mut store), expected);
+    // Without a list all is listed.
+    fs::remove_file(&path).expect("removed");
+    let all = [row("aa1", "p1"), row("aa2", "p1"), row("bb1", "p2")].concat();
+    assert_eq!(images(&mut store), format!("{HEAD}{all}"));
+}
+
+#[test]
+fn a_list_from_a_spreadsheet_is_understood_and_left_as_it_is() {
+    for (delimiter, mark) in [(",", ""), (";", "\u{feff}"), ("\t", "")] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let mut store = Store::open(scratch.path(), "k").expect("a folder");
+        put(&mut store, "aa1", "p1");
+        images(&mut store);
+        let text = format!(
+            "{mark} FileName ,Patient_Key,Label, Split \n series-p1/aa1.dcm ,site:p1,ill,test\nshort\n"
+        );
+        let text = text.replace(',', delimiter);
+        fs::write(store.manifest(), &text).expect("edited");
+        assert_eq!(images(&mut store), text);
+        put(&mut store, "aa2", "p1");
+        put(&mut store, "bb1", "p2");
+        // All images of a patient are for the same; of a new one nobody has said what for.
+        let new = "series-p1/aa2.dcm,site:p1,normal,test\nseries-p2/bb1.dcm,site:p2,normal,\n";
+        assert_eq!(images(&mut store), text + &new.replace(',', delimiter));
+    }
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_told_of_before_anything_else() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let mut store = Store::open(scratch.path(), "k").expect("a folder");
+    for text in ["no such column\n", "", "PAR1\u{0}"] {
+        fs::write(store.manifest(), text).expect("edited");
+        let whole = BTreeSet::new();
+        let listing = Listing { rows: Rows::Image, whole: &whole, asked: &|_| true };
+        assert!(matches!(store.list(&listing), Err(StoreError::NoColumn(_))), "{text}");
+        drop(store);
+        assert!(matches!(Store::open(scratch.path(), "k"), Err(StoreError::NoColumn(_))), "{text}");
+        fs::remove_file(scratch.path().join(MANIFEST)).expect("removed");
+        store = Store::open(scratch.path(), "k").expect("a folder");
+    }
+}
+
+#[test]
+fn a_series_is_one_row_once_it_is_whole() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let mut store = Store::open(scratch.path(), "k").expect("a folder");
+    put(&mut store, "aa1", "p1");
+    put(&mut store, "bb1", "p2");
+    assert_eq!(store.patient_of("series-p1"), Some("p1"));
+    let series = |patient: &str| {
+        format!("series-{patient},site:{patient},study-{patient},series-{patient},CR,normal\n")
+    };
+    let first = format!("{HEAD}{}", series("p1"));
+    assert_eq!(listed(&mut store, Rows::Series, &["series-p1"], &[]), first);
+    // Another slice adds no row, nor does another way of listing.
+    put(&mut store, "aa2", "p1");
+    assert_eq!(listed(&mut store, Rows::Series, &[], &[]), first);
+    let both = format!("{first}{}", row("bb1", "p2"));
+    assert_eq!(images(&mut store), both);
+    assert_eq!(listed(&mut store, Rows::Series, &["series-p1", "series-p2"], &[]), both);
+}
+
+#[test]
+fn the_rows_of_whom_nobody_asks_for_go_and_come_again() {
+    for rows in [Rows::Image, Rows::Series] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let mut store = Store::open(scratch.path(), "k").expect("a folder");
+        put(&mut store, "aa1", "p1");
+        put(&mut store, "bb1", "p2");
+        let whole = ["series-p1", "series-p2"];
+        let all = listed(&mut store, rows, &whole, &[]);
+        assert_eq!(all.lines().count(), 3);
+        let one = listed(&mut store, rows, &whole, &["p2"]);
+        assert_eq!(one, all.lines().take(2).map(|line| format!("{line}\n")).collect::<String>());
+        drop(store);
+        let mut store = Store::open(scratch.path(), "k").expect("a folder");
+        assert_eq!(listed(&mut store, rows, &whole, &["p2"]), one);
+        assert_eq!(listed(&mut store, rows, &whole, &[]), all);
+        assert!(store.has("bb1"), "its file is a person's to remove");
+    }
 }

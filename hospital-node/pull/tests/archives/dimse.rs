@@ -39,7 +39,7 @@ fn both_ways_lead_to_the_same_files() {
     pull_once(&mut dimse(port, PATIENCE), folders[0].path(), ALL).expect("a report");
     let (base, _) = crate::server::serve(contents(), crate::server::Manner::Good);
     let proxy = hospital_pull::job::Proxy::Direct;
-    let mut web = hospital_pull::web::Web::new(&base, None, None, &proxy, PATIENCE);
+    let mut web = hospital_pull::web::Web::new(&base, None, None, &proxy, PATIENCE).expect("a way");
     pull_once(&mut web, folders[1].path(), ALL).expect("a report");
     let [one, other] = folders.each_ref().map(|folder| {
         let list = std::fs::read_to_string(folder.path().join("manifest.csv")).expect("a list");
@@ -75,10 +75,29 @@ fn what_was_not_asked_for_is_refused_and_what_was_is_taken() {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let (port, _) = serve(contents(), Manner::More);
     let report = pull_once(&mut dimse(port, PATIENCE), scratch.path(), ALL).expect("a report");
-    // The first answer settles it: what follows a wrong one is not looked at.
-    assert_eq!((report.fetched + report.failed.len(), report.holds.images), (12, report.fetched));
-    assert!(reasons(&report).iter().all(|reason| *reason == "another_object"), "{report:?}");
+    assert_eq!((report.fetched, report.failed.len(), report.holds.images), (12, 0, 12));
     assert_eq!(betrays(scratch.path()), None);
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_costs_nothing_but_itself() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (port, _) = serve(contents(), Manner::BadAnswers);
+    let report = pull_once(&mut dimse(port, PATIENCE), scratch.path(), ALL).expect("a report");
+    // One about studies, one about the series of each, one about the images of each.
+    assert_eq!((report.fetched, reasons(&report)), (12, vec!["protocol"; 13]));
+    assert!(report.failed[0].detail.contains("2 of them"), "{report:?}");
+}
+
+#[test]
+fn descriptions_are_read_in_their_character_set() {
+    for (manner, pattern) in [(Manner::Latin, "*r\u{f6}ntgen*"), (Manner::Unreadable, "*thorax")] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (port, _) = serve(contents(), manner);
+        let section = format!("modality = \"CR\"\nseries_description = {pattern:?}");
+        let report = pull_once(&mut dimse(port, PATIENCE), scratch.path(), &section);
+        assert_eq!(report.expect("a report").fetched, 12, "{manner:?}");
+    }
 }
 
 #[test]
@@ -116,8 +135,12 @@ fn a_data_set_that_never_ends_is_cut_off() {
 fn an_archive_that_cannot_be_asked_ends_the_pull_with_one_line() {
     let patience = Patience { answer: Duration::from_secs(1), ..PATIENCE };
     let rejected = "association rejected, calling AE title not recognized".to_owned();
+    let busy = "association rejected for now, calling AE title not recognized".to_owned();
     for (manner, expected) in [
         (Manner::Rejects, Fault::Refused(rejected)),
+        (Manner::RejectsForNow, Fault::Unreachable(busy)),
+        (Manner::AbortsAtOnce, Fault::Unreachable("it ended the association".to_owned())),
+        (Manner::Alerts, Fault::Unreachable("it expects TLS".to_owned())),
         (Manner::Nonsense, Fault::Answer("a PDU")),
         (Manner::EndlessAnswers, Fault::Slow),
     ] {
@@ -126,4 +149,35 @@ fn an_archive_that_cannot_be_asked_ends_the_pull_with_one_line() {
     }
     let nobody = refusal(&mut dimse(1, PATIENCE));
     assert!(matches!(nobody, Fault::Unreachable(_)), "{nobody:?}");
+}
+
+/// A byte now and then keeps every read alive; the whole of it has an end all the same.
+#[test]
+fn an_association_or_a_handshake_that_dribbles_is_left() {
+    use std::sync::Arc;
+
+    let patience = Patience {
+        connect: Duration::from_millis(300),
+        silence: Duration::from_millis(400),
+        answer: Duration::from_secs(600),
+    };
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .expect("versions")
+    .with_root_certificates(rustls::RootCertStore::empty())
+    .with_no_client_auth();
+    for (tls, start) in [
+        (None, &[2, 0, 0, 0, 0xff, 0][..]),
+        (Some(Arc::new(config)), &[0x16, 3, 3, 0x3f, 0xff, 2, 0, 0x3f, 0xf0]),
+    ] {
+        let (port, counts) = serve(contents(), Manner::Dribbles(start));
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let [host, called, calling] = ["127.0.0.1", "ARCHIVE", "US"].map(str::to_owned);
+        let mut dimse = Dimse::new(host, port, tls, called, calling, patience);
+        let ended = pull_once(&mut dimse, scratch.path(), ALL);
+        assert!(matches!(ended, Err(PullError::Archive(Fault::Slow))), "{ended:?}");
+        assert_eq!(counts.associations.load(Ordering::SeqCst), 1);
+    }
 }

@@ -59,9 +59,9 @@ pub(crate) fn pull_once(
 ) -> Result<Report, PullError> {
     let names = Names::new(SECRET);
     let mut store = Store::open(folder, &names.mark())?;
-    let report = pull(&job(folder, section), &names, archive, &mut store, &Silent(Cell::new(0)))?;
-    store.write_manifest()?;
-    Ok(report)
+    let progress = Silent(Cell::new(0));
+    pull(&job(folder, section), &names, archive, &mut store, &progress)
+        .map_err(|stopped| stopped.error)
 }
 
 /// Pulls all of [`crate::held::contents`] into an empty folder; nothing is wrong, and nothing says

@@ -4,6 +4,7 @@ mod dimse;
 mod held;
 mod house;
 mod killed;
+mod proxy;
 mod scp;
 mod server;
 mod tls;

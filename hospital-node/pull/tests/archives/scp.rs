@@ -39,6 +39,20 @@ pub(crate) enum Manner {
     Cannot,
     /// It rejects the association.
     Rejects,
+    /// It does so, and says that it may be otherwise later.
+    RejectsForNow,
+    /// It ends the association instead of accepting it.
+    AbortsAtOnce,
+    /// It says in TLS that it expects TLS.
+    Alerts,
+    /// It begins so, and goes on with a byte now and then.
+    Dribbles(&'static [u8]),
+    /// Each of its lists has an answer with a path for a UID, and one that is no data set.
+    BadAnswers,
+    /// It describes series in Latin 1.
+    Latin,
+    /// It does so and does not say it.
+    Unreadable,
     /// It ends the association in the middle of the first instance.
     AbortsOnce,
     /// A PDU that says it has a gigabyte.
@@ -156,11 +170,27 @@ impl<'h, S: Read + Write> Scp<'h, S> {
     }
 
     fn greet(&mut self) -> Io<()> {
+        if let Manner::Dribbles(start) = self.manner {
+            for byte in start.iter().copied().chain(std::iter::repeat_n(0, 1 << 20)) {
+                self.to.write_all(&[byte])?;
+                pause(Duration::from_millis(50));
+            }
+        }
         let Pdu::AssociationRQ(asked) = self.receive()? else { return Err(failed("a request")) };
-        if self.manner == Manner::Rejects {
+        if self.manner == Manner::AbortsAtOnce {
+            return self.send(&Pdu::AbortRQ { source: AbortRQSource::ServiceUser });
+        }
+        if self.manner == Manner::Alerts {
+            return self.to.write_all(&[0x15, 3, 3, 0, 2, 2, 10]);
+        }
+        if matches!(self.manner, Manner::Rejects | Manner::RejectsForNow) {
             let reason = AssociationRJServiceUserReason::CallingAETitleNotRecognized;
             let source = AssociationRJSource::ServiceUser(reason);
-            let result = AssociationRJResult::Permanent;
+            let result = if self.manner == Manner::Rejects {
+                AssociationRJResult::Permanent
+            } else {
+                AssociationRJResult::Transient
+            };
             return self.send(&Pdu::AssociationRJ(AssociationRJ { result, source }));
         }
         if self.manner == Manner::Nonsense {
@@ -255,6 +285,18 @@ impl<'h, S: Read + Write> Scp<'h, S> {
         status: u16,
         data: Option<&Values>,
     ) -> Io<()> {
+        let data = data.map(|data| data.encode(false));
+        self.answer_with(context, field, number, status, data.as_deref())
+    }
+
+    fn answer_with(
+        &mut self,
+        context: u8,
+        field: u16,
+        number: u16,
+        status: u16,
+        data: Option<&[u8]>,
+    ) -> Io<()> {
         let kind = if data.is_some() { 1 } else { NO_DATA_SET };
         let values = Values::default()
             .with_text((0, AFFECTED_CLASS), "1.2.840.10008.5.1.4.1.2.2.1")
@@ -263,7 +305,19 @@ impl<'h, S: Read + Write> Scp<'h, S> {
             .with_number((0, DATA_SET), kind)
             .with_number((0, STATUS), status);
         self.command(context, &values)?;
-        data.map_or(Ok(()), |data| self.data(context, &data.encode(false)))
+        data.map_or(Ok(()), |data| self.data(context, data))
+    }
+
+    /// As this archive writes it.
+    fn written(&self, all: Values) -> Values {
+        let text: &[u8] = if self.manner == Manner::Latin {
+            b"\x08\0\x05\0\x0a\0\0\0ISO_IR 100\x08\0\x3e\x10\x08\0\0\0R\xf6ntgen "
+        } else if self.manner == Manner::Unreadable {
+            b"\x08\0\x3e\x10\x0e\0\0\0R\xf6ntgen Thorax"
+        } else {
+            b""
+        };
+        Values::decode(&[&all.encode(false), text].concat()).expect("sound")
     }
 
     fn find(&mut self, context: u8, number: u16, asked: &Values) -> Io<()> {
@@ -284,9 +338,23 @@ impl<'h, S: Read + Write> Scp<'h, S> {
                 .with_text((0x10, 0x20), &one.patient)
                 .with_text((0x20, 0x0d), &one.study)
                 .with_text((0x20, 0x0e), &one.series);
+            let all = self.written(all);
             if asked.text(of).is_none_or(|asked| all.text(of) == Some(asked)) {
                 found.insert(all.text(level).unwrap_or_default().to_owned(), all);
             }
+        }
+        if self.manner == Manner::BadAnswers {
+            let tag = match asked.text((8, 0x52)) {
+                Some("STUDY") => (0x20, 0x0d),
+                Some("SERIES") => (0x20, 0x0e),
+                _ => (8, 0x18),
+            };
+            let path = Values::default().with_text(tag, "../../admin");
+            self.answer(context, C_FIND_ANSWER, number, 0xff00, Some(&path))?;
+            // A sequence without a length, and what is in it.
+            let open =
+                [8, 0, 0x10, 0x11, 0xff, 0xff, 0xff, 0xff, 0xfe, 0xff, 0xdd, 0xe0, 0, 0, 0, 0];
+            self.answer_with(context, C_FIND_ANSWER, number, 0xff00, Some(&open))?;
         }
         for values in found.values() {
             self.answer(context, C_FIND_ANSWER, number, 0xff00, Some(values))?;
@@ -351,6 +419,13 @@ impl<'h, S: Read + Write> Scp<'h, S> {
             Manner::Good
             | Manner::Reticent
             | Manner::Rejects
+            | Manner::RejectsForNow
+            | Manner::AbortsAtOnce
+            | Manner::Alerts
+            | Manner::Dribbles(_)
+            | Manner::BadAnswers
+            | Manner::Latin
+            | Manner::Unreadable
             | Manner::AbortsOnce
             | Manner::EndlessAnswers
             | Manner::Nonsense => self.store(&one)?,

@@ -38,8 +38,24 @@ pub(crate) enum Manner {
     Gone,
     /// 401 without this value of the header Authorization.
     Locked(&'static str),
-    /// A study whose UID is a path.
+    /// One study more, whose UID is a path.
     BadUid,
+    /// The same, and its lists heed no pages.
+    BadUidHeedless,
+    /// No list at all.
+    NoList,
+    /// Its pages have at most so many answers.
+    Caps(usize),
+    /// 403 for paths with this in them.
+    Forbids(&'static str),
+    /// 404 for them.
+    Lacks(&'static str),
+    /// Nothing at all for paths that end so.
+    MuteOver(&'static str),
+    /// Everything but the pixels.
+    Stripped,
+    /// 401 after so many instances.
+    LocksAfter(usize),
     /// A list without end.
     EndlessList,
     /// Its lists heed neither criteria nor pages.
@@ -63,6 +79,12 @@ impl Asked {
     pub(crate) fn instances(&self) -> usize {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter(|path| path.contains("/instances/")).count()
+    }
+
+    /// How often a path that ends so was asked for.
+    pub(crate) fn about(&self, end: &str) -> usize {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter(|path| path.ends_with(end)).count()
     }
 }
 
@@ -135,6 +157,21 @@ fn converse<S: Read + Write>(
         }
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let times = told.add(path);
+        if let Manner::MuteOver(end) = manner
+            && path.ends_with(end)
+        {
+            pause(Duration::from_secs(30));
+            return Ok(());
+        }
+        let denied = [
+            (401, matches!(manner, Manner::LocksAfter(count) if told.instances() > *count)),
+            (403, matches!(manner, Manner::Forbids(what) if path.contains(what))),
+            (404, matches!(manner, Manner::Lacks(what) if path.contains(what))),
+        ];
+        if let Some((status, _)) = denied.into_iter().find(|(_, denied)| *denied) {
+            send(to, status, "text/plain", b"CANARY")?;
+            continue;
+        }
         let parts: Vec<&str> = path.trim_start_matches("/dicom-web/").split('/').collect();
         match parts.as_slice() {
             ["studies"] => send(to, 200, JSON, studies(held, query, manner).as_bytes())?,
@@ -188,11 +225,11 @@ fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
 }
 
 fn studies(held: &[Held], query: &str, manner: &Manner) -> String {
-    if *manner == Manner::BadUid {
-        return "[{\"0020000D\":{\"vr\":\"UI\",\"Value\":[\"../../admin\"]}}]".to_owned();
+    if *manner == Manner::NoList {
+        return "[".repeat(65 << 20);
     }
     if *manner == Manner::EndlessList {
-        return "[".repeat(65 << 20);
+        return format!("[{}", "{},".repeat(16 << 20));
     }
     let heedless = *manner == Manner::Heedless;
     let of = |one: &&Held| {
@@ -202,7 +239,7 @@ fn studies(held: &[Held], query: &str, manner: &Manner) -> String {
                 && parameter(query, "StudyDate")
                     .is_none_or(|asked| asked.split('-').any(|day| day == one.date))
     };
-    list(held, query, manner, of, |one| {
+    let list = list(held, query, manner, of, |one| {
         (
             one.study.clone(),
             vec![
@@ -211,8 +248,12 @@ fn studies(held: &[Held], query: &str, manner: &Manner) -> String {
                 ("00080020", &one.date),
             ],
         )
-    })
+    });
+    let bad = matches!(manner, Manner::BadUid | Manner::BadUidHeedless) && list.len() > 2;
+    if bad { list.replacen('[', BAD_ROW, 1) } else { list }
 }
+
+const BAD_ROW: &str = "[{\"0020000D\":{\"vr\":\"UI\",\"Value\":[\"../../admin\"]}},";
 
 /// DICOM JSON of what is held, each thing once, a page of it.
 fn list<'h>(
@@ -223,7 +264,8 @@ fn list<'h>(
     told: impl Fn(&'h Held) -> (String, Vec<(&'static str, &'h str)>),
 ) -> String {
     let all: BTreeMap<_, _> = held.iter().filter(of).map(told).collect();
-    let heedless = *manner == Manner::Heedless;
+    let heedless = matches!(manner, Manner::Heedless | Manner::BadUidHeedless);
+    let cap = if let Manner::Caps(cap) = manner { *cap } else { usize::MAX };
     let number = |name| parameter(query, name).and_then(|text| text.parse().ok());
     let (skip, take) = if heedless {
         (0, usize::MAX)
@@ -233,7 +275,7 @@ fn list<'h>(
     let objects: Vec<String> = all
         .values()
         .skip(skip)
-        .take(take)
+        .take(take.min(cap))
         .map(|attributes| {
             let one = |(tag, value): &(&str, &str)| {
                 format!("\"{tag}\":{{\"vr\":\"LO\",\"Value\":[\"{value}\"]}}")
@@ -305,6 +347,11 @@ fn fetch(
             lying[at + 8..at + 12].copy_from_slice(&0x0fff_fff0_u32.to_le_bytes());
             send(to, 200, MULTIPART, &[part(&lying), b"--b0undary--".to_vec()].concat())
         }
+        Manner::Stripped => {
+            let bare = Held { pixels: false, ..one.clone() };
+            let file = [part(&bare.file()), b"--b0undary--".to_vec()].concat();
+            send(to, 200, MULTIPART, &file)
+        }
         Manner::Nonsense => send(to, 200, MULTIPART, b"CANARY"),
         Manner::AtFirst503 if times == 1 => send(to, 503, "text/plain", b"CANARY"),
         Manner::Gone => send(to, 404, "text/plain", b"CANARY"),
@@ -316,6 +363,13 @@ fn fetch(
         | Manner::AtFirst503
         | Manner::Locked(_)
         | Manner::BadUid
+        | Manner::BadUidHeedless
+        | Manner::NoList
+        | Manner::Caps(_)
+        | Manner::Forbids(_)
+        | Manner::Lacks(_)
+        | Manner::MuteOver(_)
+        | Manner::LocksAfter(_)
         | Manner::EndlessList
         | Manner::Heedless
         | Manner::StopsAfter(_) => send(to, 200, MULTIPART, &whole),

@@ -81,7 +81,7 @@ fn both(config: &Arc<ServerConfig>, trust: &Trust) -> [Result<usize, Fault>; 2] 
     let tls = Some(Arc::clone(config));
     let (port, _) = server::serve_over(tls.clone(), contents(), server::Manner::Good);
     let base = format!("https://127.0.0.1:{port}/dicom-web");
-    let mut web = Web::new(&base, Some(trust), None, &Proxy::Direct, PATIENCE);
+    let mut web = Web::new(&base, Some(trust), None, &Proxy::Direct, PATIENCE).expect("a way");
     let (port, _) = scp::serve_over(tls, contents(), scp::Manner::Good);
     let own = Some(trust.config().expect("a configuration"));
     let [host, called, calling] = ["127.0.0.1", "ARCHIVE", "US"].map(str::to_owned);
@@ -103,7 +103,8 @@ fn another_one_is_told_nothing() {
     let own = paper(scratch.path(), false);
     let trust = Trust::load(Some(&paper(other.path(), false).ca), None).expect("trust");
     for found in both(&own.config, &trust) {
-        assert!(matches!(found, Err(Fault::Unreachable(_))), "{found:?}");
+        let text = "its certificate is of nobody whom this house believes (see ca)";
+        assert_eq!(found, Err(Fault::Unreachable(text.to_owned())));
     }
 }
 
@@ -132,4 +133,24 @@ fn files_that_are_no_certificates_or_that_others_may_read_are_refused() {
     std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o644)).expect("set");
     let error = Trust::load(Some(&paper.ca), Some((chain, key))).expect_err("refused");
     assert!(error.contains("mode 644"), "{error}");
+}
+
+#[test]
+fn a_certificate_without_its_key_or_of_no_use_is_told_before_anything_is_sent() {
+    let [scratch, other] = [(); 2].map(|()| tempfile::tempdir().expect("a scratch folder"));
+    let (own, theirs) = (paper(scratch.path(), true), paper(other.path(), true));
+    let pair = Trust::load(Some(&own.ca), Some((&own.client.0, &theirs.client.1)));
+    // What is between the marks is no certificate.
+    let text = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let nobody = Trust::load(Some(&write(scratch.path(), "none.pem", text)), None);
+    for (trust, expected) in
+        [(pair, "the client certificate"), (nobody, "a usable certificate to believe")]
+    {
+        let trust = trust.expect("each by itself is in order");
+        let web = Web::new("https://127.0.0.1:1/", Some(&trust), None, &Proxy::Direct, PATIENCE);
+        for error in [web.err(), trust.config().err()] {
+            let error = error.expect("refused");
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::house::{
 use crate::server::{Manner, serve};
 
 fn web(base: &str) -> Web {
-    Web::new(base, None, None, &Proxy::Direct, PATIENCE)
+    Web::new(base, None, None, &Proxy::Direct, PATIENCE).expect("a connection")
 }
 
 #[test]
@@ -30,11 +30,11 @@ fn all_images_come_once_and_name_nobody() {
     let list = std::fs::read_to_string(scratch.path().join("manifest.csv")).expect("a list");
     for held in contents() {
         let name = names.instance(&held.instance);
-        let file = format!("{}/{name}.dcm", &name[..2]);
+        let file = format!("{}/{name}.dcm", names.series(&held.series));
         let bytes = std::fs::read(scratch.path().join("images").join(&file)).expect("an image");
         let (ours, theirs) = (Stored::decode(&bytes), Stored::decode(&held.file()));
         assert_eq!(ours.expect("an image").data, theirs.expect("an image").data);
-        let row = format!("{file},{},", names.patient(&held.patient, ""));
+        let row = format!("{file},site:{},", names.patient(&held.patient, ""));
         assert!(
             list.lines().any(|line| line.starts_with(&row) && line.ends_with(",CR,normal")),
             "{list}"
@@ -105,6 +105,7 @@ fn whatever_an_archive_sends_it_is_one_line_each_and_nothing_is_kept_of_it() {
         (Manner::Nonsense, "truncated"),
         (Manner::Gone, "missing"),
         (Manner::Endless, "broken_header"),
+        (Manner::Stripped, "no_pixels"),
     ] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (base, asked) = serve(contents(), manner.clone());
@@ -131,7 +132,7 @@ fn an_archive_that_dribbles_or_says_nothing_is_left_after_a_few_tries() {
     for manner in [Manner::Slow, Manner::Mute] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (base, asked) = serve(contents(), manner.clone());
-        let mut web = Web::new(&base, None, None, &Proxy::Direct, IMPATIENCE);
+        let mut web = Web::new(&base, None, None, &Proxy::Direct, IMPATIENCE).expect("a way");
         pull_five_in_vain(&mut web, scratch.path());
         assert_eq!(asked.instances(), 5, "{manner:?}");
     }
@@ -140,8 +141,13 @@ fn an_archive_that_dribbles_or_says_nothing_is_left_after_a_few_tries() {
 #[test]
 fn lists_that_are_wrong_end_the_pull_with_one_line() {
     for (manner, expected) in [
-        (Manner::BadUid, Fault::Answer("a UID in each answer")),
-        (Manner::EndlessList, Fault::TooLarge("the answer")),
+        (Manner::NoList, Fault::TooLarge("the answer")),
+        (Manner::EndlessList, Fault::TooLarge("the archive's list")),
+        (Manner::Forbids(""), Fault::Forbidden("HTTP status 403".to_owned())),
+        (
+            Manner::Lacks(""),
+            Fault::Status("HTTP status 404: there is no QIDO-RS at the address in from".to_owned()),
+        ),
         (Manner::Locked("Bearer x"), Fault::Refused("HTTP status 401".to_owned())),
     ] {
         let (base, asked) = serve(contents(), manner.clone());
@@ -159,7 +165,7 @@ fn a_name_with_its_password_or_a_token_lets_us_in() {
     for (login, value) in [(basic, "Basic cmVhZGVyOm9wZW5lZA=="), (bearer, "Bearer t0ken")] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (base, _) = serve(contents(), Manner::Locked(value));
-        let mut web = Web::new(&base, None, Some(&login), &Proxy::Direct, PATIENCE);
+        let mut web = Web::new(&base, None, Some(&login), &Proxy::Direct, PATIENCE).expect("a way");
         let report = pull_once(&mut web, scratch.path(), ALL).expect("a report");
         assert_eq!(report.fetched, 12);
         assert!(!format!("{web:?}{login:?}").contains(&value[7..]));
@@ -167,12 +173,113 @@ fn a_name_with_its_password_or_a_token_lets_us_in() {
 }
 
 #[test]
-fn long_lists_are_read_page_by_page() {
+fn long_lists_are_read_page_by_page_however_short_the_pages_are() {
     let first = contents().swap_remove(0);
     let one = |number| Held { instance: format!("{}.{number}", first.instance), ..first.clone() };
     let held: Vec<Held> = (0..2500).map(one).collect();
+    for manner in [Manner::Good, Manner::Caps(100), Manner::Caps(999), Manner::Heedless] {
+        let (base, _) = serve(held.clone(), manner.clone());
+        let found = web(&base).instances(&first.study, &first.series).expect("a list");
+        let unlike: BTreeSet<&str> = found.rows.iter().map(|one| one.uid.as_str()).collect();
+        let counts = (found.rows.len(), unlike.len(), found.nameless);
+        assert_eq!(counts, (2500, 2500, 0), "{manner:?}");
+    }
+}
+
+#[test]
+fn an_answer_without_a_uid_costs_nothing_but_itself() {
+    for manner in [Manner::BadUid, Manner::BadUidHeedless] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (base, _) = serve(contents(), manner.clone());
+        let report = pull_once(&mut web(&base), scratch.path(), ALL).expect("a report");
+        assert_eq!((report.fetched, report.failed.len()), (12, 1), "{manner:?}");
+        let expected = "expected a UID in each answer, 1 of them had none";
+        assert_eq!(report.failed[0].detail, expected, "{manner:?}");
+        assert!(!report.is_whole());
+    }
+}
+
+#[test]
+fn what_the_archive_keeps_from_us_or_does_not_find_costs_nothing_else() {
+    for (manner, reason, fetched, failed) in [
+        (Manner::Forbids("/1.2.1.1/series/1.2.1.1.1/instances/"), "refused", 10, 2),
+        (Manner::Forbids("studies/1.2.1.1/series"), "refused", 10, 1),
+        (Manner::Lacks("studies/1.2.1.1/series"), "missing", 10, 1),
+        (Manner::Lacks("series/1.2.1.1.1/instances"), "missing", 10, 1),
+    ] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (base, _) = serve(contents(), manner.clone());
+        let report = pull_once(&mut web(&base), scratch.path(), ALL).expect("a report");
+        assert_eq!((report.fetched, report.failed.len()), (fetched, failed), "{manner:?}");
+        assert!(reasons(&report).iter().all(|one| *one == reason), "{manner:?} {report:?}");
+    }
+}
+
+#[test]
+fn an_archive_that_falls_silent_over_questions_is_left_after_a_few_of_them() {
+    let patience = Patience { silence: IMPATIENCE.silence, ..PATIENCE };
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (base, asked) = serve(contents(), Manner::MuteOver("/series"));
+    let mut web = Web::new(&base, None, None, &Proxy::Direct, patience).expect("a way");
+    let report = pull_once(&mut web, scratch.path(), ALL).expect("a report");
+    assert_eq!(reasons(&report), ["timeout"; 5]);
+    assert_eq!((report.found, report.not_asked, asked.about("/series")), (0, 1, 5));
+    assert!(!report.is_whole());
+    // In the middle of it, what was found before is not tried any more.
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (base, _) = serve(contents(), Manner::MuteOver("1/instances"));
+    let mut web = Web::new(&base, None, None, &Proxy::Direct, patience).expect("a way");
+    let report = pull_once(&mut web, scratch.path(), ALL).expect("a report");
+    assert_eq!((reasons(&report), report.not_asked), (vec!["timeout"; 5], 1));
+}
+
+#[test]
+fn another_object_says_nothing_about_the_one_that_was_asked_for() {
+    let mut held = contents();
+    held[0] = Held { class: SR, pixels: false, ..held[0].clone() };
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    // To all questions but the first comes the report of the first.
+    let (base, asked) = serve(held.clone(), Manner::Another);
+    let report = pull_once(&mut web(&base), scratch.path(), ALL).expect("a report");
+    assert_eq!(reasons(&report), ["another_object"; 12]);
+    assert_eq!((report.not_images, asked.instances()), (0, 24));
     let (base, _) = serve(held, Manner::Good);
-    let found = web(&base).instances(&first.study, &first.series).expect("a list");
-    let unlike: BTreeSet<&str> = found.iter().map(|instance| instance.uid.as_str()).collect();
-    assert_eq!((found.len(), unlike.len()), (2500, 2500));
+    let report = pull_once(&mut web(&base), scratch.path(), ALL).expect("a report");
+    assert_eq!((report.already, report.fetched, report.not_images), (0, 11, 1));
+}
+
+#[test]
+fn a_series_is_listed_as_one_when_all_of_it_is_there() {
+    let section = "modality = \"CR\"\nrows = \"series\"";
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let lacks = Manner::Lacks("instances/1.2.1.1.1.2");
+    for (manner, expected) in [(lacks, 5), (Manner::Good, 6)] {
+        let (base, _) = serve(contents(), manner);
+        let report = pull_once(&mut web(&base), scratch.path(), section).expect("a report");
+        assert_eq!((report.found, report.holds.series), (12, 6));
+        let list = std::fs::read_to_string(&report.manifest).expect("a list");
+        assert_eq!(list.lines().count(), 1 + expected, "{list}");
+        for row in list.lines().skip(1) {
+            let folder = row.split(',').next().expect("a path");
+            let slices = std::fs::read_dir(scratch.path().join("images").join(folder));
+            assert_eq!(slices.expect("a folder").count(), 2);
+        }
+    }
+}
+
+#[test]
+fn whom_the_list_does_not_name_any_more_is_taken_out_and_told() {
+    let list = tempfile::NamedTempFile::new().expect("a scratch file");
+    let section = format!("patients = {:?}\nlabel = \"normal\"", list.path());
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (base, _) = serve(contents(), Manner::Good);
+    for (patients, rows, off) in
+        [("CANARY-1\nCANARY-2", 8, 0), ("CANARY-2", 4, 4), ("CANARY-1", 4, 4)]
+    {
+        std::fs::write(list.path(), format!("patient_id\n{patients}\n")).expect("written");
+        let report = pull_once(&mut web(&base), scratch.path(), &section).expect("a report");
+        assert_eq!((report.off_list, report.holds.images), (off, 8), "{patients}");
+        let text = std::fs::read_to_string(&report.manifest).expect("a list");
+        assert_eq!(text.lines().count(), 1 + rows, "{text}");
+    }
 }

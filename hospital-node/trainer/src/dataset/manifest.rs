@@ -137,12 +137,14 @@ impl Columns {
                 return Err(bad(Fault::NoPatient));
             }
             // A pseudonym that another system made is blinded like an identifier, in a name space
-            // of its own.
-            Patient::Key(column) => secret.pseudonym(field(column), "\u{0}patient_key"),
+            // of its own. One that this site has made says so, and is what it would be made of.
+            Patient::Key(column) => PatientKey::parse(field(column))
+                .unwrap_or_else(|| secret.pseudonym(field(column), "\u{0}patient_key")),
             Patient::Id(column) => secret.pseudonym(field(column), issuer),
         };
         let part = match self.split.map(field) {
-            None => patient.part(),
+            // Nobody has said what this row is for.
+            None | Some("") => patient.part(),
             Some(word) => Part::parse(word).ok_or_else(|| bad(Fault::WrongSplit))?,
         };
         let label = self.label.map(field).unwrap_or_default().to_owned();
@@ -204,6 +206,32 @@ mod tests {
         let rows = rows("file,site,patient,label\na/b.png,s,7,1\n").expect("a manifest");
         let row = rows[0].as_ref().expect("a good row");
         assert_eq!((row.name.as_str(), row.label.as_str()), ("a/b.png", "1"));
+    }
+
+    #[test]
+    fn a_row_without_a_word_in_the_split_column_goes_where_its_patient_would() {
+        let split = rows("path,patient_key,split,label\na,K1,,x\nb,K2, ,x\n").expect("a manifest");
+        let none = rows("path,patient_key,label\na,K1,x\nb,K2,x\n").expect("a manifest");
+        let parts = |rows: &[Result<Row, Bad>]| -> Vec<Part> {
+            rows.iter().flatten().map(|row| row.part).collect()
+        };
+        assert_eq!((parts(&split).len(), parts(&split)), (2, parts(&none)));
+    }
+
+    #[test]
+    fn a_pseudonym_of_this_site_is_the_one_that_its_identifier_has() {
+        let key: String = SiteSecret::new([3; 32])
+            .pseudonym("P1", "")
+            .as_bytes()
+            .map(|b| format!("{b:02x}"))
+            .concat();
+        let text = format!("path,patient_key,label\na,site:{key},x\nb,{key},x\nc,site:{key}0,x\n");
+        let ours = rows(&text).expect("a manifest");
+        let theirs = rows("path,patient_id,label\na,P1,x\n").expect("a manifest");
+        let patient = |row: &Result<Row, Bad>| row.as_ref().expect("a good row").patient;
+        assert_eq!(patient(&ours[0]), patient(&theirs[0]));
+        // What only looks like it, another system may have made.
+        assert!(ours[1..].iter().all(|row| patient(row) != patient(&theirs[0])));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use aggregation::secret::Secret;
+use data_encoding::HEXLOWER;
 use ring::hmac;
 use zeroize::Zeroize as _;
 
@@ -18,6 +19,14 @@ impl PatientKey {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// Reads what `hospital-node data pull` writes of a patient: `site:` and the key, which it has made
+    /// with the same secret, in 64 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("site:")?;
+        HEXLOWER.decode(digits.as_bytes()).ok()?.try_into().ok().map(Self)
     }
 
     /// The part that a patient belongs to when the manifest does not say: 8 in 10 for training,

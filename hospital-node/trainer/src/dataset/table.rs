@@ -18,6 +18,11 @@ const PARQUET: &[u8] = b"PAR1";
 /// Columns of a Parquet file that are looked at.
 const MAX_COLUMNS: usize = 1_000;
 
+/// Rows of one that are taken, as many as files.
+const MAX_ROWS: usize = 4_000_000;
+/// Bytes of their text, and of their columns before they are unpacked.
+const MAX_TEXT: usize = 256 << 20;
+
 /// What a manifest lists.
 pub(super) struct Table {
     /// The columns' names.
@@ -54,16 +59,46 @@ impl Table {
 
     fn of_parquet(bytes: Vec<u8>) -> Result<Self, DatasetError> {
         let file = SerializedFileReader::new(bytes::Bytes::from(bytes)).map_err(|_| broken())?;
-        let plain = plain_columns(file.metadata().file_metadata().schema())?;
+        let told = file.metadata();
+        let plain = plain_columns(told.file_metadata().schema())?;
+        let count = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
+        let unpacked = told.row_groups().iter().map(|group| count(group.total_byte_size()));
+        let mut most = Most::default();
+        most.add(count(told.file_metadata().num_rows()), unpacked.fold(0, usize::saturating_add))?;
+        most = Most::default();
         let headers = plain.get_fields().iter().map(|column| column.name().to_owned()).collect();
         let read =
             RowIter::from_file_into(Box::new(file)).project(Some(plain)).map_err(|_| broken())?;
         let mut rows = Vec::new();
         for (index, row) in read.enumerate() {
             let line = index + 1;
-            rows.push((line, Some(text_of(row.map_err(|_| broken())?, line))));
+            let row = text_of(row.map_err(|_| broken())?, line);
+            // Many rows may stand for few bytes of a packed column.
+            most.add(1, row.as_slice().len())?;
+            rows.push((line, Some(row)));
         }
         Ok(Self { headers, rows })
+    }
+}
+
+/// How much a list holds so far.
+#[derive(Default)]
+struct Most {
+    rows: usize,
+    text: usize,
+}
+
+impl Most {
+    fn add(&mut self, rows: usize, text: usize) -> Result<(), DatasetError> {
+        self.rows = self.rows.saturating_add(rows);
+        self.text = self.text.saturating_add(text);
+        if self.rows > MAX_ROWS || self.text > MAX_TEXT {
+            let most = MAX_TEXT >> 20;
+            return Err(DatasetError::Manifest(format!(
+                "expected at most {MAX_ROWS} rows and {most} MiB of text, found more"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -236,6 +271,37 @@ mod tests {
             assert_eq!(rows[2], vec!["c.dcm", "9007199254740993", "0.5", "1", "3"]);
             assert_eq!(rows[2].position().map(Position::line), Some(3));
         }
+    }
+
+    /// A column of one value takes few bytes, however often it is there.
+    fn repeated(rows: usize) -> Vec<u8> {
+        let schema = "message manifest { required binary path (UTF8); }";
+        let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+        let how = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+        let mut bytes = Vec::new();
+        let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::new(how)).expect("begun");
+        let mut group = file.next_row_group().expect("a row group");
+        let mut column = group.next_column().expect("asked").expect("a column");
+        let values = vec![ByteArray::from(vec![b'x'; 1 << 10]); rows];
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).expect("written");
+        column.close().expect("closed");
+        group.close().expect("closed");
+        file.close().expect("closed");
+        bytes
+    }
+
+    #[test]
+    fn more_rows_or_text_than_are_taken_are_refused_before_they_fill_the_memory() {
+        let mut most = Most::default();
+        assert!(most.add(MAX_ROWS, MAX_TEXT).is_ok());
+        assert!(most.add(1, 0).is_err());
+        assert!(Most::default().add(0, usize::MAX).is_err());
+        let few = repeated(1000);
+        assert_eq!(Table::read(few).expect("a table").rows.len(), 1000);
+        let many = repeated((MAX_TEXT >> 10) + 1);
+        assert!(many.len() < 1 << 20, "{}", many.len());
+        let error = Table::read(many).err().expect("refused").to_string();
+        assert!(error.contains("256 MiB"), "{error}");
     }
 
     /// Whatever byte is changed and wherever the file ends: a table or one reason, never a panic.
