@@ -39,8 +39,9 @@ for package in lock["package"]:
     if source and not source.startswith("registry+"):
         faults.append(f"{package['name']}: expected a registry as its source, found {source}")
 
-# What our features build on this platform: name, version, licence.
+# What our features build on this platform, those of release packages with them: name, version, licence.
 command = ["cargo", "tree", "--locked", "--workspace", "--edges", "normal,build"]
+command += ["--features", "hospital-trainer/wgpu,hospital-trainer/cuda"]
 command += ["--prefix", "none", "--format", "{p}|{l}"]
 tree = subprocess.run(command, cwd=here.parent, check=True, stdout=subprocess.PIPE, text=True).stdout
 packages = sorted({line.removesuffix(" (*)") for line in tree.splitlines() if line.strip()})

@@ -33,7 +33,7 @@ pub(crate) struct ZooArgs {
     /// Pairs of steps to take the median over
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repeats: u16,
-    /// What to compute on
+    /// What to compute on: auto, cpu, wgpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
     /// A Python that has torch, torchvision and timm: the same steps by it, with one thread each
@@ -51,12 +51,13 @@ impl fmt::Display for Measured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<16} {:>4} {:>11} {:>14} {:>12} {:>12} {:>9} {:>9} {:>14}",
+            "{:<16} {:>4} {:>11} {:>14} {:>12} {:>12} {:>12} {:>9} {:>9} {:>14}",
             "model",
             "px",
             "parameters",
             "plain, CPU ms",
             "private",
+            "plain a s",
             "private a s",
             "overhead",
             "MiB",
@@ -66,12 +67,13 @@ impl fmt::Display for Measured {
             let number = |key: &str| model[key].as_f64().unwrap_or(f64::NAN);
             writeln!(
                 f,
-                "{:<16} {:>4} {:>11} {:>14.1} {:>12.1} {:>12.1} {:>9.2} {:>9.0} {:>14}",
+                "{:<16} {:>4} {:>11} {:>14.1} {:>12.1} {:>12.1} {:>12.1} {:>9.2} {:>9.0} {:>14}",
                 model["model"].as_str().unwrap_or("-"),
                 model["size"],
                 model["parameters"],
                 number("plain_cpu_ms"),
                 number("dp_cpu_ms"),
+                number("plain_samples_per_second"),
                 number("dp_samples_per_second"),
                 number("overhead_ratio"),
                 number("peak_mib"),

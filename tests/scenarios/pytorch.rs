@@ -67,7 +67,7 @@ fn write(folder: &Path, architecture: Architecture, side: u16) -> Outcome<()> {
     let InputShape { channels, depth, height, width } = task.input;
     let input = [channels, depth, height, width];
     let images = normals("images", 2 * input.map(usize::from).iter().product::<usize>());
-    let scores = network.logits(&model, images.clone()).map_err(|error| fault(&error))?;
+    let scores = network.logits(&model, &images).map_err(|error| fault(&error))?;
     let probe = serde_json::json!({
         "arch": architecture.name(), "classes": 3, "input": input, "images": images, "scores": scores,
     });

@@ -5,6 +5,8 @@
 //! same program starts on a machine that has neither.
 
 use std::fmt;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::tensor::Device;
 
@@ -25,9 +27,17 @@ pub enum NoDevice {
         /// What the build lacks.
         feature: &'static str,
     },
-    /// The machine does not have it, or its driver does not answer.
+    /// The machine does not have it.
     #[error("device {0}: expected one that this machine has, found none of that name")]
     Absent(Wanted),
+    /// It is there and does not compute: its driver is broken, or lacks what it needs.
+    #[error("device {name}: expected one that computes, found one that fails; {hint}")]
+    Broken {
+        /// As asked for.
+        name: Wanted,
+        /// What may be missing.
+        hint: &'static str,
+    },
 }
 
 /// A device by its name.
@@ -70,28 +80,36 @@ impl Wanted {
     }
 }
 
-/// The device of that name.
+/// The device of that name. One beside the CPU has computed something when it is given.
 ///
 /// # Errors
-/// [`NoDevice`] for a name that is not known, or what is not compiled in or not there. `auto` always
-/// finds one.
+/// [`NoDevice`] for a name that is not known, or what is not compiled in, not there or broken. `auto`
+/// always finds one.
 pub fn device(name: &str) -> Result<Device, NoDevice> {
     let wanted = Wanted::parse(name)?;
     match wanted {
         Wanted::Cpu => Ok(Device::flex()),
-        Wanted::Cuda(number) => cuda(number).map_err(|why| why.of(wanted, "cuda")),
-        Wanted::Wgpu => wgpu(true).map_err(|why| why.of(wanted, "wgpu")),
+        Wanted::Cuda(number) => cuda(number).map_err(|lack| lack.of(wanted)),
+        Wanted::Wgpu => wgpu(true).map_err(|lack| lack.of(wanted)),
         Wanted::Auto => {
-            let (found, device) = if let Ok(device) = cuda(0) {
-                ("cuda:0", device)
-            } else if let Ok(device) = wgpu(false) {
-                ("wgpu", device)
-            } else {
-                ("cpu", Device::flex())
-            };
-            tracing::info!(device = found, "a device was chosen");
+            let found = or_next(Wanted::Cuda(0), cuda(0));
+            let found = found.or_else(|| or_next(Wanted::Wgpu, wgpu(false)));
+            let (name, device) = found.unwrap_or_else(|| (Wanted::Cpu, Device::flex()));
+            tracing::info!(device = %name, "a device was chosen");
             Ok(device)
         }
+    }
+}
+
+/// A device, unless it cannot be had; that it is there and broken is worth a line.
+fn or_next(name: Wanted, found: Result<Device, Lack>) -> Option<(Wanted, Device)> {
+    match found {
+        Ok(device) => Some((name, device)),
+        Err(lack @ Lack::Broken) => {
+            tracing::warn!(reason = %lack.of(name), "a device is passed over");
+            None
+        }
+        Err(Lack::NotBuilt | Lack::Absent) => None,
     }
 }
 
@@ -114,13 +132,26 @@ enum Lack {
         expect(dead_code, reason = "this build looks for none")
     )]
     Absent,
+    #[cfg_attr(
+        not(any(feature = "wgpu", feature = "cuda")),
+        expect(dead_code, reason = "this build tries none")
+    )]
+    Broken,
 }
 
 impl Lack {
-    const fn of(self, name: Wanted, feature: &'static str) -> NoDevice {
+    const fn of(self, name: Wanted) -> NoDevice {
+        let (feature, hint) = match name {
+            Wanted::Cuda(_) => (
+                "cuda",
+                "besides the driver it needs NVRTC and a CUDA toolkit's headers, in /usr/local/cuda",
+            ),
+            Wanted::Wgpu | Wanted::Auto | Wanted::Cpu => ("wgpu", "its driver may be too old"),
+        };
         match self {
             Self::NotBuilt => NoDevice::NotBuilt { name, feature },
             Self::Absent => NoDevice::Absent(name),
+            Self::Broken => NoDevice::Broken { name, hint },
         }
     }
 }
@@ -137,7 +168,13 @@ fn cuda(number: usize) -> Result<Device, Lack> {
     if !["/dev/nvidiactl", "/dev/dxg"].iter().any(|path| std::path::Path::new(path).exists()) {
         return Err(Lack::Absent);
     }
-    there(burn::tensor::DeviceType::Cuda, || Device::cuda(number))
+    let device = Device::cuda(number);
+    let cards = || Device::enumerate(burn::tensor::DeviceType::Cuda);
+    match catch_unwind(AssertUnwindSafe(|| cards().into_iter().any(|one| one == device))) {
+        Ok(true) => computes(device),
+        Ok(false) => Err(Lack::Absent),
+        Err(_) => Err(Lack::Broken),
+    }
 }
 
 #[cfg(not(feature = "wgpu"))]
@@ -148,27 +185,53 @@ const fn wgpu(_: bool) -> Result<Device, Lack> {
 /// `software` says that one which is a program on the CPU will do as well.
 #[cfg(feature = "wgpu")]
 fn wgpu(software: bool) -> Result<Device, Lack> {
-    use burn::tensor::{DeviceKind, DeviceType};
+    use burn::tensor::DeviceKind;
     let mut kinds =
         vec![DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::VirtualGpu(0)];
     if software {
         kinds.push(DeviceKind::Cpu);
     }
-    let mut tried = kinds.into_iter().map(|kind| there(DeviceType::Wgpu, || Device::wgpu(kind)));
-    tried.find_map(Result::ok).ok_or(Lack::Absent)
+    let absent = |found: &Result<Device, Lack>| matches!(found, Err(Lack::Absent));
+    let mut found = kinds.into_iter().map(vulkan).skip_while(absent);
+    found.next().unwrap_or(Err(Lack::Absent))
 }
 
-/// The device, if the machine lists it. Libraries that are there but do not fit the driver may panic.
+/// The machine's first device of that kind by Vulkan. OpenGL, which wgpu would fall back to, is not
+/// for computing.
+#[cfg(feature = "wgpu")]
+fn vulkan(kind: burn::tensor::DeviceKind) -> Result<Device, Lack> {
+    use std::sync::{Mutex, PoisonError};
+
+    use burn::tensor::wgpu::{WgpuBackend, WgpuInitError};
+
+    // Each can be opened once.
+    static OPEN: Mutex<Vec<(burn::tensor::DeviceKind, Device)>> = Mutex::new(Vec::new());
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, device)) = open.iter().find(|(known, _)| *known == kind) {
+        return Ok(device.clone());
+    }
+    let options = Device::wgpu_options().graphics_api(WgpuBackend::Vulkan);
+    match catch_unwind(AssertUnwindSafe(|| options.device_kind(kind.clone()).init())) {
+        Ok(Ok(device)) => {
+            let device = computes(device)?;
+            open.push((kind, device.clone()));
+            Ok(device)
+        }
+        Ok(Err(WgpuInitError::AdapterUnavailable { .. })) => Err(Lack::Absent),
+        Ok(Err(_)) | Err(_) => Err(Lack::Broken),
+    }
+}
+
+/// The device, if it can add. Libraries that are there but do not fit the driver may panic.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn there(
-    kind: burn::tensor::DeviceType,
-    device: impl FnOnce() -> Device + std::panic::UnwindSafe,
-) -> Result<Device, Lack> {
-    let found = std::panic::catch_unwind(|| {
-        let device = device();
-        Device::enumerate(kind).into_iter().any(|one| one == device).then_some(device)
-    });
-    found.ok().flatten().ok_or(Lack::Absent)
+fn computes(device: Device) -> Result<Device, Lack> {
+    let added = catch_unwind(AssertUnwindSafe(|| {
+        burn::tensor::Tensor::<1>::ones([3], &device).sum().try_into_scalar::<f32>()
+    }));
+    match added {
+        Ok(Ok(sum)) if sum.to_bits() == 3.0_f32.to_bits() => Ok(device),
+        Ok(_) | Err(_) => Err(Lack::Broken),
+    }
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub fn evaluate(
     for (images, answers) in
         examples.images.chunks((pass * size).max(1)).zip(examples.answers.chunks(pass))
     {
-        let logits = network.logits(model, images.to_vec())?;
+        let logits = network.logits(model, images)?;
         let of_image = logits.len() / answers.len();
         let rows: Vec<&[f32]> = logits.chunks_exact(of_image.max(1)).collect();
         // What takes long is done side by side; counting is done in order.

@@ -18,6 +18,10 @@ use proto::cli::{Exit, Failure, Format, chain, end, write_ok};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
+/// What is told when nobody asks for more: not what the JPEG 2000 decoder says of each file, nor
+/// what the ways to a GPU say about the machine.
+const SPOKEN: &str = "info,jpeg2k=warn,wgpu_core=error,wgpu_hal=error,naga=error";
+
 /// Reads a hospital's images and trains on them, without a network.
 #[derive(Parser)]
 #[command(name = "hospital-trainer", version)]
@@ -139,10 +143,7 @@ fn main() -> ExitCode {
         }
     };
     tracing_subscriber::fmt()
-        // The JPEG 2000 decoder tells of each file.
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,jpeg2k=warn".into()),
-        )
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| SPOKEN.into()))
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();

@@ -18,7 +18,8 @@ use crate::views::Views;
 use crate::zoo::{BackendFault, Loaded, Network};
 
 /// Above this many parameters, micro-batches follow each other rather than run side by side: their
-/// sums would take too much memory, and one keeps all cores busy.
+/// sums would take too much memory, and one keeps all cores busy. So they do on a device of its own,
+/// which has memory for one.
 const MANY_PARAMETERS: usize = 1 << 20;
 
 /// The machine's randomness for one step, used once.
@@ -68,14 +69,17 @@ impl NoisedStep<'_> {
         let mut sums = vec![0_i64; offered.len()];
         let micro_batches = self.draw(seeds.sampling);
         let model = self.network.load(offered);
-        let together =
-            if offered.len() > MANY_PARAMETERS { 1 } else { 2 * rayon::current_num_threads() };
+        let alone = offered.len() > MANY_PARAMETERS || !self.network.is_on_cpu();
+        let together = if alone { 1 } else { 2 * rayon::current_num_threads() };
+        let drawn = |patients: &&Vec<Picked>| !patients.is_empty();
+        let clipped = |patients: &Vec<Picked>| self.clipped(patients, &seeds.augmentation, &model);
         for group in micro_batches.chunks(together) {
-            let of_group: Vec<Vec<f32>> = group
-                .par_iter()
-                .filter(|patients| !patients.is_empty())
-                .map(|patients| self.clipped(patients, &seeds.augmentation, &model))
-                .collect::<Result<_, _>>()?;
+            // One at a time stays on this thread: devices keep memory for each that speaks to them.
+            let of_group: Vec<Vec<f32>> = if alone {
+                group.iter().filter(drawn).map(clipped).collect::<Result<_, _>>()?
+            } else {
+                group.par_iter().filter(drawn).map(clipped).collect::<Result<_, _>>()?
+            };
             for sum in &of_group {
                 let added = self.plan.grid().add(sum, &mut sums);
                 added.map_err(|_| BackendFault("a finite sum"))?;

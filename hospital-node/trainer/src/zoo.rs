@@ -52,7 +52,8 @@ pub struct Network {
     /// What images become before the network sees them, where that is fixed.
     front: Option<Scattering>,
     device: Device,
-    /// For mean gradients, in images, and for clipped sums, in patients.
+    /// For scores and for mean gradients, in images, and for clipped sums, in patients.
+    scores: Room,
     passes: Room,
     micro_batches: Room,
 }
@@ -82,7 +83,7 @@ impl Network {
             (architecture == Architecture::ScatterLinear).then(|| Scattering::new(task.input));
         let input = front.as_ref().map_or(of_image, |front| [1, 1, 1, front.features()]);
         let values = input.iter().product::<usize>().max(1);
-        let adapts = !backend::is_cpu(&device);
+        let on = (!backend::is_cpu(&device)).then(|| device.clone());
         Self {
             architecture,
             layout: architecture.layout(&task.input, task.classes.len()),
@@ -91,8 +92,9 @@ impl Network {
             loss: Loss::new(task, of_image[1..].iter().product()),
             front,
             device,
-            passes: Room::new((VALUES / values).clamp(1, PASS), adapts),
-            micro_batches: Room::new(usize::MAX, adapts),
+            scores: Room::new(usize::MAX, on.clone()),
+            passes: Room::new((VALUES / values).clamp(1, PASS), on.clone()),
+            micro_batches: Room::new(usize::MAX, on),
         }
     }
 
@@ -109,6 +111,12 @@ impl Network {
         self.input.iter().product::<usize>().max(1)
     }
 
+    /// Whether the processor computes it.
+    #[must_use]
+    pub fn is_on_cpu(&self) -> bool {
+        backend::is_cpu(&self.device)
+    }
+
     /// Its tensors.
     #[must_use]
     pub fn layout(&self) -> &ModelLayout {
@@ -118,13 +126,22 @@ impl Network {
     /// Logits of a batch of images, row by row: one row for each image, or for each of its voxels.
     ///
     /// # Errors
-    /// [`BackendFault`] when the backend fails.
-    pub fn logits(&self, model: &[f32], images: Vec<f32>) -> Result<Vec<f32>, BackendFault> {
+    /// [`BackendFault`] when an image is not whole, or the backend fails.
+    pub fn logits(&self, model: &[f32], images: &[f32]) -> Result<Vec<f32>, BackendFault> {
+        let of_image = self.values();
+        if !images.len().is_multiple_of(of_image) {
+            return Err(BackendFault("whole images"));
+        }
         let parameters = Parameters::constant(model, &self.layout, &self.device);
-        let images = self.batch(images);
-        self.forward(&mut parameters.walk(), images)
-            .try_into_vec_as::<f32>()
-            .map_err(|_| BackendFault("logits"))
+        let mut logits = Vec::new();
+        self.scores.passes(images.len() / of_image, |pass| {
+            let images = images[pass.start * of_image..pass.end * of_image].to_vec();
+            let of_pass = self.forward(&mut parameters.walk(), self.batch(images));
+            let of_pass = of_pass.try_into_vec_as::<f32>().map_err(|_| BackendFault("logits"))?;
+            logits.extend(of_pass);
+            Ok(())
+        })?;
+        Ok(logits)
     }
 
     /// The mean gradient of the study's loss over a batch. No images give zeros.
@@ -167,7 +184,8 @@ impl Network {
         Ok(sum.unwrap_or_else(nothing))
     }
 
-    /// The study's loss of scores that [`Self::logits`] gave, summed over the images.
+    /// The study's loss of scores that [`Self::logits`] gave, summed over the images; by the processor,
+    /// which has them.
     ///
     /// # Errors
     /// [`BackendFault`] when the targets are not those of as many images, or the backend fails.
@@ -176,14 +194,15 @@ impl Network {
         logits: &[f32],
         targets: impl Into<Targets<'t>>,
     ) -> Result<f32, BackendFault> {
-        let wanted = self.loss.wanted(targets.into(), &self.device)?;
+        let here = Device::flex();
+        let wanted = self.loss.wanted(targets.into(), &here)?;
         let classes = self.loss.classes();
         let places = logits.len() / (wanted.images() * classes).max(1);
         let shape = [wanted.images(), places, classes];
         if shape.iter().product::<usize>() != logits.len() {
             return Err(BackendFault("targets for each image"));
         }
-        let scores = Tensor::from_data(TensorData::new(logits.to_vec(), shape), &self.device);
+        let scores = Tensor::from_data(TensorData::new(logits.to_vec(), shape), &here);
         let loss = self.loss.of(scores, wanted);
         loss.try_into_scalar::<f32>().map_err(|_| BackendFault("a loss"))
     }
@@ -284,7 +303,7 @@ mod tests {
                 let network = network(architecture, side);
                 let model = model_of(&network);
                 let images = normals("images", 2 * network.values());
-                let logits = network.logits(&model, images.clone()).expect("the CPU computes");
+                let logits = network.logits(&model, &images).expect("the CPU computes");
                 let places = if architecture.segments() { network.values() } else { 1 };
                 assert_eq!(logits.len(), 6 * places);
                 // A tensor that the network does not use has no gradient, one of another shape
@@ -348,8 +367,8 @@ mod tests {
         let network = network(Architecture::CnnSmall, 28);
         let model = model_of(&network);
         let images = normals("images", 3 * 784);
-        let together = network.logits(&model, images.clone()).expect("computed");
-        let alone = network.logits(&model, images[784..1568].to_vec()).expect("computed");
+        let together = network.logits(&model, &images).expect("computed");
+        let alone = network.logits(&model, &images[784..1568]).expect("computed");
         for (a, b) in together[3..6].iter().zip(&alone) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }

@@ -269,9 +269,8 @@ fn score(network: &Network, model: &[f32], examples: &Examples) -> Outcome<(f64,
     for (images, labels) in
         examples.images.chunks(128 * size.max(1)).zip(examples.answers.chunks(128))
     {
-        let logits = network
-            .logits(model, images.to_vec())
-            .map_err(|error| Trouble::new(error.to_string()))?;
+        let logits =
+            network.logits(model, images).map_err(|error| Trouble::new(error.to_string()))?;
         for (row, label) in logits.chunks_exact(2).zip(labels) {
             let margin = row[1] - row[0];
             let positive = *label == Answer::Class(1);

@@ -173,11 +173,9 @@ fn an_association_or_a_handshake_that_dribbles_is_left() {
         (Some(Arc::new(config)), &[0x16, 3, 3, 0x3f, 0xff, 2, 0, 0x3f, 0xf0]),
     ] {
         let (port, counts) = serve(contents(), Manner::Dribbles(start));
-        let scratch = tempfile::tempdir().expect("a scratch folder");
         let [host, called, calling] = ["127.0.0.1", "ARCHIVE", "US"].map(str::to_owned);
         let mut dimse = Dimse::new(host, port, tls, called, calling, patience);
-        let ended = pull_once(&mut dimse, scratch.path(), ALL);
-        assert!(matches!(ended, Err(PullError::Archive(Fault::Slow))), "{ended:?}");
+        assert_eq!(refusal(&mut dimse), Fault::Slow);
         assert_eq!(counts.associations.load(Ordering::SeqCst), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use hospital_images::dicom::Stored;
-use hospital_pull::archive::Archive as _;
+use hospital_pull::archive::{Archive as _, Patience};
 use hospital_pull::fault::Fault;
 use hospital_pull::job::{Login, Proxy};
 use hospital_pull::names::Names;
@@ -12,7 +12,7 @@ use hospital_pull::web::Web;
 use crate::held::{Held, contents};
 use crate::house::{
     ALL, IMPATIENCE, PATIENCE, SECRET, SR, pull_all, pull_five_in_vain, pull_nothing, pull_once,
-    refusal,
+    reasons, refusal,
 };
 use crate::server::{Manner, serve};
 

@@ -178,7 +178,13 @@ impl Share {
                     let [patients, outputs, inputs] = own.dims();
                     let factors = factors.clone().narrow(0, first, patients);
                     first += patients;
-                    factors.unsqueeze::<2>().matmul(own.reshape([patients, outputs * inputs]))
+                    let own = own.reshape([patients, outputs * inputs]);
+                    if on_cpu(&own).is_some() {
+                        factors.unsqueeze::<2>().matmul(own)
+                    } else {
+                        // No product of matrices: see `pays`.
+                        (own * factors.unsqueeze_dim(1)).sum_dim(0)
+                    }
                 });
                 let sum = sums.reduce(|sum, part| sum + part);
                 let none = || Tensor::zeros([shape[1], shape[2]], &factors.device());
@@ -200,8 +206,14 @@ impl Share {
 /// Whether norms without products are less work. A product that is formed has its values written
 /// and read again, each worth about as much time as [`TOUCH`] multiplications; without it there
 /// are `places^2` products of pairs of places, over the inputs and over the outputs (\[BMX22\]
-/// section 4 counts memory instead).
+/// section 4 counts memory instead). Only the processor is known to multiply matrices in single
+/// precision, which the bound of [`squares`] rests on; others may cut factors down to eleven bits
+/// (TF32). There the gradient is formed, however it is rounded, and what is clipped and summed is that
+/// and no other.
 fn pays(input: &Tensor<3>, slope: &Tensor<3>) -> bool {
+    if on_cpu(input).is_none() {
+        return false;
+    }
     let ([_, places, inputs], [_, _, outputs]) = (input.dims(), slope.dims());
     places * places * (inputs + outputs) < TOUCH * inputs * outputs
 }
@@ -232,7 +244,8 @@ fn norms(own: &Tensor<3>) -> Tensor<1> {
         let squares = values(&cpu).par_chunks_exact((a * b).max(1)).map(square);
         return on_tensor(made(squares.collect(), [patients]));
     }
-    own.clone().reshape([patients, a * b]).square().sum_dim(1).reshape([patients])
+    // In two sums, each of them short: rounding adds up.
+    own.clone().square().sum_dim(2).sum_dim(1).reshape([patients])
 }
 
 /// The sum of squares, short runs of it in single precision.

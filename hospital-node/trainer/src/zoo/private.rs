@@ -172,6 +172,7 @@ fn single(clip: ClipNorm) -> f32 {
 mod tests {
     use aggregation::architecture::Architecture;
 
+    use super::super::room::Room;
     use super::super::tests::{Answers, model_of, network, normals};
     use super::*;
 
@@ -317,6 +318,29 @@ mod tests {
             images.fill(f32::NAN);
             let none = network.clipped_sum(&model, images, &[0, 2], 1, clip(0.1));
             assert!(none.expect("computed").sum.iter().all(|value| value.to_bits() == 0));
+        }
+    }
+
+    #[test]
+    fn how_patients_are_cut_into_passes_changes_nothing_but_rounding() {
+        for architecture in [Architecture::CnnSmall, Architecture::Unet2d] {
+            let mut network = network(architecture, 16);
+            let model = model_of(&network);
+            let (images, answers) = batch(&network, 7, 2);
+            let whole = network.load(&model).clipped(&images, answers.targets(), 2, clip(0.5));
+            let (whole, norms) = whole.expect("the CPU computes");
+            for most in [1, 2, 3, 6] {
+                network.micro_batches = Room::new(most, None);
+                let parts = network.load(&model).clipped(&images, answers.targets(), 2, clip(0.5));
+                let (parts, of_parts) = parts.expect("the CPU computes");
+                let expected: Vec<f64> = whole.sum.iter().map(|value| f64::from(*value)).collect();
+                let apart = distance(&parts.sum, &expected);
+                assert!(apart <= 1e-6, "{architecture}, {most} at once: {apart} off");
+                for (part, norm) in of_parts.iter().zip(&norms) {
+                    assert!((part / norm - 1.0).abs() <= 1e-5, "{part} for {norm}");
+                }
+                assert_eq!(of_parts.len(), 7);
+            }
         }
     }
 

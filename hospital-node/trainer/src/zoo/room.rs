@@ -5,22 +5,24 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use burn::tensor::Device;
+
 use super::BackendFault;
 
 /// How many images, or patients, go through a network at once.
 #[derive(Debug)]
 pub(super) struct Room {
     most: AtomicUsize,
-    /// Whether it may shrink.
-    adapts: bool,
+    /// Where memory may run out.
+    on: Option<Device>,
 }
 
 impl Room {
-    /// At most so many at once. Where it `adapts`, a pass that fails is tried again with half as
-    /// many, for a device whose memory is full says so in the middle of a pass, and no sooner; what
-    /// went through then is the most from there on.
-    pub(super) const fn new(most: usize, adapts: bool) -> Self {
-        Self { most: AtomicUsize::new(most), adapts }
+    /// At most so many at once. `on` a device with memory of its own, a pass that fails is tried again
+    /// with about half as many, for a device whose memory is full says so in the middle of a pass, and
+    /// no sooner; what went through then is the most from there on.
+    pub(super) const fn new(most: usize, on: Option<Device>) -> Self {
+        Self { most: AtomicUsize::new(most), on }
     }
 
     /// Calls `pass` with one range after the other until all are done.
@@ -35,21 +37,24 @@ impl Room {
         let mut from = 0;
         while from < all {
             let size = self.most.load(Ordering::Relaxed).clamp(1, all - from);
-            let outcome = if self.adapts {
-                // Some drivers' faults come as panics. Nothing of a pass that was broken off is kept.
-                catch_unwind(AssertUnwindSafe(|| pass(from..from + size)))
-                    .unwrap_or(Err(BackendFault("an end to a pass")))
-            } else {
-                pass(from..from + size)
+            let Some(device) = &self.on else {
+                pass(from..from + size)?;
+                from += size;
+                continue;
             };
+            // Some drivers' faults come as panics. Nothing of a pass that was broken off is kept.
+            let outcome = catch_unwind(AssertUnwindSafe(|| pass(from..from + size)))
+                .unwrap_or(Err(BackendFault("an end to a pass")));
             match outcome {
                 Ok(()) => from += size,
-                Err(_) if self.adapts && size > 1 => {
-                    tracing::warn!(
-                        size,
-                        "a pass failed on the device and is tried with half of it"
-                    );
-                    self.most.fetch_min(size / 2, Ordering::Relaxed);
+                Err(_) if size > 1 => {
+                    // Powers of two: how many patients were drawn is nobody's business, and kernels
+                    // are compiled for few sizes.
+                    let most = size.next_power_of_two() / 2;
+                    self.most.fetch_min(most, Ordering::Relaxed);
+                    tracing::warn!(most, "a pass failed on the device: smaller ones from here on");
+                    // Another pass' leavings may be what is in the way.
+                    let _ = catch_unwind(AssertUnwindSafe(|| device.memory_cleanup()));
                 }
                 Err(fault) => return Err(fault),
             }
@@ -80,7 +85,7 @@ mod tests {
     fn a_pass_that_does_not_fit_is_halved_until_it_does() {
         let everything: Vec<usize> = (0..100).collect();
         for panics in [false, true] {
-            let room = Room::new(32, true);
+            let room = Room::new(32, Some(Device::flex()));
             assert_eq!(run(&room, 100, 5, panics).expect("it fits in fours"), everything);
             assert_eq!(room.most.load(Ordering::Relaxed), 4);
             assert_eq!(run(&room, 100, 4, panics).expect("and is remembered"), everything);
@@ -90,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_room_that_does_not_adapt_gives_the_fault_at_once() {
-        let room = Room::new(32, false);
+        let room = Room::new(32, None);
         assert_eq!(run(&room, 100, 32, false).expect("it fits").len(), 100);
         assert!(run(&room, 100, 31, false).is_err());
         assert_eq!(room.most.load(Ordering::Relaxed), 32);
