@@ -46,7 +46,7 @@ fn main() -> Result<(), Failure> {
             let manifest = Some(Path::new(&path).join("manifest.csv"));
             Source::Dicom { folder: path.into(), manifest }
         };
-        hospitals.push(Dataset::open(&source, how)?.for_network(&network, how.memory)?);
+        hospitals.push(Dataset::open(&source, how)?.for_network(&network, how.room())?);
     }
     let mut out = std::io::stdout().lock();
     let mut model = study.layout().initial(study.training.seed);

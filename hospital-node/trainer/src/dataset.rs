@@ -10,6 +10,7 @@ pub mod about;
 pub mod answers;
 mod bids;
 pub mod cache;
+mod examples;
 mod fault;
 mod folder;
 pub mod manifest;
@@ -17,13 +18,16 @@ pub mod merkle;
 pub mod npz;
 mod patient;
 pub mod scan;
+pub mod shelf;
 mod table;
 mod volume;
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Slot;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+pub use examples::Examples;
 pub use fault::DatasetError;
 pub use hospital_images::{Fault, Image, dicom, nifti};
 pub use patient::{PatientKey, SiteSecret};
@@ -33,6 +37,7 @@ use aggregation::study::TaskKind;
 use crate::preprocess::Preparation;
 use crate::zoo::Network;
 use answers::Answer;
+use shelf::{Room, Shelf, Size, Slot};
 
 /// What a record is for. Validation and test records are never trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -117,11 +122,24 @@ pub struct Look<'a> {
     pub classes: Option<&'a [String]>,
     /// How images are prepared; without it they are decoded and dropped.
     pub preparation: Option<&'a Preparation>,
-    /// Bytes of prepared images that may be held in memory.
+    /// Bytes of prepared images that may be held in memory; more lie in the preparation's cache folder.
     pub memory: u64,
 }
 
 impl Look<'_> {
+    /// Where prepared images may lie.
+    #[must_use]
+    pub fn room(&self) -> Room<'_> {
+        let disk = self.preparation.and_then(Preparation::cache);
+        Room { memory: self.memory, disk }
+    }
+
+    /// Room for so many prepared images, before any is read; none where none are wanted.
+    fn shelf(&self, records: usize) -> Result<Option<Arc<Shelf>>, DatasetError> {
+        let Some(preparation) = self.preparation else { return Ok(None) };
+        Ok(Some(Arc::new(self.room().shelf(records, preparation.size())?)))
+    }
+
     /// What an answer is; without a study any label will do.
     fn kind(&self) -> TaskKind {
         self.preparation.map_or(TaskKind::Classification, Preparation::kind)
@@ -137,12 +155,12 @@ pub struct Record {
     pub part: Part,
     /// The label as written.
     pub label: String,
-    /// What the label or the mask says.
+    /// What the label or the mask says; a mask lies with its image, and is empty here.
     pub answer: Answer,
     /// SHA-256 of the file (of the image's bytes in an NPZ).
     pub file: [u8; 32],
-    /// The prepared image; empty when none was asked for.
-    pub image: Vec<f32>,
+    /// Where the prepared image lies, when one was asked for.
+    pub image: Option<Slot>,
 }
 
 /// One record that cannot be used, for the site's own administrator.
@@ -159,6 +177,8 @@ pub struct Bad {
 pub struct Contents {
     /// The usable records, in the source's order.
     pub records: Vec<Record>,
+    /// Their images, prepared, when that was asked for.
+    pub shelf: Option<Arc<Shelf>>,
     /// The others, in the source's order.
     pub bad: Vec<Bad>,
     /// Good images of a folder without a manifest: nothing says what they are for.
@@ -169,6 +189,23 @@ pub struct Contents {
     pub repeats: usize,
     /// What was noticed about the usable images of a folder.
     pub about: about::About,
+}
+
+impl Contents {
+    /// What a record was prepared to, and its answer with it.
+    ///
+    /// # Errors
+    /// When there is no such record, none was to be prepared, or it cannot be read back.
+    pub fn prepared(&self, index: usize) -> std::io::Result<(Vec<f32>, Answer)> {
+        let record = self.records.get(index).ok_or(std::io::ErrorKind::NotFound)?;
+        let mut of_one = Examples::default();
+        if let (Some(shelf), Some(slot)) = (&self.shelf, record.image) {
+            of_one.push(shelf, slot, record.answer.clone());
+        }
+        let mut image = Vec::new();
+        let answer = of_one.read(0, &mut image)?;
+        Ok((image, answer))
+    }
 }
 
 /// Looks at every record of a source; `progress` is told how many of how many are done.
@@ -187,41 +224,6 @@ pub fn look(
             Some(_) => Err(DatasetError::NoManifest),
         },
         Source::Npz { file } => npz::look(file, how, progress),
-    }
-}
-
-/// The images of one part, side by side.
-#[derive(Clone, Debug, Default)]
-pub struct Examples {
-    /// Channel, row, column of each image, one image after the other.
-    pub images: Vec<f32>,
-    /// What each should be answered with.
-    pub answers: Vec<Answer>,
-}
-
-impl Examples {
-    /// Images with a class each.
-    #[must_use]
-    pub fn classified(images: Vec<f32>, classes: &[usize]) -> Self {
-        Self { images, answers: classes.iter().map(|class| Answer::Class(*class)).collect() }
-    }
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.answers.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.answers.is_empty()
-    }
-
-    /// The values of one image.
-    #[must_use]
-    pub fn image(&self, index: usize) -> &[f32] {
-        let size = self.images.len() / self.len().max(1);
-        &self.images[index * size..(index + 1) * size]
     }
 }
 
@@ -269,8 +271,9 @@ impl Dataset {
                 *before += 1;
             }
             let examples = parts.entry(record.part).or_default();
-            examples.images.extend_from_slice(&record.image);
-            examples.answers.push(record.answer);
+            if let (Some(shelf), Some(slot)) = (&contents.shelf, record.image) {
+                examples.push(shelf, slot, record.answer);
+            }
         }
         let mut take = |part| parts.remove(&part).unwrap_or_default();
         let train = take(Part::Train);
@@ -299,14 +302,16 @@ impl Dataset {
     /// network has before its first layer.
     ///
     /// # Errors
-    /// When that takes more than `memory` bytes.
-    pub fn for_network(mut self, network: &Network, memory: u64) -> Result<Self, DatasetError> {
+    /// When there is no room for that, or the images cannot be read back.
+    pub fn for_network(mut self, network: &Network, room: Room<'_>) -> Result<Self, DatasetError> {
         let Some(front) = network.front() else { return Ok(self) };
         let parts = [&mut self.train, &mut self.validation, &mut self.test];
         let images: usize = parts.iter().map(|part| part.len()).sum();
-        check_size(images, 4 * front.features() as u64, memory)?;
-        for part in parts {
-            part.images = front.of_all(&part.images);
+        let size = Size { values: front.features(), labels: self.train.labels() };
+        let shelf = Arc::new(room.shelf(images, size)?);
+        for part in [&mut self.train, &mut self.validation, &mut self.test] {
+            *part =
+                part.changed(&shelf, |images| front.of_all(images)).map_err(DatasetError::Shelf)?;
         }
         Ok(self)
     }
@@ -324,23 +329,6 @@ fn class_of(label: &str, classes: Option<&[String]>) -> Result<usize, Fault> {
         .ok_or(Fault::WrongLabel)
 }
 
-/// Refuses a preparation that would not fit before anything is read for it.
-fn check_memory(records: usize, how: Look<'_>) -> Result<(), DatasetError> {
-    let Some(preparation) = how.preparation else { return Ok(()) };
-    // A mask has a byte for each value.
-    let mask = if preparation.kind() == TaskKind::Segmentation { 1 } else { 0 };
-    check_size(records, (4 + mask) * preparation.values() as u64, how.memory)
-}
-
-/// Refuses more records, of so many bytes each, than fit in `memory`.
-fn check_size(records: usize, each: u64, memory: u64) -> Result<(), DatasetError> {
-    let needed = each.saturating_mul(records as u64);
-    if needed > memory {
-        return Err(DatasetError::TooLarge { needed: needed >> 20, allowed: memory >> 20 });
-    }
-    Ok(())
-}
-
 /// Remembers each patient's part; says whether a further record agrees with it.
 #[derive(Default)]
 struct Parts(BTreeMap<PatientKey, Part>);
@@ -348,8 +336,8 @@ struct Parts(BTreeMap<PatientKey, Part>);
 impl Parts {
     fn agrees(&mut self, patient: PatientKey, part: Part) -> bool {
         match self.0.entry(patient) {
-            Slot::Occupied(first) => *first.get() == part,
-            Slot::Vacant(slot) => {
+            Entry::Occupied(first) => *first.get() == part,
+            Entry::Vacant(slot) => {
                 slot.insert(part);
                 true
             }

@@ -1,10 +1,13 @@
 //! How well the offered model does on images that nobody trains on, as sums that can be added to
 //! those of other hospitals.
 
+use std::io;
+
 use aggregation::evaluation::{BadExample, MetricShape, MetricTally, Overlap};
 use aggregation::study::Study;
 use rayon::prelude::*;
 
+use crate::ahead::ahead;
 use crate::dataset::Examples;
 use crate::dataset::answers::{Answer, Batch};
 use crate::surface::distances;
@@ -21,6 +24,9 @@ pub enum EvaluateError {
     /// The backend's fault.
     #[error(transparent)]
     Backend(#[from] BackendFault),
+    /// The system's reason.
+    #[error("cannot read the prepared images back")]
+    Images(#[from] io::Error),
     /// Scores or labels that do not belong to the study's classes.
     #[error("the offered model's scores cannot be counted")]
     Score(#[from] BadExample),
@@ -41,24 +47,29 @@ pub fn evaluate(
     if examples.is_empty() {
         return Ok(tally);
     }
-    let size = examples.images.len() / examples.len();
-    let pass = (VALUES / size.max(1)).clamp(1, PASS);
-    for (images, answers) in
-        examples.images.chunks((pass * size).max(1)).zip(examples.answers.chunks(pass))
-    {
-        let logits = network.logits(model, images)?;
+    let pass = (VALUES / examples.values().max(1)).clamp(1, PASS);
+    let make = |give: &mut dyn FnMut((Vec<f32>, Vec<Answer>)) -> bool| {
+        for first in (0..examples.len()).step_by(pass) {
+            if !give(examples.several(first..examples.len().min(first + pass))?) {
+                break;
+            }
+        }
+        Ok::<_, EvaluateError>(())
+    };
+    ahead(make, |(images, answers)| {
+        let logits = network.logits(model, &images)?;
         let of_image = logits.len() / answers.len();
         let rows: Vec<&[f32]> = logits.chunks_exact(of_image.max(1)).collect();
         // What takes long is done side by side; counting is done in order.
         let overlaps: Vec<Option<Segmented>> = rows
             .par_iter()
-            .zip(answers)
+            .zip(&answers)
             .map(|(row, answer)| match answer {
                 Answer::Class(_) | Answer::Labels(_) => Ok(None),
                 Answer::Mask(mask) => Segmented::judge(study, network, row, mask).map(Some),
             })
-            .collect::<Result<_, _>>()?;
-        for ((row, answer), segmented) in rows.iter().zip(answers).zip(overlaps) {
+            .collect::<Result<_, BackendFault>>()?;
+        for ((row, answer), segmented) in rows.iter().zip(&answers).zip(overlaps) {
             match (answer, segmented) {
                 (Answer::Class(class), _) => tally.record(row, *class)?,
                 (Answer::Labels(labels), _) => tally.record_labels(row, labels)?,
@@ -68,7 +79,8 @@ pub fn evaluate(
                 (Answer::Mask(_), None) => {}
             }
         }
-    }
+        Ok(())
+    })?;
     Ok(tally)
 }
 
@@ -144,13 +156,13 @@ mod tests {
         // Class 1 is what is bright in the first pixel.
         model[64] = 2.0;
         let count = PASS + 31;
-        let mut examples = Examples::default();
-        for index in 0..count {
-            let class = index % 2;
-            examples.answers.push(Answer::Class(class));
-            examples.images.extend(std::iter::once(if class == 1 { 1.0 } else { -1.0 }));
-            examples.images.extend([0.0; 63]);
+        let classes: Vec<usize> = (0..count).map(|index| index % 2).collect();
+        let mut images = Vec::new();
+        for class in &classes {
+            images.push(if *class == 1 { 1.0 } else { -1.0 });
+            images.extend([0.0; 63]);
         }
+        let examples = Examples::classified(&images, &classes).expect("memory");
         let tally = evaluate(&study, &network, &model, &examples).expect("scored");
         assert_eq!(tally.examples, count as u64);
         assert_eq!((tally.accuracy(), tally.auroc()), (Some(1.0), Some(1.0)));
@@ -169,7 +181,7 @@ mod tests {
         .expect("a valid manifest");
         let network = Network::new(study.model, &study.task, Device::flex());
         let model = vec![f32::NAN; network.layout().parameters()];
-        let examples = Examples { images: vec![0.0; 64], answers: vec![Answer::Class(0)] };
+        let examples = Examples::classified(&[0.0; 64], &[0]).expect("memory");
         let tally = evaluate(&study, &network, &model, &examples).expect("scored");
         assert_eq!(tally.accuracy(), Some(0.0));
         assert!(tally.loss().is_some_and(|loss| loss > 10.0));
@@ -195,7 +207,7 @@ mod tests {
         assert!(judged.loss > 1.0);
         // And a model that has diverged.
         let model = vec![f32::NAN; network.layout().parameters()];
-        let examples = Examples { images: vec![0.0; 256], answers: vec![Answer::Mask(mask)] };
+        let examples = Examples::new(&[0.0; 256], vec![Answer::Mask(mask)]).expect("memory");
         let tally = evaluate(&study, &network, &model, &examples).expect("scored");
         assert_eq!((tally.dice(), tally.hausdorff()), (Some(0.0), None));
         assert_eq!(tally.loss(), Some(100.0));

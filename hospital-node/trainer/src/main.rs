@@ -58,9 +58,10 @@ struct Serve {
     /// What computes: auto, cpu, wgpu or cuda:N
     #[arg(long, default_value = "auto")]
     device: String,
-    /// MiB of prepared images that may be held in memory
-    #[arg(long, default_value_t = 4096)]
-    memory_mib: u64,
+    /// MiB of prepared images that may be held in memory, more lie in the cache's folder; 4096, or half of
+    /// what is free, when not given
+    #[arg(long)]
+    memory_mib: Option<u64>,
     /// The folder for prepared images; without it every study decodes its own
     #[arg(long)]
     cache: Option<PathBuf>,
@@ -193,7 +194,8 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
 fn answer(serve: &Serve) -> Result<Exit, Failure> {
     let device = backend::device(&serve.device)
         .map_err(|error| Failure::usage("unknown_device", error.to_string()))?;
-    let memory = serve.memory_mib.saturating_mul(1 << 20);
+    let memory = serve.memory_mib.map(|mib| mib.saturating_mul(1 << 20));
+    let memory = memory.unwrap_or_else(memory::for_images);
     // A disk that is full or gone slows things down; it stops nothing.
     let cache = serve.cache.as_ref().and_then(|folder| {
         Cache::open(folder, serve.cache_mib.saturating_mul(1 << 20))

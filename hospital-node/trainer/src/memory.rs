@@ -1,10 +1,21 @@
-//! How many files may be decoded at once: as many as there are cores, and no more than there is memory
-//! for if each were as large as a file may be.
+//! How much may be done at once in the memory that is free: files that are decoded, as many as there are
+//! cores, and no more than there is memory for if each were as large as a file may be; and images that
+//! are held.
 
 use std::num::NonZero;
 
 /// What the decoding of one file holds at most: its pixels, as stored and as shown.
 const EACH: u64 = 2 << 30;
+
+/// Prepared images that are held in memory at most; of what is free, half.
+const IMAGES: u64 = 4 << 30;
+
+/// Bytes of prepared images to hold in memory. More lie on disk.
+#[must_use]
+pub fn for_images() -> u64 {
+    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| free(&text));
+    free.map_or(IMAGES, |free| IMAGES.min(free / 2))
+}
 
 /// Threads for decoding, from the machine's cores and what memory is free right now.
 #[must_use]

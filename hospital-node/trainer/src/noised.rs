@@ -12,8 +12,10 @@ use aggregation::secret::Secret;
 use aggregation::study::Study;
 use rayon::prelude::*;
 
+use crate::ahead::ahead;
 use crate::dataset::Examples;
 use crate::random::Random;
+use crate::step::StepError;
 use crate::views::Views;
 use crate::zoo::{BackendFault, Loaded, Network};
 
@@ -63,26 +65,39 @@ impl NoisedStep<'_> {
     /// it (PROTOCOL D-17).
     ///
     /// # Errors
-    /// [`BackendFault`] when the backend fails. That says nothing of any patient: one whose
+    /// [`StepError`] when the backend fails, or the disk. That says nothing of any patient: one whose
     /// gradient is not finite is left out.
-    pub fn lanes(&self, seeds: Seeds, offered: &[f32]) -> Result<Vec<u32>, BackendFault> {
+    pub fn lanes(&self, seeds: Seeds, offered: &[f32]) -> Result<Vec<u32>, StepError> {
         let mut sums = vec![0_i64; offered.len()];
         let micro_batches = self.draw(seeds.sampling);
         let model = self.network.load(offered);
         let alone = offered.len() > MANY_PARAMETERS || !self.network.is_on_cpu();
-        let together = if alone { 1 } else { 2 * rayon::current_num_threads() };
+        let mut add = |sum: &[f32]| -> Result<(), StepError> {
+            let added = self.plan.grid().add(sum, &mut sums);
+            Ok(added.map_err(|_| BackendFault("a finite sum"))?)
+        };
         let drawn = |patients: &&Vec<Picked>| !patients.is_empty();
-        let clipped = |patients: &Vec<Picked>| self.clipped(patients, &seeds.augmentation, &model);
-        for group in micro_batches.chunks(together) {
+        if alone {
             // One at a time stays on this thread: devices keep memory for each that speaks to them.
-            let of_group: Vec<Vec<f32>> = if alone {
-                group.iter().filter(drawn).map(clipped).collect::<Result<_, _>>()?
-            } else {
-                group.par_iter().filter(drawn).map(clipped).collect::<Result<_, _>>()?
+            ahead(
+                |give| {
+                    for patients in micro_batches.iter().filter(drawn) {
+                        if !give(self.views(patients, &seeds.augmentation)?) {
+                            break;
+                        }
+                    }
+                    Ok::<_, StepError>(())
+                },
+                |views| add(&self.clipped(views, &model)?),
+            )?;
+        } else {
+            let clipped = |patients: &Vec<Picked>| {
+                self.clipped(self.views(patients, &seeds.augmentation)?, &model)
             };
-            for sum in &of_group {
-                let added = self.plan.grid().add(sum, &mut sums);
-                added.map_err(|_| BackendFault("a finite sum"))?;
+            for group in micro_batches.chunks(2 * rayon::current_num_threads()) {
+                let of_group: Vec<Vec<f32>> =
+                    group.par_iter().filter(drawn).map(clipped).collect::<Result<_, _>>()?;
+                of_group.iter().try_for_each(|sum| add(sum))?;
             }
         }
         let mut lanes = vec![0; sums.len()];
@@ -109,25 +124,30 @@ impl NoisedStep<'_> {
         sorted
     }
 
-    fn clipped(
+    /// The images of patients, each as often as the study wants to see it.
+    fn views(
         &self,
         patients: &[Picked],
         augmentation: &Secret<32>,
-        model: &Loaded<'_>,
-    ) -> Result<Vec<f32>, BackendFault> {
-        let views = self.study.privacy.rules().map_or(1, |rules| usize::from(rules.views));
+    ) -> Result<Views<'_>, StepError> {
         let mut of_patients = Views::of(self.study);
         for Picked { record, place } in patients {
             let place = (*place as u64).to_le_bytes();
             let mut random =
                 Random::new("consilium/views/1", &[augmentation.expose().as_slice(), &place]);
-            for _ in 0..views {
-                of_patients.add(self.examples, *record, &mut random);
-            }
+            of_patients.add(self.examples, *record, self.times(), &mut random)?;
         }
+        Ok(of_patients)
+    }
+
+    fn times(&self) -> usize {
+        self.study.privacy.rules().map_or(1, |rules| usize::from(rules.views))
+    }
+
+    fn clipped(&self, of_patients: Views<'_>, model: &Loaded<'_>) -> Result<Vec<f32>, StepError> {
         let Views { images, answers, .. } = of_patients;
         let clip = self.plan.wanted().clip;
-        Ok(model.clipped_sum(images, answers.targets(), views, clip)?.sum)
+        Ok(model.clipped_sum(images, answers.targets(), self.times(), clip)?.sum)
     }
 }
 
@@ -156,8 +176,8 @@ mod tests {
         let network = Network::new(study.model, &study.task, Device::flex());
         let mut random = Random::new("images", &[]);
         #[expect(clippy::cast_possible_truncation, reason = "test values")]
-        let images = (0..8 * 64).map(|_| random.normal() as f32).collect();
-        let examples = Examples::classified(images, &[0, 1].repeat(4));
+        let images: Vec<f32> = (0..8 * 64).map(|_| random.normal() as f32).collect();
+        let examples = Examples::classified(&images, &[0, 1].repeat(4)).expect("memory");
         House { study, plan, network, examples }
     }
 
@@ -207,7 +227,7 @@ mod tests {
         let owners = [1, 2, 3, 4, 5, 6, 7, 8];
         let model = house.study.layout().initial(1);
         let clip = house.plan.wanted().clip;
-        let images = house.examples.images.clone();
+        let images = house.examples.several(0..8).expect("there").0;
         let exact = house.network.clipped_sum(&model, images, &[0, 1].repeat(4), 1, clip);
         let exact = exact.expect("the CPU computes").sum;
         // Averaged over many steps the noise goes away and the clipped sum is left.
@@ -248,10 +268,11 @@ mod tests {
         let mut crowd = Vec::new();
         let mut classes = Vec::new();
         for _ in 0..1_250 {
-            crowd.extend_from_slice(&house.examples.images);
+            crowd.extend(house.examples.several(0..8).expect("there").0);
             classes.extend([0, 1].repeat(4));
         }
-        let house = House { examples: Examples::classified(crowd, &classes), ..house };
+        let house =
+            House { examples: Examples::classified(&crowd, &classes).expect("memory"), ..house };
         let owners = vec![7; 10_000];
         let mut mean = vec![0.0; house.study.layout().parameters()];
         for seed in 0..64 {

@@ -12,6 +12,7 @@ use aggregation::study::{InputShape, Normalise, Preprocess, Task, TaskKind, Wind
 
 use crate::dataset::Fault;
 use crate::dataset::cache::{Cache, Kept};
+use crate::dataset::shelf::Size;
 
 pub use hospital_images::{Picture, Shown};
 
@@ -48,15 +49,20 @@ impl Preparation {
         Self { cache, ..self }
     }
 
-    /// Whether prepared images are looked for, and left, on the disk.
-    pub(crate) const fn has_cache(&self) -> bool {
-        self.cache.is_some()
+    /// Where prepared images are looked for, and left, on the disk.
+    pub(crate) fn cache(&self) -> Option<&Cache> {
+        self.cache.as_deref()
+    }
+
+    /// What a prepared record takes.
+    pub(crate) fn size(&self) -> Size {
+        let labels = if self.kind == TaskKind::Segmentation { self.labels() } else { 0 };
+        Size { values: self.values(), labels }
     }
 
     /// What was kept of a record with this digest.
     pub(crate) fn kept(&self, file: &[u8; 32]) -> Option<Kept> {
-        let labels = if self.kind == TaskKind::Segmentation { self.labels() } else { 0 };
-        self.cache.as_ref()?.get(file, &self.digest(), (self.values(), labels))
+        self.cache.as_ref()?.get(file, &self.digest(), self.size())
     }
 
     /// Keeps what a record with this digest became.

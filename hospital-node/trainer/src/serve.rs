@@ -254,7 +254,7 @@ impl Session {
         };
         let network = Network::new(study.model, &study.task, settings.device.clone());
         let data = Dataset::open(&source, how)
-            .and_then(|data| data.for_network(&network, settings.memory))
+            .and_then(|data| data.for_network(&network, how.room()))
             .map_err(|error| Refused::because(&error))?;
         let private = Private::new(&study, sites, &data, &secret)?;
         tracing::info!("a data set is open");

@@ -1,10 +1,14 @@
 //! One round's training at one hospital: from the offered model to how it moved (`fedavg`), or to
 //! one mean gradient (`fedsgd`). The same study, round, site and data give the same bits.
 
+use std::io;
+
 use aggregation::ids::RoundId;
 use aggregation::study::{Local, LocalOptimizer, Strategy, Study};
 
+use crate::ahead::ahead;
 use crate::dataset::Examples;
+use crate::dataset::answers::Batch;
 use crate::random::Random;
 use crate::views::Views;
 use crate::zoo::{BackendFault, Network};
@@ -13,6 +17,17 @@ use crate::zoo::{BackendFault, Network};
 const ADAM: (f32, f32, f32) = (0.9, 0.999, 1e-8);
 /// The most images that one pass through a network holds; larger batches are summed up.
 const PASS: usize = 256;
+
+/// A step did not work.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The backend's fault.
+    #[error(transparent)]
+    Backend(#[from] BackendFault),
+    /// The system's reason.
+    #[error("cannot read the prepared images back")]
+    Images(#[from] io::Error),
+}
 
 /// What a hospital computed in one round.
 #[derive(Clone, Debug)]
@@ -40,13 +55,13 @@ impl Trainer<'_> {
     /// Trains in one round; `progress` is told thousandths.
     ///
     /// # Errors
-    /// [`BackendFault`] when the backend fails.
+    /// [`StepError`] when the backend fails, or an image cannot be read.
     pub fn train(
         &self,
         round: RoundId,
         offered: &[f32],
         progress: &mut dyn FnMut(u32),
-    ) -> Result<Trained, BackendFault> {
+    ) -> Result<Trained, StepError> {
         let mut random = self.random(round);
         match self.study.training.strategy {
             Strategy::FedAvg => self.many_steps(&mut random, offered, progress),
@@ -69,7 +84,7 @@ impl Trainer<'_> {
         random: &mut Random,
         offered: &[f32],
         progress: &mut dyn FnMut(u32),
-    ) -> Result<Trained, BackendFault> {
+    ) -> Result<Trained, StepError> {
         let local = &self.study.training.local;
         let mut model = offered.to_vec();
         let mut optimizer = Optimizer::new(local, model.len());
@@ -77,17 +92,34 @@ impl Trainer<'_> {
         let batch = size(local.batch_size).clamp(1, order.len().max(1));
         let batches = order.len().div_ceil(batch).max(1);
         let all = batches * size(local.epochs);
-        for epoch in 0..size(local.epochs) {
-            random.shuffle(&mut order);
-            // Batches of nearly one size: the last is not left with a handful.
-            for index in 0..batches {
-                let (from, to) =
-                    (order.len() * index / batches, order.len() * (index + 1) / batches);
-                let gradient = self.mean_gradient(random, &model, &order[from..to])?;
-                optimizer.step(&mut model, &gradient);
-                progress(permille(epoch * batches + index + 1, all));
-            }
-        }
+        let mut mean = vec![0.0; model.len()];
+        ahead(
+            |give| {
+                for epoch in 0..size(local.epochs) {
+                    random.shuffle(&mut order);
+                    // Batches of nearly one size: the last is not left with a handful.
+                    for index in 0..batches {
+                        let (from, to) =
+                            (order.len() * index / batches, order.len() * (index + 1) / batches);
+                        let done = permille(epoch * batches + index + 1, all);
+                        if !self.give_passes(random, &order[from..to], done, give)? {
+                            return Ok(());
+                        }
+                    }
+                }
+                Ok::<_, StepError>(())
+            },
+            |pass| {
+                let ends = pass.ends;
+                self.add_gradient(&model, pass, &mut mean)?;
+                if let Some(done) = ends {
+                    optimizer.step(&mut model, &mean);
+                    mean.fill(0.0);
+                    progress(done);
+                }
+                Ok(())
+            },
+        )?;
         let update = model.iter().zip(offered).map(|(local, offered)| local - offered).collect();
         Ok(Trained { examples: self.examples.len() as u64, update })
     }
@@ -97,14 +129,18 @@ impl Trainer<'_> {
         random: &mut Random,
         offered: &[f32],
         progress: &mut dyn FnMut(u32),
-    ) -> Result<Trained, BackendFault> {
+    ) -> Result<Trained, StepError> {
         let mut order: Vec<usize> = (0..self.examples.len()).collect();
         random.shuffle(&mut order);
         match size(self.study.training.local.batch_size) {
             0 => {}
             batch => order.truncate(batch),
         }
-        let mut update = self.mean_gradient(random, offered, &order)?;
+        let mut update = vec![0.0; offered.len()];
+        ahead(
+            |give| self.give_passes(random, &order, 1000, give).map(|_| ()),
+            |pass| self.add_gradient(offered, pass, &mut update),
+        )?;
         let decay = single(self.study.training.local.weight_decay);
         for (gradient, value) in update.iter_mut().zip(offered) {
             *gradient += decay * value;
@@ -113,28 +149,49 @@ impl Trainer<'_> {
         Ok(Trained { examples: order.len() as u64, update })
     }
 
-    /// The mean gradient over the chosen examples, in passes of bounded size.
-    fn mean_gradient(
+    /// Makes the passes of a batch; whether more are wanted.
+    fn give_passes(
         &self,
         random: &mut Random,
-        model: &[f32],
         chosen: &[usize],
-    ) -> Result<Vec<f32>, BackendFault> {
-        let mut mean = vec![0.0_f32; model.len()];
-        for pass in chosen.chunks(PASS) {
+        done: u32,
+        give: &mut dyn FnMut(Pass) -> bool,
+    ) -> Result<bool, StepError> {
+        let last = chosen.len().div_ceil(PASS);
+        for (number, pass) in (1..).zip(chosen.chunks(PASS)) {
             let mut views = Views::of(self.study);
             for index in pass {
-                views.add(self.examples, *index, random);
+                views.add(self.examples, *index, 1, random)?;
             }
             let Views { images, answers, .. } = views;
-            let gradient = self.network.gradient(model, images, answers.targets())?;
             let share = ratio(pass.len(), chosen.len());
-            for (sum, value) in mean.iter_mut().zip(&gradient.mean) {
-                *sum += share * value;
+            let ends = (number == last).then_some(done);
+            if !give(Pass { images, answers, share, ends }) {
+                return Ok(false);
             }
         }
-        Ok(mean)
+        Ok(true)
     }
+
+    /// Adds a pass's share of its batch's mean gradient.
+    fn add_gradient(&self, model: &[f32], pass: Pass, mean: &mut [f32]) -> Result<(), StepError> {
+        let Pass { images, answers, share, .. } = pass;
+        let gradient = self.network.gradient(model, images, answers.targets())?;
+        for (sum, value) in mean.iter_mut().zip(&gradient.mean) {
+            *sum += share * value;
+        }
+        Ok(())
+    }
+}
+
+/// What goes through the network at once, a batch or a part of one.
+struct Pass {
+    images: Vec<f32>,
+    answers: Batch,
+    /// Of its batch.
+    share: f32,
+    /// Thousandths of the round that are done when it is the last of its batch.
+    ends: Option<u32>,
 }
 
 /// The local optimiser over a flat vector; its state lasts for one round.
@@ -219,7 +276,6 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::dataset::answers::Answer;
     use crate::serve::tests::manifest;
 
     fn study(train: &str) -> Study {
@@ -229,14 +285,13 @@ mod tests {
     /// Images that are bright for class 1 and dark for class 0, with noise.
     fn examples(count: usize) -> Examples {
         let mut random = Random::new("examples", &[]);
-        let mut examples = Examples::default();
-        for index in 0..count {
-            let class = index % 2;
-            let centre = if class == 1 { 0.5 } else { -0.5 };
-            examples.images.extend((0..64).map(|_| single(centre + random.normal())));
-            examples.answers.push(Answer::Class(class));
+        let classes: Vec<usize> = (0..count).map(|index| index % 2).collect();
+        let mut images = Vec::new();
+        for class in &classes {
+            let centre = if *class == 1 { 0.5 } else { -0.5 };
+            images.extend((0..64).map(|_| single(centre + random.normal())));
         }
-        examples
+        Examples::classified(&images, &classes).expect("memory")
     }
 
     fn train(study: &Study, examples: &Examples, round: u32, site: &str) -> Trained {
@@ -296,7 +351,11 @@ mod tests {
         let network = Network::new(study.model, &study.task, Device::flex());
         let model = network.layout().initial(study.training.seed);
         let direct = network
-            .gradient(&model, examples.images.clone(), &[0, 1].repeat(PASS)[..PASS + 70])
+            .gradient(
+                &model,
+                examples.several(0..PASS + 70).expect("there").0,
+                &[0, 1].repeat(PASS)[..PASS + 70],
+            )
             .expect("the CPU computes");
         for (a, b) in trained.update.iter().zip(&direct.mean) {
             assert!((a - b).abs() < 1e-5, "{a} {b}");

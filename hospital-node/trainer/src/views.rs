@@ -1,5 +1,7 @@
 //! Augmentation: an image as it might also have been taken, with its answer.
 
+use std::io;
+
 use aggregation::study::{Augment, InputShape, Study};
 
 use crate::dataset::Examples;
@@ -23,25 +25,38 @@ impl<'a> Views<'a> {
         Self { study, images: Vec::new(), answers: Batch::new(study.task.kind) }
     }
 
-    /// Adds an example: as it is, or changed if the study augments.
-    pub fn add(&mut self, examples: &Examples, index: usize, random: &mut Random) {
-        let (image, answer) = (examples.image(index), &examples.answers[index]);
+    /// Adds an example, so many times: as it is, or changed each time if the study augments.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn add(
+        &mut self,
+        examples: &Examples,
+        index: usize,
+        times: usize,
+        random: &mut Random,
+    ) -> io::Result<()> {
+        let mut image = Vec::with_capacity(examples.values());
+        let answer = examples.read(index, &mut image)?;
         let augment = &self.study.training.local.augment;
-        if !augment.changes() {
-            self.images.extend_from_slice(image);
-            self.answers.push(answer);
-            return;
-        }
-        let view = View::draw(augment, &self.study.task.input, random);
-        view.of_image(image, &mut self.images);
-        match answer {
-            Answer::Class(_) | Answer::Labels(_) => self.answers.push(answer),
-            Answer::Mask(mask) => {
-                let mut of_mask = Vec::with_capacity(mask.len());
-                view.of_mask(mask, &mut of_mask);
-                self.answers.push(&Answer::Mask(of_mask));
+        for _ in 0..times {
+            if !augment.changes() {
+                self.images.extend_from_slice(&image);
+                self.answers.push(&answer);
+                continue;
+            }
+            let view = View::draw(augment, &self.study.task.input, random);
+            view.of_image(&image, &mut self.images);
+            match &answer {
+                Answer::Class(_) | Answer::Labels(_) => self.answers.push(&answer),
+                Answer::Mask(mask) => {
+                    let mut of_mask = Vec::with_capacity(mask.len());
+                    view.of_mask(mask, &mut of_mask);
+                    self.answers.push(&Answer::Mask(of_mask));
+                }
             }
         }
+        Ok(())
     }
 }
 

@@ -1,7 +1,9 @@
 //! A made-up hospital from generation to scan: what is good passes, what is broken is named.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use hospital_trainer::dataset::cache::Cache;
 use hospital_trainer::dataset::scan::Report;
 use hospital_trainer::dataset::{
     Contents, Dataset, DatasetError, Fault, Look, Part, SiteSecret, Source, look,
@@ -28,13 +30,23 @@ fn scanned(folder: &Path, classes: &[String]) -> Result<Contents, DatasetError> 
 
 /// Opened for a study with this in its task.
 fn opened(folder: &Path, task: &str, memory: u64) -> Result<Dataset, DatasetError> {
+    opened_beside(folder, task, memory, None)
+}
+
+/// The same with a folder for prepared images.
+fn opened_beside(
+    folder: &Path,
+    task: &str,
+    memory: u64,
+    cache: Option<Arc<Cache>>,
+) -> Result<Dataset, DatasetError> {
     let study = format!(
         "name = \"t\"\n[task]\nkind = \"classification\"\nclasses = [\"normal\", \"lesion\"]\n{task}\n\
          [model]\narch = \"linear\"\n[train]\nrounds = 1\nstrategy = \"fedsgd\"\nlearning_rate = 1.0\n\
          [privacy]\nmode = \"danger_no_privacy\"\n[cohort]\nquorum = 3\n"
     );
     let study = proto::manifest::parse(&study).expect("a valid manifest");
-    let preparation = hospital_trainer::preprocess::Preparation::new(&study.task);
+    let preparation = hospital_trainer::preprocess::Preparation::new(&study.task).with_cache(cache);
     let secret = SiteSecret::new([5; 32]);
     let how = Look {
         secret: &secret,
@@ -76,7 +88,8 @@ fn one_hospital_stores_its_images_inverted_and_they_are_prepared_alike() {
         let data = opened(folder.path(), task, 1 << 24).expect("clean");
         let bytes = std::fs::read(folder.path().join("p0001-1.dcm")).expect("a file");
         let inverted = bytes.windows(11).any(|window| window == b"MONOCHROME1");
-        let corner: f32 = (0..data.train.len()).map(|i| data.train.image(i)[0]).sum();
+        let corner: f32 =
+            (0..data.train.len()).map(|i| data.train.image(i).expect("there")[0]).sum();
         #[expect(clippy::cast_precision_loss, reason = "a few images")]
         (inverted, corner / data.train.len() as f32)
     };
@@ -150,6 +163,23 @@ fn more_than_the_allowed_memory_is_refused_before_an_image_is_read() {
     let task = "input = { channels = 1, height = 512, width = 512 }";
     let error = opened(folder.path(), task, 1 << 20).expect_err("refused");
     assert!(matches!(error, DatasetError::TooLarge { .. }), "{error}");
+}
+
+#[test]
+fn what_does_not_fit_into_memory_lies_on_disk_and_is_the_same() {
+    let (folder, scratch) = (hospital(REQUEST), tempfile::tempdir().expect("a scratch folder"));
+    let task = "input = { channels = 1, height = 24, width = 24 }";
+    let held = |memory| {
+        let cache = Cache::open(scratch.path(), 1 << 20).expect("a folder");
+        let data = opened_beside(folder.path(), task, memory, Some(Arc::new(cache)));
+        let Dataset { train, validation, test, .. } = data.expect("clean");
+        [train, validation, test].map(|part| part.several(0..part.len()).expect("there"))
+    };
+    assert_eq!(held(0), held(1 << 20));
+    // A disk with less than that.
+    let cache = Cache::open(scratch.path(), 4 << 10).expect("a folder");
+    let error = opened_beside(folder.path(), task, 0, Some(Arc::new(cache))).expect_err("refused");
+    assert!(error.to_string().contains("trainer.cache_mib"), "{error}");
 }
 
 #[test]

@@ -171,7 +171,9 @@ fn a_mask_of_one_slice_is_turned_as_its_flat_image_runs() {
     let bad: Vec<_> =
         contents.bad.iter().map(|bad| (bad.name.as_str(), bad.fault.code())).collect();
     assert_eq!(bad, [("d.dcm", "wrong_shape")]);
-    let found: Vec<_> = contents.records.iter().map(|record| corners(&record.answer)).collect();
+    let found: Vec<_> = (0..contents.records.len())
+        .map(|index| corners(&contents.prepared(index).expect("there").1))
+        .collect();
     assert_eq!(found, [[0, 1, 2, 3], [1, 0, 3, 2], [3, 2, 1, 0]]);
 }
 
@@ -195,8 +197,12 @@ fn volumes_series_and_masks_come_from_the_cache_until_anything_differs() {
     let study = study("unet3d", "depth = 16, height = 16, width = 16", "");
     let seen = |contents: Contents| -> Vec<_> {
         assert!(contents.bad.is_empty(), "{:?}", contents.bad);
-        let records = contents.records.into_iter();
-        records.map(|record| (record.file, record.image, record.answer)).collect()
+        let records = contents.records.iter().enumerate();
+        let seen = records.map(|(index, record)| {
+            let (image, answer) = contents.prepared(index).expect("there");
+            (record.file, image, answer)
+        });
+        seen.collect()
     };
     let first = seen(prepared(folder.path(), &study));
     let entries = || -> Vec<_> {
@@ -254,8 +260,8 @@ fn volumes_are_resampled_to_the_studys_spacing_with_their_masks() {
     assert_eq!(bad, [("d.dcm", why.to_owned())]);
     // Across, voxels stay as large: four columns of darkness, four of 0, four of 1, four of darkness.
     let line: Vec<u8> = (0..16).map(|x| u8::from((8..12).contains(&x))).collect();
-    let record = &contents.records[0];
-    assert_eq!(record.answer, Answer::Mask(line.repeat(256)));
+    let (image, answer) = contents.prepared(0).expect("there");
+    assert_eq!(answer, Answer::Mask(line.repeat(256)));
     let line: Vec<f32> = line.into_iter().map(f32::from).collect();
-    assert_eq!(record.image, line.repeat(256));
+    assert_eq!(image, line.repeat(256));
 }

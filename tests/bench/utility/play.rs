@@ -16,6 +16,7 @@ use aggregation::vector::{Accumulator, Total, VectorFormat, encode_noised};
 use harness::{Outcome, Trouble};
 use hospital_trainer::backend;
 use hospital_trainer::dataset::answers::Answer;
+use hospital_trainer::dataset::shelf::Room;
 use hospital_trainer::dataset::{Dataset, Examples, Look, SiteSecret, Source};
 use hospital_trainer::noised::{NoisedStep, Seeds};
 use hospital_trainer::preprocess::Preparation;
@@ -94,7 +95,8 @@ impl Data {
             return Ok(places);
         }
         let through = |data: Dataset| {
-            data.for_network(network, MEMORY).map_err(|error| Trouble::new(error.to_string()))
+            data.for_network(network, Room { memory: MEMORY, disk: None })
+                .map_err(|error| Trouble::new(error.to_string()))
         };
         let Places { pooled, hospitals } = self.prepared.clone();
         let hospitals = hospitals.into_iter().map(through).collect::<Result<_, _>>()?;
@@ -265,15 +267,13 @@ fn noised(
 fn score(network: &Network, model: &[f32], examples: &Examples) -> Outcome<(f64, f64)> {
     let mut scored = Vec::with_capacity(examples.len());
     let mut correct = 0_u32;
-    let size = examples.images.len() / examples.len().max(1);
-    for (images, labels) in
-        examples.images.chunks(128 * size.max(1)).zip(examples.answers.chunks(128))
-    {
+    for first in (0..examples.len()).step_by(128) {
+        let (images, labels) = examples.several(first..examples.len().min(first + 128))?;
         let logits =
-            network.logits(model, images).map_err(|error| Trouble::new(error.to_string()))?;
+            network.logits(model, &images).map_err(|error| Trouble::new(error.to_string()))?;
         for (row, label) in logits.chunks_exact(2).zip(labels) {
             let margin = row[1] - row[0];
-            let positive = *label == Answer::Class(1);
+            let positive = label == Answer::Class(1);
             correct += u32::from((margin > 0.0) == positive);
             scored.push((margin, positive));
         }

@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use data_encoding::HEXLOWER;
 
 use super::sha256;
+use super::shelf::Size;
 
 /// Bytes of an entry besides its image: the pixels' digest and its own.
 const AROUND: usize = 64;
@@ -67,6 +68,18 @@ impl Cache {
         Ok(Self { folder: folder.to_path_buf(), most, held: AtomicU64::new(held) })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The bytes that it may hold.
+    #[must_use]
+    pub const fn most(&self) -> u64 {
+        self.most
+    }
+
     fn path(&self, file: &[u8; 32], how: &[u8; 32]) -> PathBuf {
         self.folder.join(HEXLOWER.encode(&sha256(&[&file[..], how].concat())))
     }
@@ -78,7 +91,7 @@ impl Cache {
         &self,
         file: &[u8; 32],
         how: &[u8; 32],
-        (values, labels): (usize, usize),
+        Size { values, labels }: Size,
     ) -> Option<Kept> {
         let most = (4 * values + labels + AROUND) as u64;
         let bytes = super::read_at_most(&self.path(file, how), most).ok()?;
@@ -133,16 +146,16 @@ mod tests {
         let image = vec![0.5, -1.0, f32::MIN_POSITIVE];
         let kept = Kept { pixels: [3; 32], image, mask: vec![7, 8] };
         cache.put(&[1; 32], &[2; 32], &kept);
-        assert_eq!(cache.get(&[1; 32], &[2; 32], (3, 2)), Some(kept));
-        assert_eq!(cache.get(&[1; 32], &[2; 32], (2, 2)), None);
-        assert_eq!(cache.get(&[1; 32], &[2; 32], (3, 0)), None);
-        assert_eq!(cache.get(&[9; 32], &[2; 32], (3, 2)), None);
-        assert_eq!(cache.get(&[1; 32], &[9; 32], (3, 2)), None);
+        assert_eq!(cache.get(&[1; 32], &[2; 32], Size { values: 3, labels: 2 }), Some(kept));
+        assert_eq!(cache.get(&[1; 32], &[2; 32], Size { values: 2, labels: 2 }), None);
+        assert_eq!(cache.get(&[1; 32], &[2; 32], Size { values: 3, labels: 0 }), None);
+        assert_eq!(cache.get(&[9; 32], &[2; 32], Size { values: 3, labels: 2 }), None);
+        assert_eq!(cache.get(&[1; 32], &[9; 32], Size { values: 3, labels: 2 }), None);
         let entry = cache.path(&[1; 32], &[2; 32]);
         let mut bytes = fs::read(&entry).expect("written");
         bytes[40] ^= 1;
         fs::write(&entry, bytes).expect("damaged");
-        assert_eq!(cache.get(&[1; 32], &[2; 32], (3, 2)), None);
+        assert_eq!(cache.get(&[1; 32], &[2; 32], Size { values: 3, labels: 2 }), None);
     }
 
     #[test]

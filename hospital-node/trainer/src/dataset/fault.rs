@@ -37,14 +37,22 @@ pub enum DatasetError {
     /// The NPZ file as a whole is wrong.
     #[error("the npz file: {0}")]
     Npz(String),
-    /// More than may be held in memory.
-    #[error("the prepared images need {needed} MiB, at most {allowed} MiB are allowed")]
+    /// More than may be held.
+    #[error(
+        "the prepared images need {needed} MiB; {memory} MiB may be held in memory, and {disk} MiB on disk \
+         (trainer.cache_mib)"
+    )]
     TooLarge {
         /// MiB that the study's input shape asks for.
         needed: u64,
-        /// The cap.
-        allowed: u64,
+        /// MiB that may be held in memory.
+        memory: u64,
+        /// MiB that may be held on disk; 0 where prepared images are not kept.
+        disk: u64,
     },
+    /// The system's reason why prepared images cannot be held.
+    #[error("cannot hold the prepared images")]
+    Shelf(#[source] std::io::Error),
     /// Records that cannot be used; the scan names them.
     #[error(
         "{bad} of {all} records cannot be used; `hospital-node data scan` names each with its reason"

@@ -10,10 +10,11 @@ use rayon::prelude::*;
 use super::about::About;
 use super::answers::Answer;
 use super::cache::Kept;
+use super::examples::labels;
 use super::manifest::{self, Row};
+use super::shelf::{Shelf, Slot};
 use super::{
-    Bad, Contents, DatasetError, Fault, Image, Look, Parts, Record, check_memory, nifti, sha256,
-    volume,
+    Bad, Contents, DatasetError, Fault, Image, Look, Parts, Record, nifti, sha256, volume,
 };
 
 /// Files in one folder that are looked at.
@@ -30,7 +31,7 @@ pub(super) fn look(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Contents, DatasetError> {
     let listed = manifest::read(list, folder, how.secret)?;
-    check_memory(listed.len(), how)?;
+    let shelf = how.shelf(listed.len())?;
     let rows = listed.iter().flatten();
     let named: BTreeSet<&Path> =
         rows.flat_map(|row| row.mask.iter().chain([&row.path])).map(PathBuf::as_path).collect();
@@ -54,14 +55,19 @@ pub(super) fn look(
                 Ok(seen) => Ok((row, seen)),
                 Err(fault) => Err(Bad { name: row.name, fault }),
             });
+            let outcome = match (outcome, &shelf) {
+                (Ok((row, seen)), Some(shelf)) => Ok((row, seen.put_on(shelf)?)),
+                (outcome, _) => outcome,
+            };
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, all);
-            outcome
+            Ok(outcome)
         })
-        .collect();
+        .collect::<Result<_, _>>()
+        .map_err(DatasetError::Shelf)?;
 
     // What depends on earlier records is decided in the manifest's order.
     let about = about.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut contents = Contents { unlisted, about, bad, ..Contents::default() };
+    let mut contents = Contents { unlisted, about, bad, shelf, ..Contents::default() };
     let (mut pixels, mut parts) = (BTreeSet::new(), Parts::default());
     for outcome in outcomes {
         let judged = outcome.and_then(|(row, seen)| {
@@ -71,8 +77,8 @@ pub(super) fn look(
                 Err(Bad { name: row.name, fault: Fault::PatientInTwoSplits })
             } else {
                 let Row { patient, part, label, .. } = row;
-                let Seen { answer, file, image, .. } = seen;
-                Ok(Record { patient, part, label, answer, file, image })
+                let Seen { answer, file, slot, .. } = seen;
+                Ok(Record { patient, part, label, answer, file, image: slot })
             }
         });
         match judged {
@@ -129,6 +135,19 @@ pub(super) struct Seen {
     pub(super) file: [u8; 32],
     pub(super) pixels: [u8; 32],
     pub(super) image: Vec<f32>,
+    /// Where image and mask lie, once they are not here any more.
+    pub(super) slot: Option<Slot>,
+}
+
+impl Seen {
+    fn put_on(mut self, shelf: &Shelf) -> std::io::Result<Self> {
+        self.slot = Some(shelf.put(&self.image, labels(&self.answer))?);
+        self.image = Vec::new();
+        if let Answer::Mask(mask) = &mut self.answer {
+            *mask = Vec::new();
+        }
+        Ok(self)
+    }
 }
 
 fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
@@ -140,7 +159,7 @@ fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
     let kept = how.preparation.and_then(|preparation| preparation.kept(&file));
     if let Some(Kept { pixels, image, .. }) = kept {
         let answer = Answer::read(&row.label, how.kind(), how.classes)?;
-        return Ok(Seen { answer, file, pixels, image });
+        return Ok(Seen { answer, file, pixels, image, slot: None });
     }
     let image = Image::decode(&bytes)?;
     if volume::is_deep(&image) {
@@ -159,7 +178,7 @@ fn one(row: &Row, how: Look<'_>, about: &Mutex<About>) -> Result<Seen, Fault> {
         }
         None => Vec::new(),
     };
-    Ok(Seen { answer, file, pixels, image })
+    Ok(Seen { answer, file, pixels, image, slot: None })
 }
 
 fn note(about: &Mutex<About>, image: &Image) {

@@ -62,7 +62,7 @@ mod tests {
             label: "normal".to_owned(),
             answer: Answer::Class(0),
             file: [number; 32],
-            image: Vec::new(),
+            image: None,
         }
     }
 

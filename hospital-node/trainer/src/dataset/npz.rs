@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use aggregation::study::TaskKind;
 
 use super::{
-    Bad, Contents, DatasetError, Fault, Look, Part, Record, answers::Answer, check_memory,
+    Bad, Contents, DatasetError, Fault, Look, Part, Record, answers::Answer, examples::labels,
     open_regular, sha256,
 };
 use crate::preprocess::Preparation;
@@ -55,29 +55,39 @@ pub(super) fn look(
 ) -> Result<Contents, DatasetError> {
     let parts = read(path)?;
     let all: usize = parts.iter().map(|part| part.stored.len()).sum();
-    check_memory(all, how)?;
-    let mut contents = Contents::default();
+    let shelf = how.shelf(all)?;
+    let mut contents = Contents { shelf: shelf.clone(), ..Contents::default() };
     let mut seen = BTreeSet::new();
     for Arrays { part, stored } in parts {
         let outcomes: Vec<Result<Record, Fault>> = (0..stored.len())
             .into_par_iter()
-            .map(|index| {
+            .map(|index| -> Result<(Record, Vec<f32>), Fault> {
                 let (label, answer) = answer(&stored.label(index), how)?;
                 let patient = format!("{}/{index}", part.name());
                 let image_of = |preparation: &Preparation| match stored.sides {
                     [1, ..] => preparation.apply(&stored.picture(index)),
                     _ => preparation.apply_to_volume(&stored.volume(index)),
                 };
-                Ok(Record {
+                let image = how.preparation.map(image_of).transpose()?.unwrap_or_default();
+                let record = Record {
                     patient: how.secret.pseudonym(&patient, "\u{0}npz"),
                     part,
                     label,
                     answer,
                     file: sha256(stored.images.row(index)),
-                    image: how.preparation.map(image_of).transpose()?.unwrap_or_default(),
-                })
+                    image: None,
+                };
+                Ok((record, image))
             })
-            .collect();
+            .map(|seen| match (seen, &shelf) {
+                (Ok((record, image)), Some(shelf)) => {
+                    let slot = shelf.put(&image, labels(&record.answer))?;
+                    Ok(Ok(Record { image: Some(slot), ..record }))
+                }
+                (seen, _) => Ok(seen.map(|(record, _)| record)),
+            })
+            .collect::<Result<_, _>>()
+            .map_err(DatasetError::Shelf)?;
         for (index, outcome) in outcomes.into_iter().enumerate() {
             match outcome {
                 Ok(record) => {
@@ -234,7 +244,7 @@ mod tests {
         let wrong = Fault::WrongLabel;
         assert_eq!(bad, [("train image 3", &wrong), ("train image 4", &wrong)]);
         // Words of 16 bits have the whole of their range.
-        assert_eq!(several.records[2].image, [0.4; 20]);
+        assert_eq!(several.prepared(2).expect("there").0, [0.4; 20]);
         let one = prepared(file.path(), &study("classification", 1));
         assert_eq!((one.records.len(), &one.records[0].answer), (1, &Answer::Class(1)));
         let names = ["x", "y", "z"].map(str::to_owned);
@@ -254,9 +264,9 @@ mod tests {
         });
         let contents = prepared(file.path(), &study("multi-label", 3));
         assert_eq!(contents.bad.len(), 0);
-        let image = &contents.records[1].image;
+        let (image, answer) = contents.prepared(1).expect("there");
         assert_eq!((image.len(), image[0], image[20], image[40]), (60, 0.0, 0.5, 1.0));
-        assert_eq!(contents.records[1].answer, Answer::Labels(vec![false, true, false]));
+        assert_eq!(answer, Answer::Labels(vec![false, true, false]));
         let flat = prepared(file.path(), &study("multi-label", 1));
         assert!(matches!(flat.bad[0].fault, Fault::WrongShape(_)));
     }

@@ -138,13 +138,13 @@ fn answer(row: &Row, mask: Option<Vec<u8>>, how: Look<'_>) -> Result<Answer, Fau
 
 /// Looks at one; `seen` is told what it is.
 pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Result<Seen, Fault> {
-    let cached = how.preparation.filter(|preparation| preparation.has_cache());
+    let cached = how.preparation.filter(|preparation| preparation.cache().is_some());
     let known = cached.and_then(|cached| Some((cached, digest_of(row)?)));
     if let Some((cached, file)) = &known
         && let Some(Kept { pixels, image, mask }) = cached.kept(file)
     {
         let answer = answer(row, row.mask.is_some().then_some(mask), how)?;
-        return Ok(Seen { answer, file: *file, pixels, image });
+        return Ok(Seen { answer, file: *file, pixels, image, slot: None });
     }
     let (file, scene) = Scene::read(&row.path)?;
     let Prepared { shape, spacing, pixels, image } = prepared(&scene, how)?;
@@ -191,7 +191,7 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
         cached.keep(&file, &kept);
     }
     let image = std::mem::take(&mut kept.image);
-    Ok(Seen { answer, file, pixels, image })
+    Ok(Seen { answer, file, pixels, image, slot: None })
 }
 
 /// An image as the study wants it, and what it was.

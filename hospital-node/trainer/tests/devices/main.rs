@@ -164,7 +164,7 @@ fn study(train: &str, privacy: &str) -> Study {
 }
 
 fn examples() -> Examples {
-    Examples::classified(normals("examples", 24 * 256), &[0, 1].repeat(12))
+    Examples::classified(&normals("examples", 24 * 256), &[0, 1].repeat(12)).expect("memory")
 }
 
 #[test]
