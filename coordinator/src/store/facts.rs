@@ -63,18 +63,19 @@ impl Store {
         site: &HospitalId,
         size: u64,
     ) -> Result<Vec<(u64, String)>, StoreError> {
-        // Leaves have one spelling, in which these two fields are neighbours. No name has what LIKE
-        // would read as more than itself.
-        let pattern = format!(r#"%"site":"{site}","slot":{},"study"%"#, slot.get());
+        // Leaves have one spelling, of which a part leaves most others out; the fields themselves decide.
+        let pattern = format!(r#"%"slot":{},%"#, slot.get());
         let rows = sqlx::query(
             "SELECT id, leaf FROM facts
              WHERE study = $1 AND kind IN ('round_contribution', 'ledger_charge') AND id <= $2
-                AND leaf LIKE $3
-             ORDER BY id LIMIT $4",
+                AND leaf LIKE $3 AND leaf ->> 'slot' = $4 AND leaf ->> 'site' = $5
+             ORDER BY id LIMIT $6",
         )
         .bind(study.digest().to_string())
         .bind(i64::try_from(size).unwrap_or(i64::MAX))
         .bind(pattern)
+        .bind(i64::try_from(slot.get()).unwrap_or(i64::MAX))
+        .bind(site.as_str())
         .bind(i64::try_from(MAX_FACTS).unwrap_or(i64::MAX))
         .fetch_all(&self.readers)
         .await?;
@@ -163,5 +164,42 @@ impl Store {
     pub(crate) async fn record(&self, now: Timestamp, leaves: &[Leaf]) -> Result<(), StoreError> {
         let tx = self.begin().await?;
         leaf::commit(tx, now, leaves).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aggregation::ids::Digest;
+
+    use super::*;
+
+    /// Whatever else a fact says, and wherever that stands in its spelling.
+    #[tokio::test]
+    async fn what_a_site_did_in_a_slot_is_found_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path()).await.expect("opened");
+        let [study, other] = [b"one", b"two"].map(|name| StudyId::new(Digest::sha256(name)));
+        let leaf = |study, kind, site: &str, slot: u64| {
+            let of_slot = Leaf::of(study, kind).with("slot", slot).with("site", site);
+            of_slot.with("spent_planned", 0.5).with("a_head", r#"{"slot":1,"site":"north"}"#)
+        };
+        let leaves = [
+            leaf(study, "ledger_charge", "north", 1),
+            leaf(study, "round_ready", "north", 1),
+            leaf(study, "ledger_charge", "north", 11),
+            leaf(study, "ledger_charge", "north-2", 1),
+            leaf(other, "round_contribution", "north", 1),
+            leaf(study, "round_contribution", "north", 1),
+            Leaf::of(study, "round_contribution").with("slot", 1_u64).with("site", "north"),
+        ];
+        store.record(Timestamp::from_millis(1), &leaves).await.expect("kept");
+        let (north, slot) = (HospitalId::new("north").expect("a name"), SlotId::new(1));
+        let found = async |size| -> Vec<u64> {
+            let facts = store.facts_of_site(study, slot, &north, size).await.expect("read");
+            facts.into_iter().map(|(index, _)| index).collect()
+        };
+        assert_eq!(found(u64::MAX).await, [0, 5, 6]);
+        assert_eq!(found(6).await, [0, 5]);
+        store.close().await;
     }
 }
