@@ -94,6 +94,13 @@ pub(crate) enum LogError {
     BrokenOff,
 }
 
+impl LogError {
+    /// Whether log, table and what hospitals have cosigned contradict each other.
+    pub(crate) const fn is_evidence(&self) -> bool {
+        matches!(self, Self::Ahead { .. } | Self::Differs { .. } | Self::SetBack { .. })
+    }
+}
+
 /// How far the log is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Size {

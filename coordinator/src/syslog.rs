@@ -3,20 +3,21 @@
 //! was away gets all that happened meanwhile.
 //!
 //! One line is no fact: that the log was set back. Nothing can be appended to it then, so it is told
-//! beside the table, first of all, once in each run of this program.
+//! beside the table, first of all, once in each run of this program; a run that ends for that reason
+//! before it has begun tells it too.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::syslog::{Feed, Line, Mark, Receiver, Severity, feed};
+use proto::syslog::{Feed, Line, Mark, Receiver, Settings, Severity, feed};
 use serde_json::Value;
 use transparency::fact::{Fact, Outcome, Told};
 use transparency::leaf::Leaf;
 
 use crate::clock;
 use crate::coordinator::Coordinator;
-use crate::log::Log;
+use crate::log::{Log, LogError};
 use crate::store::Store;
 
 /// The file of the number, in the state folder.
@@ -34,6 +35,18 @@ pub(crate) async fn keep_fed(house: Arc<Coordinator>, receiver: Receiver) {
     let Coordinator { store, log, config, .. } = &*house;
     let place = Place { facts: at, alarm: false };
     feed(&receiver, Facts { store, log, host: &config.url.host, place, mark }).await;
+}
+
+/// Tells the receiver why the log is not continued, while this program ends because of it.
+pub(crate) async fn tell(settings: &Settings, host: &str, why: &LogError) {
+    let frame = alarm(host, clock::now().as_millis(), &why.to_string());
+    let told = match Receiver::load(settings) {
+        Ok(receiver) => receiver.send(&frame).await.map_err(|fault| fault.to_string()),
+        Err(fault) => Err(fault),
+    };
+    if let Err(fault) = told {
+        tracing::warn!(fault, "the syslog receiver is not told of it");
+    }
 }
 
 /// What is delivered, or sent.

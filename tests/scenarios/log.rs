@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use harness::collector::Collector;
 use harness::command::Order;
 use harness::consortium::{Consortium, text};
 use harness::manifests::Manifest;
@@ -313,9 +314,18 @@ fn a_log_that_was_set_back_is_an_alarm_at_every_hospital_and_is_not_continued() 
     assert_eq!(stuck.history.len(), before, "no round is opened any more: {stuck:?}");
     assert_eq!(status(&house)?["signed"], alarm["signed"], "nothing is appended");
     house.stop()?;
+    // It does not start again, and whoever collects what happens is told.
+    let mut collector = Collector::new(&house.dir().join("collector"))?;
+    let config = fs::read_to_string(house.config())?;
+    fs::write(house.config(), format!("{config}{}", collector.section()))?;
+    collector.listen()?;
     let refused = house.serve_order().args(["--format", "json"]).run()?.refused(1)?;
     assert_eq!(refused.code, "log_disagrees", "{refused:?}");
-    Ok(())
+    wait_for("the collector to be told", STEP, || {
+        let heard = collector.heard();
+        let words = heard.iter().map(|line| String::from_utf8_lossy(line));
+        Ok(words.into_iter().any(|line| line.contains("ALARM: the log was set back")).then_some(()))
+    })
 }
 
 #[test]

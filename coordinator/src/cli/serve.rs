@@ -17,6 +17,7 @@ use crate::coordinator::{Coordinator, StartError, bind};
 use crate::identity::authority::{Authority, AuthorityError};
 use crate::log::{self, LogError};
 use crate::store::StoreError;
+use crate::syslog;
 use crate::telemetry::{self, LogFormat};
 
 /// Arguments of `coordinator serve`.
@@ -50,7 +51,18 @@ async fn serve(config: Config, stop: impl Future<Output = ()> + Send) -> Result<
     let listener = bind(config.listen).await?;
     let (listen, url) = (config.listen, config.url.text.clone());
     let fingerprint = authority.fingerprint();
-    let house = Coordinator::open(config, authority).await?;
+    let (host, collector) = (config.url.host.clone(), config.syslog.clone());
+    let house = match Coordinator::open(config, authority).await {
+        Ok(house) => house,
+        Err(fault) => {
+            if let (StartError::Log(why), Some(settings)) = (&fault, collector)
+                && why.is_evidence()
+            {
+                syslog::tell(&settings, &host, why).await;
+            }
+            return Err(fault);
+        }
+    };
     tracing::info!(%listen, url, ca = fingerprint, consortium = %house.consortium, "coordinator is up");
     house.serve(listener, stop).await?;
     tracing::info!("coordinator has stopped");
@@ -112,9 +124,7 @@ fn trouble(fault: &StartError) -> Failure {
         | StartError::Consortium(_) => {
             Failure::usage("bad_files", message).hint("`coordinator check` checks every file")
         }
-        StartError::Log(
-            LogError::Ahead { .. } | LogError::Differs { .. } | LogError::SetBack { .. },
-        ) => Failure::failed("log_disagrees", message)
+        StartError::Log(why) if why.is_evidence() => Failure::failed("log_disagrees", message)
             .hint("restore the state folder whole, as it was last; the log never goes back"),
         StartError::Log(_)
         | StartError::Store(_)

@@ -9,7 +9,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -150,6 +150,22 @@ impl Receiver {
     /// What is in the way, and what to do about it.
     pub async fn probe(&self) -> Result<(), ChannelError> {
         self.connect().await.map(drop)
+    }
+
+    /// Sends frames over a connection of their own, for a program that is about to end. The receiver
+    /// says nothing: that they arrived is not known.
+    ///
+    /// # Errors
+    /// What is in the way, and what to do about it.
+    pub async fn send(&self, frames: &[u8]) -> Result<(), ChannelError> {
+        let mut stream = self.connect().await?;
+        let sending = async {
+            stream.write_all(frames).await?;
+            stream.shutdown().await
+        };
+        let sent = timeout(PATIENCE, sending).await;
+        let sent = sent.map_err(|_| io::ErrorKind::TimedOut.into()).flatten();
+        sent.map_err(|error| self.refused(&error))
     }
 
     /// A connection that has stood for a moment.
