@@ -69,6 +69,7 @@ fn a_log_has_another_key_and_who_was_told_goes_on() -> Outcome<()> {
     let same = rotate(&house, &house.home().join("log.key")).run()?.refused(4)?;
     assert_eq!(same.code, "bad_key", "{same:?}");
     // Broken off while the key is written, it leaves nothing in the way.
+    fs::remove_file(&new_key)?;
     let full = rotate(&house, &new_key).on_a_disk_of_kib(0).run()?;
     assert!(full.exit != Some(0) && !new_key.exists(), "{full:?}");
     let said = rotate(&house, &new_key).data()?;

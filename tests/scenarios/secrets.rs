@@ -117,8 +117,8 @@ pub(crate) fn talkative(work: &[Work]) -> Outcome<Consortium> {
 fn patients_and_records_are_named_nowhere_outside_their_folder() -> Outcome<()> {
     let programs = Programs::find()?;
     let images = tempfile::tempdir()?;
-    let mut work = TINY.for_sites(&programs, 3, images.path())?;
-    // One hospital's folder is damaged: errors are where names slip out.
+    let mut work = TINY.for_sites(&programs, 4, images.path())?;
+    // One hospital's folder is damaged, and three train: errors are where names slip out.
     let spoilt = images.path().join("spoilt");
     damaged(&programs, &spoilt)?;
     work[0] = Work::Dicom(spoilt);
