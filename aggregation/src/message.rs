@@ -524,6 +524,8 @@ pub enum Dropped {
     NeverReady,
     /// It declined.
     Declined(DeclineReason),
+    /// It was ready, and the round ended before anybody was asked for an update.
+    ReadyForNothing,
     /// It was ready, but its update was not complete in time.
     ReadyButNoUpdate,
     /// It was revoked, or it withdrew.
@@ -535,6 +537,7 @@ impl fmt::Display for Dropped {
         match self {
             Self::NeverReady => f.write_str("was not ready in time"),
             Self::Declined(reason) => write!(f, "declined: {reason}"),
+            Self::ReadyForNothing => f.write_str("was ready, and the round went no further"),
             Self::ReadyButNoUpdate => {
                 f.write_str("was ready, but its update did not arrive in time")
             }

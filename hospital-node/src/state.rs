@@ -211,12 +211,21 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), StateError> {
 /// # Errors
 /// The disk's own.
 pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    };
+    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_the_folder_that_we_are_in_has_a_folder_too() {
+        sync_folder_of(Path::new("node.toml")).expect("the current folder");
+    }
 
     #[test]
     fn the_folder_and_its_files_are_ours_alone() {

@@ -10,8 +10,9 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,15 @@ pub enum WorkerError {
         program: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// It was killed, or broke off.
+    #[error("{program} was ended by signal {signal} before it was done")]
+    Killed {
+        /// The program's name.
+        program: &'static str,
+        /// As the system counts them: 9 when memory has run out and one program had to go, 6 when it could
+        /// not have more.
+        signal: i32,
     },
     /// It went away in the middle of a conversation.
     #[error("the trainer ended before its work was done")]
@@ -321,7 +331,15 @@ pub(crate) async fn pass_through(
         .status()
         .await
         .map_err(|source| WorkerError::Start { program: settings.program.clone(), source })?;
-    Ok(status.code().unwrap_or(5))
+    code(status, "the trainer")
+}
+
+/// With what a program has ended by itself.
+fn code(status: ExitStatus, program: &'static str) -> Result<i32, WorkerError> {
+    status.code().ok_or_else(|| {
+        let signal = status.signal().unwrap_or_default();
+        WorkerError::Killed { program, signal }
+    })
 }
 
 /// Runs the program that fetches images, with a job on its standard input and the environment for its
@@ -346,7 +364,7 @@ pub(crate) async fn fetch(
         let _ = to.write_all(job.as_bytes()).await;
     }
     let status = child.wait().await.map_err(cannot)?;
-    Ok(status.code().unwrap_or(5))
+    code(status, "the program that fetches images")
 }
 
 /// What the trainer answers to `--version`.

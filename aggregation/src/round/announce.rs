@@ -162,7 +162,7 @@ impl Announce {
             .collect();
         standings.extend(
             ready.map(|(hospital, _)| {
-                (hospital.clone(), Standing::Dropped(Dropped::ReadyButNoUpdate))
+                (hospital.clone(), Standing::Dropped(Dropped::ReadyForNothing))
             }),
         );
         release::end(self.attempt.clone(), standings, Outcome::Abandoned(why), Vec::new())
@@ -264,8 +264,8 @@ mod tests {
         );
         let closed = play.round.closed().expect("the round has ended");
         let wanted = [
-            (site(0), Dropped::ReadyButNoUpdate),
-            (site(1), Dropped::ReadyButNoUpdate),
+            (site(0), Dropped::ReadyForNothing),
+            (site(1), Dropped::ReadyForNothing),
             (site(2), Dropped::Declined(DeclineReason::Trainer)),
             (site(3), Dropped::NeverReady),
         ];

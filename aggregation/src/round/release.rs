@@ -83,7 +83,9 @@ pub(super) fn repeated_decline(
     match first {
         // PROTOCOL R-07
         Some(Dropped::Declined(earlier)) if earlier == reason => Ok(Vec::new()),
-        Some(Dropped::Declined(_) | Dropped::ReadyButNoUpdate) => Err(Refusal::Changed { what }),
+        Some(Dropped::Declined(_) | Dropped::ReadyForNothing | Dropped::ReadyButNoUpdate) => {
+            Err(Refusal::Changed { what })
+        }
         // PROTOCOL R-15
         Some(Dropped::NeverReady | Dropped::Revoked) | None => Err(Refusal::TooLate { what }),
     }
@@ -116,7 +118,7 @@ impl Ended {
             }
             (Said::Ready { .. }, Standing::Contributed(_)) => Ok(Vec::new()),
             (Said::Ready { .. }, Standing::Dropped(why)) => match why {
-                Dropped::ReadyButNoUpdate => Ok(Vec::new()),
+                Dropped::ReadyForNothing | Dropped::ReadyButNoUpdate => Ok(Vec::new()),
                 Dropped::Declined(_) => Err(Refusal::Changed { what }),
                 Dropped::NeverReady | Dropped::Revoked => Err(Refusal::TooLate { what }),
             },

@@ -331,7 +331,10 @@ fn make_folders(
     DirBuilder::new().recursive(true).mode(0o700).create(place)?;
     let above = place.ancestors().skip(1);
     above.take_while(|folder| folder.starts_with(root)).try_for_each(&mut *sync)?;
-    root.parent().map_or(Ok(()), sync)
+    match root.parent() {
+        Some(above) if !above.as_os_str().is_empty() => sync(above),
+        Some(_) | None => sync(Path::new(".")),
+    }
 }
 
 /// The names in a folder; none of one that is not there.

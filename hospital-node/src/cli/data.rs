@@ -57,13 +57,13 @@ impl Data {
                 pull(context, &config, name.as_deref(), report.as_deref(), refetch).await
             }
             Self::Show { file } => {
-                let arguments = [OsStr::new("show"), file.as_os_str()];
-                // A file can be looked at on a machine that is no hospital's yet.
-                if context.config.exists() {
-                    pass_through(context, &context.load()?.trainer, &arguments).await
-                } else {
-                    pass_through(context, &Trainer::installed(), &arguments).await
-                }
+                let arguments =
+                    ["show", "--"].map(OsStr::new).into_iter().chain([file.as_os_str()]);
+                // A file can be looked at on a machine that is no hospital's yet, and whatever is wrong
+                // with what is configured.
+                let trainer = context.load().map(|config| config.trainer);
+                let trainer = trainer.unwrap_or_else(|_| Trainer::installed());
+                pass_through(context, &trainer, arguments.collect()).await
             }
         }
     }
@@ -93,7 +93,7 @@ async fn scan(
     if Path::exists(&key) {
         arguments.extend([OsStr::new("--key-file"), key.as_os_str()]);
     }
-    pass_through(context, &config.trainer, &arguments).await
+    pass_through(context, &config.trainer, arguments).await
 }
 
 /// The program that was installed beside this one.
@@ -155,6 +155,9 @@ async fn pull(
         .and_then(|us| us.parent().map(|folder| folder.join(PULL)))
         .unwrap_or_else(|| PathBuf::from(PULL));
     let code = worker::fetch(&program, &arguments, &job.to_string()).await.map_err(|error| {
+        if let WorkerError::Killed { .. } = error {
+            return error.into();
+        }
         Failure::failed("pull", error.to_string())
             .hint("install hospital-pull beside hospital-node")
     })?;
@@ -172,11 +175,11 @@ fn exit(code: i32) -> Exit {
 async fn pass_through(
     context: &Context,
     trainer: &Trainer,
-    arguments: &[&OsStr],
+    mut arguments: Vec<&OsStr>,
 ) -> Result<Exit, Failure> {
-    let mut arguments = arguments.to_vec();
     if context.format == Format::Json {
-        arguments.extend([OsStr::new("--format"), OsStr::new("json")]);
+        // In front: behind `--` it would be a file.
+        arguments.splice(..0, ["--format", "json"].map(OsStr::new));
     }
     let code = worker::pass_through(trainer, &arguments).await?;
     Ok(exit(code))
@@ -184,8 +187,12 @@ async fn pass_through(
 
 impl From<WorkerError> for Failure {
     fn from(error: WorkerError) -> Self {
-        Self::failed("trainer", error.to_string())
-            .hint("install hospital-trainer beside hospital-node, or set trainer.program")
+        let hint = if let WorkerError::Killed { .. } = error {
+            "if this machine ran out of memory, its system log says so; fewer trainer.threads need less"
+        } else {
+            "install hospital-trainer beside hospital-node, or set trainer.program"
+        };
+        Self::failed("trainer", error.to_string()).hint(hint)
     }
 }
 

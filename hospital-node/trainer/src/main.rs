@@ -15,6 +15,7 @@ use hospital_trainer::serve::Settings;
 use hospital_trainer::{backend, confine, memory, serve, show, split, synthetic};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::cli::{Exit, Failure, Format, chain, end, write_ok};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -168,6 +169,10 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
             .map_err(|error| Failure::failed("cannot_confine", error.to_string()))?,
         Command::Generate(_) | Command::Split(_) => {}
     }
+    if let Command::Scan(_) | Command::Show { .. } = command {
+        // Whoever waits for the answer may go. A study's conversation ends with its pipe.
+        let _ = set_parent_process_death_signal(Some(Signal::TERM));
+    }
     let decodes = matches!(command, Command::Scan(_));
     if let Some(threads) = threads.or_else(|| decodes.then(memory::threads)) {
         rayon::ThreadPoolBuilder::new()
@@ -180,7 +185,9 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Scan(scan) => look(&scan, format),
         Command::Show { file } => {
             let facts = show::show(&file).map_err(|fault| {
-                let message = format!("{}: {fault}", file.display());
+                // A name may hold what a terminal would take for an order.
+                let name = file.display().to_string();
+                let message = format!("{}: {fault}", name.escape_debug());
                 Failure::failed(fault.code(), message)
             })?;
             print(format, &facts, &facts)?;

@@ -64,6 +64,11 @@ fn scanned(folder: &Path, manifest: &str) -> Contents {
     dataset::look(&source.expect("a source"), look, &|_, _| {}).expect("looked at")
 }
 
+fn sorted<T: Ord>(mut all: Vec<T>) -> Vec<T> {
+    all.sort_unstable();
+    all
+}
+
 #[test]
 fn a_series_is_one_record_whatever_its_files_are_called() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -81,12 +86,24 @@ fn a_series_is_one_record_whatever_its_files_are_called() {
         let bytes = slice(series, file.parse().expect("a number"), &[1]);
         fs::write(folder.path().join("mixed").join(file), bytes).expect("written");
     }
+    // What Windows and archives leave is passed over; one slice of a series that is cut off is named.
+    for file in ["Thumbs.db", "DICOMDIR", ".hidden"] {
+        fs::write(folder.path().join("a").join(file), b"no image").expect("written");
+    }
+    fs::create_dir(folder.path().join("cut")).expect("made");
+    for height in [1, 2, 3] {
+        let bytes = slice("1.4", height, &[7]);
+        let kept = if height == 2 { bytes.len() - 1 } else { bytes.len() };
+        fs::write(folder.path().join(format!("cut/{height}")), &bytes[..kept]).expect("written");
+    }
     fs::write(folder.path().join("frames.dcm"), slice("1.2", 0, &[4, 5, 6])).expect("written");
-    let manifest = "path,patient_id,label\na,P1,1\nb,P2,1\nc,P3,0\nframes.dcm,P4,0\nmixed,P5,0\n";
+    let manifest = "path,patient_id,label\na,P1,1\nb,P2,1\nc,P3,0\nframes.dcm,P4,0\nmixed,P5,0\n\
+                    cut,P6,0\n";
     let contents = scanned(folder.path(), manifest);
     let bad: Vec<_> =
         contents.bad.iter().map(|bad| (bad.name.as_str(), bad.fault.code())).collect();
-    assert_eq!(bad, [("b", "duplicate"), ("mixed", "wrong_shape")], "b is a again");
+    let wanted = [("b", "duplicate"), ("mixed", "wrong_shape"), ("cut/2", "truncated")];
+    assert_eq!(sorted(bad), sorted(wanted.to_vec()), "b is a again");
     assert_eq!(contents.records.len(), 3);
     assert_eq!(contents.unlisted, 0, "the slices are their folder's");
 }

@@ -43,6 +43,9 @@ pub(super) struct RoundData {
     pub(super) done: Done,
     /// Sites that are not in the sum, or were gone when the round closed: the last that each did.
     pub(super) dropped_after: BTreeMap<String, &'static str>,
+    /// Why sites are not in the sum.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) missing: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) loss: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,6 +169,12 @@ pub(in crate::cli) fn dropped_after(
     dropped.map(|one| (one.site.clone(), last(one))).collect()
 }
 
+/// Why sites are not in a round's sum.
+fn missing(courses: &[wire::SiteCourse]) -> BTreeMap<String, String> {
+    let missing = courses.iter().filter(|one| !one.missing.is_empty());
+    missing.map(|one| (one.site.clone(), one.missing.clone())).collect()
+}
+
 /// The word for a study's state.
 pub(super) fn state(state: wire::StudyState) -> &'static str {
     match state {
@@ -256,9 +265,11 @@ fn dropped(round: &RoundData) -> String {
     if round.dropped_after.is_empty() {
         return names(&round.dropped);
     }
-    let one = |(site, after): (&String, &&str)| match *after {
-        "nothing" => site.clone(),
-        after => format!("{site} (after {after})"),
+    let why = |site: &String| round.missing.get(site).filter(|why| why.starts_with("declined"));
+    let one = |(site, after): (&String, &&str)| match (why(site), *after) {
+        (Some(why), _) => format!("{site} ({why})"),
+        (None, "nothing") => site.clone(),
+        (None, after) => format!("{site} (after {after})"),
     };
     round.dropped_after.iter().map(one).collect::<Vec<_>>().join(", ")
 }
@@ -277,6 +288,7 @@ impl RoundData {
         Self {
             done: Done::new(&view.courses),
             dropped_after: dropped_after(&view.courses),
+            missing: missing(&view.courses),
             round: view.round,
             slot: view.slot,
             released: view.released,

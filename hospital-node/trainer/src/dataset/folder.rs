@@ -53,7 +53,7 @@ pub(super) fn look(
         .map(|row| {
             let outcome = row.and_then(|row| match one(&row, how, &about) {
                 Ok(seen) => Ok((row, seen)),
-                Err(fault) => Err(Bad { name: row.name, fault }),
+                Err(fault) => Err(blamed(row, fault)),
             });
             let outcome = match (outcome, &shelf) {
                 (Ok((row, seen)), Some(shelf)) => Ok((row, seen.put_on(shelf)?)),
@@ -127,6 +127,17 @@ pub(super) fn look_without_manifest(
         contents.bad.push(Bad { name, fault });
     }
     Ok(contents)
+}
+
+/// A row that cannot be used. Of a series it is said which file is to blame, if one is.
+fn blamed(row: Row, fault: Fault) -> Bad {
+    let Row { name, path, .. } = row;
+    match volume::first_bad(&path) {
+        Some((file, fault)) => {
+            Bad { name: format!("{}/{file}", name.trim_end_matches('/')), fault }
+        }
+        None => Bad { name, fault },
+    }
 }
 
 /// What is kept of one file.
@@ -242,14 +253,18 @@ impl Listing {
     }
 }
 
-/// The header that a `.img` file is the other half of, if there is one.
+/// The header that a `.img` file is the other half of, if there is one; both may be compressed.
 fn header_of(file: &Path) -> Option<PathBuf> {
-    let other = match file.extension()?.to_str()? {
-        "img" => "hdr",
-        "IMG" => "HDR",
+    let name = file.file_name()?.to_str()?;
+    let plain = name.strip_suffix(".gz").unwrap_or(name);
+    let (stem, header) = match plain.rsplit_once('.')? {
+        (stem, "img") => (stem, "hdr"),
+        (stem, "IMG") => (stem, "HDR"),
         _ => return None,
     };
-    Some(file.with_extension(other)).filter(|header| header.is_file())
+    let header = file.with_file_name(format!("{stem}.{header}"));
+    let packed = file.with_file_name(format!("{}.gz", header.file_name()?.to_str()?));
+    [header, packed].into_iter().find(|header| header.is_file())
 }
 
 #[cfg(test)]
@@ -264,7 +279,9 @@ mod tests {
         let (folder, other) = (folder.expect("a folder"), other.expect("a folder"));
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("series")).expect("made");
-        for name in ["a.hdr", "a.img", "b.img", "series/1.dcm"] {
+        for name in
+            ["a.hdr", "a.img", "b.img", "series/1.dcm", "p.hdr.gz", "p.img.gz", "q.hdr", "q.img.gz"]
+        {
             std::fs::write(at(name), b"x").expect("written");
         }
         std::fs::write(other.path().join("c.dcm"), b"x").expect("written");
@@ -275,7 +292,8 @@ mod tests {
         let Listing { files, bad } = Listing::of(folder.path()).expect("listed");
         let names: Vec<_> =
             files.iter().filter_map(|file| file.strip_prefix(&folder).ok()).collect();
-        let expected = ["a.hdr", "b.img", "in.img", "series/1.dcm"].map(Path::new);
+        let expected =
+            ["a.hdr", "b.img", "in.img", "p.hdr.gz", "q.hdr", "series/1.dcm"].map(Path::new);
         assert_eq!(names, expected);
         let bad: Vec<_> = bad.iter().map(|bad| (bad.name.as_str(), &bad.fault)).collect();
         assert_eq!(bad, [("broken.dcm", &Fault::Missing), ("out.dcm", &Fault::Outside)]);

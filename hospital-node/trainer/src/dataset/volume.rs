@@ -52,13 +52,34 @@ pub(super) fn is_deep(image: &Image) -> bool {
     }
 }
 
-/// The files of a folder, less those that are hidden.
+/// What systems and archives leave in folders of images.
+const BESIDE: [&str; 3] = ["dicomdir", "thumbs.db", "desktop.ini"];
+
+/// The first file of a series, by name, that cannot be read, and why; none of what is no folder.
+pub(super) fn first_bad(folder: &Path) -> Option<(String, Fault)> {
+    if !folder.is_dir() {
+        return None;
+    }
+    let mut files = slices_of(folder).ok()?;
+    files.sort_unstable();
+    files.into_iter().find_map(|file| {
+        let fault = match Image::read(&file) {
+            Ok((_, Image::Dicom(_))) => return None,
+            Ok(_) => Fault::WrongShape("not a file of a DICOM series"),
+            Err(fault) => fault,
+        };
+        Some((file.file_name()?.to_string_lossy().into_owned(), fault))
+    })
+}
+
+/// The files of a folder, less those that are hidden, or are known to be no images.
 fn slices_of(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
     let unlistable = |_| Fault::Unreadable("a folder");
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unlistable)? {
         let entry = entry.map_err(unlistable)?;
-        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+        let name = entry.file_name().to_string_lossy().to_lowercase();
+        if name.starts_with('.') || BESIDE.contains(&name.as_str()) {
             continue;
         }
         if files.len() == MAX_SLICES {
