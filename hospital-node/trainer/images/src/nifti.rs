@@ -145,7 +145,8 @@ impl Stored {
         let mut scaled = Vec::with_capacity(stored.len() / datatype.bytes());
         #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
         datatype.each(stored, &mut |value| scaled.push((value * slope + intercept) as f32));
-        Ok(Volume { shape: turn.shape, spacing: Some(turn.spacing), values: turn.apply(&scaled) })
+        let (shape, spacing, values) = (turn.shape, Some(turn.spacing), turn.apply(&scaled));
+        Ok(Volume { shape, spacing, values, full: None })
     }
 
     /// One of the volumes as labels: scaled values that must be whole and not negative.
