@@ -125,7 +125,7 @@ struct Pull<'a> {
     /// For each kind of request, failures of the way since one was last answered: an archive that
     /// answers some and not the others is not waited for either.
     in_a_row: [usize; 4],
-    /// Series of which everything is here, by their pseudonyms.
+    /// Series of which everything is here once all that was planned has come, by their pseudonyms.
     whole: BTreeSet<String>,
 }
 
@@ -143,7 +143,14 @@ pub fn pull(
 ) -> Result<Report, Box<Stopped>> {
     let (report, whole) = (Report::default(), BTreeSet::new());
     let mut pull = Pull { job, names, archive, store, report, in_a_row: [0; 4], whole };
-    let came = pull.plan(progress).and_then(|wanted| pull.fetch_all(wanted, progress));
+    let came = match pull.plan(progress) {
+        Ok(wanted) => pull.fetch_all(wanted, progress),
+        Err(error) => {
+            // What lacks of these series was not asked for.
+            pull.whole.clear();
+            Err(error)
+        }
+    };
     // What came before something went wrong is listed too.
     let listed = pull.list();
     let report = pull.report;

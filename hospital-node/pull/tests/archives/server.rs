@@ -56,6 +56,8 @@ pub(crate) enum Manner {
     Stripped,
     /// 401 after so many instances.
     LocksAfter(usize),
+    /// 401 for paths with this in them.
+    LocksOver(&'static str),
     /// A list without end.
     EndlessList,
     /// Its lists heed neither criteria nor pages.
@@ -165,6 +167,7 @@ fn converse<S: Read + Write>(
         }
         let denied = [
             (401, matches!(manner, Manner::LocksAfter(count) if told.instances() > *count)),
+            (401, matches!(manner, Manner::LocksOver(what) if path.contains(what))),
             (403, matches!(manner, Manner::Forbids(what) if path.contains(what))),
             (404, matches!(manner, Manner::Lacks(what) if path.contains(what))),
         ];
@@ -370,6 +373,7 @@ fn fetch(
         | Manner::Lacks(_)
         | Manner::MuteOver(_)
         | Manner::LocksAfter(_)
+        | Manner::LocksOver(_)
         | Manner::EndlessList
         | Manner::Heedless
         | Manner::StopsAfter(_) => send(to, 200, MULTIPART, &whole),

@@ -7,6 +7,7 @@ use hospital_pull::archive::{Archive as _, Patience};
 use hospital_pull::fault::Fault;
 use hospital_pull::job::{Login, Proxy};
 use hospital_pull::names::Names;
+use hospital_pull::pull::PullError;
 use hospital_pull::web::Web;
 
 use crate::held::{Held, contents};
@@ -265,6 +266,26 @@ fn a_series_is_listed_as_one_when_all_of_it_is_there() {
             assert_eq!(slices.expect("a folder").count(), 2);
         }
     }
+}
+
+#[test]
+fn a_series_of_which_a_part_is_there_is_not_listed_when_a_later_question_is_refused() {
+    let section = "modality = \"CR\"\nrows = \"series\"";
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let rows = || {
+        let list = std::fs::read_to_string(scratch.path().join("manifest.csv")).expect("a list");
+        list.lines().count() - 1
+    };
+    let (base, _) = serve(contents(), Manner::Lacks("instances/1.2.1.1.1.2"));
+    pull_once(&mut web(&base), scratch.path(), section).expect("a report");
+    assert_eq!(rows(), 5);
+    let (base, _) = serve(contents(), Manner::LocksOver("studies/1.2.3.2/series"));
+    let ended = pull_once(&mut web(&base), scratch.path(), section);
+    assert!(matches!(ended, Err(PullError::Archive(Fault::Refused(_)))), "{ended:?}");
+    assert_eq!(rows(), 5);
+    let (base, _) = serve(contents(), Manner::Good);
+    pull_once(&mut web(&base), scratch.path(), section).expect("a report");
+    assert_eq!(rows(), 6);
 }
 
 #[test]
