@@ -1,6 +1,7 @@
 use std::io::Write as _;
 
 use super::*;
+use crate::job::Rows;
 
 fn done(instance: &str, patient: &str) -> Done {
     Done {
@@ -237,5 +238,30 @@ fn the_rows_of_whom_nobody_asks_for_go_and_come_again() {
         assert_eq!(listed(&mut store, rows, &whole, &["p2"]), one);
         assert_eq!(listed(&mut store, rows, &whole, &[]), all);
         assert!(store.has("bb1"), "its file is a person's to remove");
+    }
+}
+
+#[test]
+fn the_rows_of_whom_nobody_asks_for_go_when_their_files_went_first() {
+    for rows in [Rows::Image, Rows::Series] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let mut store = Store::open(scratch.path(), "k").expect("a folder");
+        put(&mut store, "aa1", "p1");
+        put(&mut store, "bb1", "p2");
+        let whole = ["series-p1", "series-p2"];
+        let all = listed(&mut store, rows, &whole, &[]);
+        drop(store);
+        fs::remove_dir_all(scratch.path().join("images/series-p2")).expect("removed");
+        let mut store = Store::open(scratch.path(), "k").expect("a folder");
+        // Who is asked for has rows until the files are there again.
+        assert_eq!(listed(&mut store, rows, &whole, &[]), all);
+        let one: String = all.lines().take(2).map(|line| format!("{line}\n")).collect();
+        assert_eq!(listed(&mut store, rows, &whole, &["p2"]), one);
+        drop(store);
+        let mut store = Store::open(scratch.path(), "k").expect("a folder");
+        assert_eq!(listed(&mut store, rows, &whole, &["p2"]), one);
+        assert_eq!(listed(&mut store, rows, &whole, &[]), one);
+        put(&mut store, "bb1", "p2");
+        assert_eq!(listed(&mut store, rows, &whole, &[]), all);
     }
 }
