@@ -224,6 +224,13 @@ fn told(outcome: &Outcome<'_>) -> String {
             "{count} questions not asked: what they would have found is not counted"
         );
     }
+    if report.taken_out > 0 {
+        let count = report.taken_out;
+        let _ = writeln!(
+            text,
+            "{count} rows taken out of the manifest, of patients who are not on the list any more"
+        );
+    }
     if report.off_list > 0 {
         let count = report.off_list;
         let _ = writeln!(

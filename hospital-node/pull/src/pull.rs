@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::job::{Job, Rows};
 use crate::names::Names;
 use crate::sieve::{Asked, Form, MOST, Rules, Sieved, sieve};
-use crate::store::{Done, Holdings, Listing, Store, StoreError};
+use crate::store::{Done, Holdings, Listed, Listing, Store, StoreError};
 
 /// Failures of the way, one after the other, after which nothing more is asked for.
 const IN_A_ROW: usize = 5;
@@ -49,6 +49,8 @@ pub struct Report {
     /// Images in the folder whose patients are not on the list of patients any more. They are in no
     /// row of the manifest; their files are a person's to remove.
     pub off_list: usize,
+    /// Rows that were taken out of the manifest now, because they were of such patients.
+    pub taken_out: usize,
     /// What the folder holds now.
     pub holds: Holdings,
     /// The list of it.
@@ -315,10 +317,12 @@ impl Pull<'_> {
             whole: &self.whole,
             asked: &|done| people.as_ref().is_none_or(|people| people.contains(&done.person)),
         };
-        let off = self.store.list(&listing);
+        let listed = self.store.list(&listing);
         self.report.holds = self.store.holdings();
         self.report.manifest = self.store.manifest();
-        self.report.off_list = off?;
+        let Listed { off_list, taken_out } = listed?;
+        self.report.off_list = off_list;
+        self.report.taken_out = taken_out;
         Ok(())
     }
 }

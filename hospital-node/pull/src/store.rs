@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use journal::{Journal, Line, State};
-pub use listing::Listing;
+pub use listing::{Listed, Listing};
 use manifest::List;
 
 /// What the images' folder and the list of them are called.

@@ -1,7 +1,8 @@
 //! What of the folder is in the list of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use super::journal::Line;
 use super::manifest::{Entry, List};
@@ -24,13 +25,54 @@ impl std::fmt::Debug for Listing<'_> {
     }
 }
 
+/// What came of listing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Images that are here, and whose patients are not asked for.
+    pub off_list: usize,
+    /// Rows that were taken out, because they were of patients who are not asked for.
+    pub taken_out: usize,
+}
+
+/// What rows must not lead to, or say.
+struct Off<'d> {
+    /// Folders of series that have an image of a patient who is not asked for.
+    series: BTreeSet<&'d str>,
+    /// Images of the others in them.
+    others: BTreeSet<PathBuf>,
+    /// Patients who are not asked for.
+    patients: BTreeSet<&'d str>,
+}
+
+impl<'d> Off<'d> {
+    fn new(off: &[&'d Done], asked: &[&'d Done]) -> Self {
+        let series: BTreeSet<&str> = off.iter().map(|one| one.series.as_str()).collect();
+        let others = asked.iter().filter(|one| series.contains(one.series.as_str()));
+        let mut patients: BTreeSet<&str> = off.iter().map(|one| one.patient.as_str()).collect();
+        for one in asked {
+            patients.remove(one.patient.as_str());
+        }
+        Self { others: others.map(|one| file_of(one)).collect(), series, patients }
+    }
+
+    /// Whether a row is of one of them, whoever has written it.
+    fn has(&self, place: Option<&Path>, patient: Option<&str>) -> bool {
+        let within = |place: &Path| {
+            let series = place.iter().next().and_then(OsStr::to_str);
+            series.is_some_and(|series| self.series.contains(series))
+                && !self.others.contains(place)
+        };
+        place.is_some_and(within) || patient.is_some_and(|patient| self.patients.contains(patient))
+    }
+}
+
 impl Store {
-    /// Brings the list up to date: adds what was never in it, takes out whose patient is not asked
-    /// for; all else stays as it is. Gives the count of images that are here and not asked for.
+    /// Brings the list up to date: adds what was never in it, takes out what is of patients who are
+    /// not asked for, whoever has written it; all else stays as it is.
     ///
     /// # Errors
     /// The disk, or a list that is no CSV with a column `path` any more.
-    pub fn list(&mut self, wanted: &Listing<'_>) -> Result<usize, StoreError> {
+    pub fn list(&mut self, wanted: &Listing<'_>) -> Result<Listed, StoreError> {
         let file = self.manifest();
         let found = List::read(&file)?;
         // Without a list all is new.
@@ -40,21 +82,16 @@ impl Store {
         let off_list = off.len();
         // A file that was removed already has a row all the same.
         off.extend(self.gone.values().filter(|one| !(wanted.asked)(one)));
-        let is_listed = |name: &String| !new && self.state.listed.contains(name);
-        let mut lines = Vec::new();
-
-        let mut gone = BTreeSet::new();
-        for one in &off {
-            for (name, place) in [(&one.instance, file_of(one)), (&one.series, folder_of(one))] {
-                if self.state.listed.contains(name) && gone.insert(place) {
-                    lines.push(Line::Unlisted(name.clone()));
-                }
-            }
-        }
+        let names = off.iter().flat_map(|one| [&one.instance, &one.series]);
+        let gone: BTreeSet<&String> =
+            names.filter(|name| self.state.listed.contains(*name)).collect();
+        let mut lines: Vec<Line> =
+            gone.iter().map(|name| Line::Unlisted((*name).clone())).collect();
+        let is_listed =
+            |name: &String| !new && self.state.listed.contains(name) && !gone.contains(name);
+        let off = Off::new(&off, &asked);
+        let taken_out = list.drop(|place, patient| off.has(place, patient));
         let before = list.places();
-        if !gone.is_disjoint(&before) {
-            list.drop(&gone);
-        }
 
         let was_listed: BTreeSet<&str> = asked
             .iter()
@@ -73,6 +110,7 @@ impl Store {
                 Rows::Series => {
                     is_listed(&one.series)
                         || was_listed.contains(one.series.as_str())
+                        || off.series.contains(one.series.as_str())
                         || !wanted.whole.contains(&one.series)
                 }
             };
@@ -86,13 +124,13 @@ impl Store {
             .filter(|(path, _)| !before.contains(path))
             .map(|(path, (_, of))| Entry { path, of })
             .collect();
-        if new || !entries.is_empty() || !gone.is_disjoint(&before) {
+        if new || !entries.is_empty() || taken_out > 0 {
             list.add(&entries);
             list.write(&file, &self.folder.join(UNFINISHED).join(MANIFEST))?;
         }
         if !lines.is_empty() {
             self.tell(lines)?;
         }
-        Ok(off_list)
+        Ok(Listed { off_list, taken_out })
     }
 }
