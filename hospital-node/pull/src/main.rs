@@ -239,6 +239,15 @@ fn told(outcome: &Outcome<'_>) -> String {
              still in the folder"
         );
     }
+    if report.not_listed > 0 {
+        let count = report.not_listed;
+        let _ = writeln!(
+            text,
+            "{count} images in the folder are in no row of the manifest: taken out by hand, missing in \
+             an older copy of it, or of a series that is not whole; if the manifest is removed, the \
+             next pull lists all anew"
+        );
+    }
     let _ = writeln!(
         text,
         "{}: {} patients, {} studies, {} series, {} images",

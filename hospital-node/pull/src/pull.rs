@@ -51,6 +51,10 @@ pub struct Report {
     pub off_list: usize,
     /// Rows that were taken out of the manifest now, because they were of such patients.
     pub taken_out: usize,
+    /// Images in the folder that are asked for and in no row of the manifest, nor are their series: a
+    /// person took them out, an older copy of the list was put in its place, or not all of a series is
+    /// there.
+    pub not_listed: usize,
     /// What the folder holds now.
     pub holds: Holdings,
     /// The list of it.
@@ -320,9 +324,10 @@ impl Pull<'_> {
         let listed = self.store.list(&listing);
         self.report.holds = self.store.holdings();
         self.report.manifest = self.store.manifest();
-        let Listed { off_list, taken_out } = listed?;
+        let Listed { off_list, taken_out, not_listed } = listed?;
         self.report.off_list = off_list;
         self.report.taken_out = taken_out;
+        self.report.not_listed = not_listed;
         Ok(())
     }
 }

@@ -32,6 +32,8 @@ pub struct Listed {
     pub off_list: usize,
     /// Rows that were taken out, because they were of patients who are not asked for.
     pub taken_out: usize,
+    /// Images that are here and asked for, and that no row names, nor their series' folder.
+    pub not_listed: usize,
 }
 
 /// What rows must not lead to, or say.
@@ -99,7 +101,7 @@ impl Store {
             .map(|one| one.series.as_str())
             .collect();
         let mut entries: BTreeMap<PathBuf, (&String, &Done)> = BTreeMap::new();
-        for one in asked {
+        for one in &asked {
             let (name, path) = match wanted.rows {
                 Rows::Image => (&one.instance, file_of(one)),
                 Rows::Series => (&one.series, folder_of(one)),
@@ -124,6 +126,15 @@ impl Store {
             .filter(|(path, _)| !before.contains(path))
             .map(|(path, (_, of))| Entry { path, of })
             .collect();
+        let now: BTreeSet<&Path> = before
+            .iter()
+            .map(PathBuf::as_path)
+            .chain(entries.iter().map(|one| &*one.path))
+            .collect();
+        let is_named = |one: &&&Done| {
+            [file_of(one), folder_of(one)].iter().any(|place| now.contains(&**place))
+        };
+        let not_listed = asked.len() - asked.iter().filter(is_named).count();
         if new || !entries.is_empty() || taken_out > 0 {
             list.add(&entries);
             list.write(&file, &self.folder.join(UNFINISHED).join(MANIFEST))?;
@@ -131,6 +142,6 @@ impl Store {
         if !lines.is_empty() {
             self.tell(lines)?;
         }
-        Ok(Listed { off_list, taken_out })
+        Ok(Listed { off_list, taken_out, not_listed })
     }
 }

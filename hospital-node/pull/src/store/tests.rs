@@ -291,3 +291,30 @@ fn rows_that_a_person_made_go_too_with_whom_nobody_asks_for() {
         assert_eq!(list, format!("{head}{stay}"), "{rows:?}");
     }
 }
+
+#[test]
+fn images_that_an_older_list_lacks_are_counted() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let mut store = Store::open(scratch.path(), "k").expect("a folder");
+    let count = |store: &mut Store, rows, asked: &dyn Fn(&Done) -> bool| {
+        let whole = BTreeSet::new();
+        store.list(&Listing { rows, whole: &whole, asked }).expect("a list").not_listed
+    };
+    put(&mut store, "aa1", "p1");
+    assert_eq!(count(&mut store, Rows::Image, &|_| true), 0);
+    let old = fs::read(store.manifest()).expect("a list");
+    put(&mut store, "aa2", "p1");
+    put(&mut store, "bb1", "p2");
+    assert_eq!(count(&mut store, Rows::Image, &|_| true), 0);
+    fs::write(store.manifest(), old).expect("an older copy");
+    assert_eq!(count(&mut store, Rows::Image, &|_| true), 2);
+    assert_eq!(count(&mut store, Rows::Image, &|done| done.patient == "p1"), 1);
+    let by_folder = format!("{HEAD}./series-p1,site:p1,,,,x\nseries-p2/bb1.dcm,site:p2,,,,x\n");
+    fs::write(store.manifest(), by_folder).expect("edited");
+    assert_eq!(count(&mut store, Rows::Image, &|_| true), 0);
+    // Of a series that is not whole.
+    put(&mut store, "cc1", "p3");
+    assert_eq!(count(&mut store, Rows::Series, &|_| true), 1);
+    fs::remove_file(store.manifest()).expect("removed");
+    assert_eq!(count(&mut store, Rows::Image, &|_| true), 0);
+}
