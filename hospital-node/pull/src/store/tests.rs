@@ -1,4 +1,7 @@
 use std::io::Write as _;
+use std::process::Command;
+
+use rustix::process::{Resource, Rlimit};
 
 use super::*;
 use crate::job::Rows;
@@ -92,6 +95,42 @@ fn a_torn_line_is_cut_off_and_a_damaged_one_is_told() {
     fs::write(&path, "{\"consilium_pull\":1,\"key\":\"k\"}\n").expect("written");
     let error = Store::open(scratch.path(), "k").expect_err("of another version");
     assert!(matches!(error, StoreError::Version { found: 1, .. }), "{error}");
+}
+
+/// A disk is full and has room again: as a limit on files, which is for a whole process.
+#[test]
+#[ignore = "it limits the files of its process; the next test runs it in one of its own"]
+fn a_line_is_cut_short_and_the_next_is_whole() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let mut store = Store::open(scratch.path(), "k").expect("a folder");
+    put(&mut store, "aa1", "p1");
+    let journal = scratch.path().join(JOURNAL);
+    let before = fs::read(&journal).expect("a journal");
+    let limit = rustix::process::getrlimit(Resource::Fsize);
+    let room = Some(before.len() as u64 + 50);
+    let set = |limit| rustix::process::setrlimit(Resource::Fsize, limit).expect("a limit");
+    set(Rlimit { current: room, ..limit });
+    let draft = store.draft("aa2").expect("a draft");
+    assert!(store.keep(draft, done("aa2", "p1")).is_err(), "there is no room for the line");
+    set(limit);
+    assert_eq!(fs::read(&journal).expect("a journal"), before);
+    put(&mut store, "aa3", "p1");
+    drop(store);
+    let store = Store::open(scratch.path(), "k").expect("a folder");
+    assert_eq!(["aa1", "aa2", "aa3"].map(|name| store.has(name)), [true, false, true]);
+}
+
+#[test]
+fn what_was_written_of_a_line_before_the_disk_was_full_is_taken_back() {
+    // The signal that would end it is ignored, and writing fails instead.
+    let ended = Command::new("sh")
+        .args(["-c", "trap '' XFSZ && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().expect("this program"))
+        .args(["--ignored", "--exact", "store::tests::a_line_is_cut_short_and_the_next_is_whole"])
+        .output()
+        .expect("a shell");
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[test]
