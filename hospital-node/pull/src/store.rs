@@ -140,6 +140,11 @@ fn options() -> OpenOptions {
     options
 }
 
+/// Makes durable which files a folder has.
+fn sync(folder: &Path) -> Result<(), StoreError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
+}
+
 fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o750).create(path)
 }
@@ -229,11 +234,10 @@ impl Store {
         let folder = place.parent().unwrap_or(&self.folder);
         if !folder.is_dir() {
             make_folder(folder).map_err(at(folder))?;
-            let images = self.folder.join(IMAGES);
-            File::open(&images).and_then(|images| images.sync_all()).map_err(at(&images))?;
+            sync(&self.folder.join(IMAGES))?;
         }
         fs::rename(&path, &place).map_err(at(&place))?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))?;
+        sync(folder)?;
         self.patients.insert(done.series.clone(), done.patient.clone());
         self.gone.remove(&done.instance);
         self.tell(vec![Line::Done(done)])

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::journal::Line;
 use super::manifest::{Entry, List};
-use super::{Done, MANIFEST, Store, StoreError, UNFINISHED, file_of, folder_of};
+use super::{Done, MANIFEST, Store, StoreError, UNFINISHED, file_of, folder_of, sync};
 use crate::job::Rows;
 
 /// What the list is to be.
@@ -138,6 +138,8 @@ impl Store {
         if new || !entries.is_empty() || taken_out > 0 {
             list.add(&entries);
             list.write(&file, &self.folder.join(UNFINISHED).join(MANIFEST))?;
+            // What the journal calls listed must not outlive the list that has it.
+            sync(&self.folder)?;
         }
         if !lines.is_empty() {
             self.tell(lines)?;
