@@ -135,7 +135,8 @@ impl Web {
     }
 
     /// Every answer to a question, page after page, until one has nothing new: an archive may cap its
-    /// pages below what is asked for, or heed neither limit nor offset.
+    /// pages below what is asked for, or heed neither limit nor offset. One that heeds the limit alone
+    /// gives the beginning again and again; what it has cannot be known.
     fn ask<T: Weighed>(
         &self,
         path: &str,
@@ -144,9 +145,11 @@ impl Web {
     ) -> Result<Found<T>, Fault> {
         let mut found = Found { rows: Vec::new(), nameless: 0 };
         let (mut known, mut tally, mut offset) = (BTreeSet::new(), Tally::default(), 0);
+        // Of the page before: its length, and whether there was to be more.
+        let (mut length, mut promised) = (0, false);
         for _ in 0..MOST_PAGES {
             let (mut answers, mut fresh, mut nameless) = (0, 0, 0);
-            self.page(
+            let promises = self.page(
                 &format!("{path}?{parameters}limit={PAGE}&offset={offset}"),
                 offset,
                 &mut |row| {
@@ -172,28 +175,39 @@ impl Web {
                 found.nameless += nameless;
             }
             if fresh == 0 {
+                let again = length == PAGE && answers > nameless;
+                if again || promised || promises {
+                    return Err(Fault::Answer("the rest of a long list"));
+                }
                 return Ok(found);
             }
+            (length, promised) = (answers, promises);
             offset += answers;
         }
         Err(Fault::TooLarge("the archive's list"))
     }
 
+    /// One page; whether it says that there is more.
     fn page(
         &self,
         path: &str,
         offset: usize,
         take: &mut dyn FnMut(Row) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         let answer = match self.get(path, JSON) {
             // Behind the last answer, where the service is known to be: some archives say it so.
-            Err(Fault::Missing) if offset > 0 => return Ok(()),
+            Err(Fault::Missing) if offset > 0 => return Ok(false),
             other => other?,
         };
-        if answer.status().as_u16() == 204 {
-            return Ok(());
+        // PS3.18 8.3.4.4. Others of this number are about how it has searched.
+        let promises = answer.headers().get_all("Warning").iter().any(|warning| {
+            let text = warning.to_str().unwrap_or_default().to_ascii_lowercase();
+            text.contains("299") && text.contains("result")
+        });
+        if answer.status().as_u16() != 204 {
+            list::read(answer.into_body().into_with_config().limit(MOST_PAGE).reader(), take)?;
         }
-        list::read(answer.into_body().into_with_config().limit(MOST_PAGE).reader(), take)
+        Ok(promises)
     }
 }
 

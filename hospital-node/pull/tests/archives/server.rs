@@ -46,6 +46,12 @@ pub(crate) enum Manner {
     NoList,
     /// Its pages have at most so many answers.
     Caps(usize),
+    /// The same, and says so where there is more.
+    CapsAndSays(usize),
+    /// Its pages are the first, whatever the offset, of at most so many answers.
+    Stuck(usize),
+    /// The same, and says so where there is more.
+    StuckAndSays(usize),
     /// 403 for paths with this in them.
     Forbids(&'static str),
     /// 404 for them.
@@ -177,7 +183,7 @@ fn converse<S: Read + Write>(
         }
         let parts: Vec<&str> = path.trim_start_matches("/dicom-web/").split('/').collect();
         match parts.as_slice() {
-            ["studies"] => send(to, 200, JSON, studies(held, query, manner).as_bytes())?,
+            ["studies"] => send_list(to, studies(held, query, manner))?,
             ["studies", study, "series"] => {
                 let of = |one: &&Held| one.study == *study;
                 let list = list(held, query, manner, of, |one| {
@@ -190,7 +196,7 @@ fn converse<S: Read + Write>(
                         ],
                     )
                 });
-                send(to, 200, JSON, list.as_bytes())?;
+                send_list(to, list)?;
             }
             ["studies", _, "series", series, "instances"] => {
                 let of = |one: &&Held| one.series == *series;
@@ -200,7 +206,7 @@ fn converse<S: Read + Write>(
                         vec![("00080018", one.instance.as_str()), ("00080016", one.class)],
                     )
                 });
-                send(to, 200, JSON, list.as_bytes())?;
+                send_list(to, list)?;
             }
             ["studies", _, "series", _, "instances", instance] => {
                 let one = held.iter().find(|one| one.instance == *instance).expect("listed");
@@ -212,6 +218,20 @@ fn converse<S: Read + Write>(
 }
 
 const JSON: &str = "application/dicom+json";
+const MORE: &str = "299 test: \"The number of results exceeded the maximum supported by the server. \
+                    Additional results can be requested.\"";
+
+/// A page, and whether it says that there is more.
+struct Page(String, bool);
+
+fn send_list(to: &mut impl Write, Page(list, says_more): Page) -> std::io::Result<()> {
+    if !says_more {
+        return send(to, 200, JSON, list.as_bytes());
+    }
+    let length = list.len();
+    write!(to, "HTTP/1.1 200 X\r\nContent-Type: {JSON}\r\nWarning: {MORE}\r\n")?;
+    write!(to, "Warning: 299 test: \"literal matching\"\r\nContent-Length: {length}\r\n\r\n{list}")
+}
 
 fn send(to: &mut impl Write, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {
     let length = body.len();
@@ -227,12 +247,12 @@ fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
         .map(|(_, value)| value)
 }
 
-fn studies(held: &[Held], query: &str, manner: &Manner) -> String {
+fn studies(held: &[Held], query: &str, manner: &Manner) -> Page {
     if *manner == Manner::NoList {
-        return "[".repeat(65 << 20);
+        return Page("[".repeat(65 << 20), false);
     }
     if *manner == Manner::EndlessList {
-        return format!("[{}", "{},".repeat(16 << 20));
+        return Page(format!("[{}", "{},".repeat(16 << 20)), false);
     }
     let heedless = *manner == Manner::Heedless;
     let of = |one: &&Held| {
@@ -242,7 +262,7 @@ fn studies(held: &[Held], query: &str, manner: &Manner) -> String {
                 && parameter(query, "StudyDate")
                     .is_none_or(|asked| asked.split('-').any(|day| day == one.date))
     };
-    let list = list(held, query, manner, of, |one| {
+    let Page(list, says_more) = list(held, query, manner, of, |one| {
         (
             one.study.clone(),
             vec![
@@ -253,7 +273,7 @@ fn studies(held: &[Held], query: &str, manner: &Manner) -> String {
         )
     });
     let bad = matches!(manner, Manner::BadUid | Manner::BadUidHeedless) && list.len() > 2;
-    if bad { list.replacen('[', BAD_ROW, 1) } else { list }
+    Page(if bad { list.replacen('[', BAD_ROW, 1) } else { list }, says_more)
 }
 
 const BAD_ROW: &str = "[{\"0020000D\":{\"vr\":\"UI\",\"Value\":[\"../../admin\"]}},";
@@ -265,20 +285,33 @@ fn list<'h>(
     manner: &Manner,
     of: impl Fn(&&Held) -> bool,
     told: impl Fn(&'h Held) -> (String, Vec<(&'static str, &'h str)>),
-) -> String {
+) -> Page {
     let all: BTreeMap<_, _> = held.iter().filter(of).map(told).collect();
     let heedless = matches!(manner, Manner::Heedless | Manner::BadUidHeedless);
-    let cap = if let Manner::Caps(cap) = manner { *cap } else { usize::MAX };
+    let cap = if let Manner::Caps(cap)
+    | Manner::CapsAndSays(cap)
+    | Manner::Stuck(cap)
+    | Manner::StuckAndSays(cap) = manner
+    {
+        *cap
+    } else {
+        usize::MAX
+    };
+    let stuck = matches!(manner, Manner::Stuck(_) | Manner::StuckAndSays(_));
+    let says = matches!(manner, Manner::CapsAndSays(_) | Manner::StuckAndSays(_));
     let number = |name| parameter(query, name).and_then(|text| text.parse().ok());
     let (skip, take) = if heedless {
         (0, usize::MAX)
     } else {
-        (number("offset").unwrap_or(0), number("limit").unwrap_or(usize::MAX))
+        let skip = number("offset").filter(|_| !stuck).unwrap_or(0);
+        (skip, number("limit").unwrap_or(usize::MAX))
     };
+    let take = take.min(cap);
+    let says_more = says && all.len() > skip + take;
     let objects: Vec<String> = all
         .values()
         .skip(skip)
-        .take(take.min(cap))
+        .take(take)
         .map(|attributes| {
             let one = |(tag, value): &(&str, &str)| {
                 format!("\"{tag}\":{{\"vr\":\"LO\",\"Value\":[\"{value}\"]}}")
@@ -286,7 +319,7 @@ fn list<'h>(
             format!("{{{}}}", attributes.iter().map(one).collect::<Vec<_>>().join(","))
         })
         .collect();
-    format!("[{}]", objects.join(","))
+    Page(format!("[{}]", objects.join(",")), says_more)
 }
 
 const MULTIPART: &str = "multipart/related; type=\"application/dicom\"; boundary=b0undary";
@@ -369,6 +402,9 @@ fn fetch(
         | Manner::BadUidHeedless
         | Manner::NoList
         | Manner::Caps(_)
+        | Manner::CapsAndSays(_)
+        | Manner::Stuck(_)
+        | Manner::StuckAndSays(_)
         | Manner::Forbids(_)
         | Manner::Lacks(_)
         | Manner::MuteOver(_)

@@ -178,12 +178,30 @@ fn long_lists_are_read_page_by_page_however_short_the_pages_are() {
     let first = contents().swap_remove(0);
     let one = |number| Held { instance: format!("{}.{number}", first.instance), ..first.clone() };
     let held: Vec<Held> = (0..2500).map(one).collect();
-    for manner in [Manner::Good, Manner::Caps(100), Manner::Caps(999), Manner::Heedless] {
+    for manner in [
+        Manner::Good,
+        Manner::Caps(100),
+        Manner::Caps(999),
+        Manner::CapsAndSays(100),
+        Manner::CapsAndSays(1000),
+        Manner::Heedless,
+    ] {
         let (base, _) = serve(held.clone(), manner.clone());
         let found = web(&base).instances(&first.study, &first.series).expect("a list");
         let unlike: BTreeSet<&str> = found.rows.iter().map(|one| one.uid.as_str()).collect();
         let counts = (found.rows.len(), unlike.len(), found.nameless);
         assert_eq!(counts, (2500, 2500, 0), "{manner:?}");
+    }
+    // Where the rest does not come, the beginning is not taken for all.
+    for manner in [Manner::Stuck(usize::MAX), Manner::StuckAndSays(100)] {
+        let (base, _) = serve(held.clone(), manner.clone());
+        let found = web(&base).instances(&first.study, &first.series).map(|found| found.rows.len());
+        assert_eq!(found, Err(Fault::Answer("the rest of a long list")), "{manner:?}");
+    }
+    for manner in [Manner::Stuck(1000), Manner::StuckAndSays(100)] {
+        let (base, _) = serve(held[..90].to_vec(), manner.clone());
+        let found = web(&base).instances(&first.study, &first.series).map(|found| found.rows.len());
+        assert_eq!(found, Ok(90), "{manner:?}");
     }
 }
 
