@@ -42,6 +42,8 @@ pub struct Web {
     base: String,
     agent: Agent,
     login: Option<Credentials>,
+    /// QIDO-RS is known to be at the address.
+    is_there: bool,
 }
 
 /// The value of the header that lets us in.
@@ -115,7 +117,20 @@ impl Web {
             base: base.trim_end_matches('/').to_owned(),
             agent: config.proxy(through).build().new_agent(),
             login,
+            is_there: false,
         })
+    }
+
+    /// Whether QIDO-RS is at the address, by a question that has no narrower one's reason to fail.
+    fn is_there(&mut self) -> Result<bool, Fault> {
+        if !self.is_there {
+            self.is_there = match self.get("studies?limit=1", JSON) {
+                Ok(_) => true,
+                Err(fault) if fault.is_of_the_way() || fault.is_final() => return Err(fault),
+                Err(_) => false,
+            };
+        }
+        Ok(self.is_there)
     }
 
     fn get(&self, path: &str, accept: &str) -> Result<Response<Body>, Fault> {
@@ -237,14 +252,16 @@ impl Archive for Web {
             let (patient, date) = (row.patient.text(), row.date.text());
             Some((uid.clone(), Study { uid, patient, date }))
         });
-        found.map_err(|fault| {
-            // The address of all studies is there, whatever they are.
-            if fault != Fault::Missing {
-                return fault;
-            }
-            let text = "HTTP status 404: there is no QIDO-RS at the address in from";
-            Fault::Status(text.to_owned())
-        })
+        if !matches!(found, Err(Fault::Missing)) {
+            self.is_there |= found.is_ok();
+            return found;
+        }
+        // Some archives say so that nothing fits, and all of them that there is no such address.
+        if self.is_there()? {
+            return Ok(Found { rows: Vec::new(), nameless: 0 });
+        }
+        let text = "HTTP status 404: there is no QIDO-RS at the address in from";
+        Err(Fault::Status(text.to_owned()))
     }
 
     fn series(&mut self, study: &str) -> Result<Found<Series>, Fault> {

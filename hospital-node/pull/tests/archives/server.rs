@@ -56,6 +56,8 @@ pub(crate) enum Manner {
     Forbids(&'static str),
     /// 404 for them.
     Lacks(&'static str),
+    /// 404 where no study fits.
+    NoneIs404,
     /// Nothing at all for paths that end so.
     MuteOver(&'static str),
     /// Everything but the pixels.
@@ -183,7 +185,14 @@ fn converse<S: Read + Write>(
         }
         let parts: Vec<&str> = path.trim_start_matches("/dicom-web/").split('/').collect();
         match parts.as_slice() {
-            ["studies"] => send_list(to, studies(held, query, manner))?,
+            ["studies"] => {
+                let page = studies(held, query, manner);
+                if *manner == Manner::NoneIs404 && page.0 == "[]" {
+                    send(to, 404, "text/plain", b"CANARY")?;
+                } else {
+                    send_list(to, page)?;
+                }
+            }
             ["studies", study, "series"] => {
                 let of = |one: &&Held| one.study == *study;
                 let list = list(held, query, manner, of, |one| {
@@ -407,6 +416,7 @@ fn fetch(
         | Manner::StuckAndSays(_)
         | Manner::Forbids(_)
         | Manner::Lacks(_)
+        | Manner::NoneIs404
         | Manner::MuteOver(_)
         | Manner::LocksAfter(_)
         | Manner::LocksOver(_)

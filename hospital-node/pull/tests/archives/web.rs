@@ -219,6 +219,25 @@ fn an_answer_without_a_uid_costs_nothing_but_itself() {
 }
 
 #[test]
+fn a_404_to_a_question_that_nothing_fits_is_no_fault_of_the_address() {
+    let list = tempfile::NamedTempFile::new().expect("a scratch file");
+    std::fs::write(list.path(), "patient_id\nCANARY-0\nCANARY-1\nCANARY-7\n").expect("written");
+    let patients = format!("patients = {:?}", list.path());
+    for (section, expected, questions) in [
+        (patients.as_str(), 4, 5),
+        ("modality = \"CT\"", 0, 2),
+        ("modality = [\"CT\", \"CR\"]", 12, 4),
+    ] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (base, asked) = serve(contents(), Manner::NoneIs404);
+        let report = pull_once(&mut web(&base), scratch.path(), section).expect("a report");
+        assert_eq!((report.fetched, report.failed.len()), (expected, 0), "{section}");
+        // One each, one behind the last answer where there are any, and once one about the address.
+        assert_eq!(asked.about("/studies"), questions, "{section}");
+    }
+}
+
+#[test]
 fn what_the_archive_keeps_from_us_or_does_not_find_costs_nothing_else() {
     for (manner, reason, fetched, failed) in [
         (Manner::Forbids("/1.2.1.1/series/1.2.1.1.1/instances/"), "refused", 10, 2),
