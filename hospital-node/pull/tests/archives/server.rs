@@ -42,6 +42,8 @@ pub(crate) enum Manner {
     BadUid,
     /// The same, and its lists heed no pages.
     BadUidHeedless,
+    /// One study more, whose attributes are this.
+    BadRow(&'static str),
     /// No list at all.
     NoList,
     /// Its pages have at most so many answers.
@@ -258,7 +260,7 @@ fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
 
 fn studies(held: &[Held], query: &str, manner: &Manner) -> Page {
     if *manner == Manner::NoList {
-        return Page("[".repeat(65 << 20), false);
+        return Page(format!("[{{\"x\":{}", "[".repeat(65 << 20)), false);
     }
     if *manner == Manner::EndlessList {
         return Page(format!("[{}", "{},".repeat(16 << 20)), false);
@@ -281,11 +283,19 @@ fn studies(held: &[Held], query: &str, manner: &Manner) -> Page {
             ],
         )
     });
-    let bad = matches!(manner, Manner::BadUid | Manner::BadUidHeedless) && list.len() > 2;
-    Page(if bad { list.replacen('[', BAD_ROW, 1) } else { list }, says_more)
+    let bad = if let Manner::BadRow(row) = manner {
+        Some(*row)
+    } else {
+        matches!(manner, Manner::BadUid | Manner::BadUidHeedless).then_some(BAD_ROW)
+    };
+    let bad = bad.filter(|_| list.len() > 2);
+    Page(
+        bad.map_or_else(|| list.clone(), |row| list.replacen('[', &format!("[{row},"), 1)),
+        says_more,
+    )
 }
 
-const BAD_ROW: &str = "[{\"0020000D\":{\"vr\":\"UI\",\"Value\":[\"../../admin\"]}},";
+const BAD_ROW: &str = "{\"0020000D\":{\"vr\":\"UI\",\"Value\":[\"../../admin\"]}}";
 
 /// DICOM JSON of what is held, each thing once, a page of it.
 fn list<'h>(
@@ -409,6 +419,7 @@ fn fetch(
         | Manner::Locked(_)
         | Manner::BadUid
         | Manner::BadUidHeedless
+        | Manner::BadRow(_)
         | Manner::NoList
         | Manner::Caps(_)
         | Manner::CapsAndSays(_)

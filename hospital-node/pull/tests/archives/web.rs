@@ -207,7 +207,13 @@ fn long_lists_are_read_page_by_page_however_short_the_pages_are() {
 
 #[test]
 fn an_answer_without_a_uid_costs_nothing_but_itself() {
-    for manner in [Manner::BadUid, Manner::BadUidHeedless] {
+    for manner in [
+        Manner::BadUid,
+        Manner::BadUidHeedless,
+        Manner::BadRow("{\"0020000D\":null}"),
+        Manner::BadRow("{\"0020000D\":{\"Value\":\"1.2\"}}"),
+        Manner::BadRow("{\"0020000D\":{},\"0020000D\":{}}"),
+    ] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (base, _) = serve(contents(), manner.clone());
         let report = pull_once(&mut web(&base), scratch.path(), ALL).expect("a report");
