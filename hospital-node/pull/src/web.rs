@@ -6,13 +6,14 @@
 
 mod list;
 pub mod multipart;
+mod proxy;
 
 use std::collections::BTreeSet;
 
 use data_encoding::BASE64;
 use ureq::http::Response;
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Error, ProxyProtocol};
+use ureq::{Agent, Body, Error};
 use zeroize::Zeroizing;
 
 use crate::archive::{
@@ -92,18 +93,7 @@ impl Web {
             }
             config = config.tls_config(tls.build());
         }
-        let through = match proxy {
-            Proxy::Environment => ureq::Proxy::try_from_env(),
-            Proxy::Direct => None,
-            Proxy::Url(url) => {
-                Some(ureq::Proxy::new(url).map_err(|_| "the proxy's address is none".to_owned())?)
-            }
-        };
-        if through.as_ref().is_some_and(is_socks) {
-            let text = "expected an HTTP proxy (http:// or https://), found SOCKS, which is not \
-                        spoken here; set proxy, to an HTTP proxy or to \"none\"";
-            return Err(text.to_owned());
-        }
+        let through = proxy::to(base, proxy)?;
         let login = login.map(|login| {
             Credentials(Zeroizing::new(match login {
                 Login::Basic { user, password } => {
@@ -224,10 +214,6 @@ impl Web {
         }
         Ok(promises)
     }
-}
-
-fn is_socks(proxy: &ureq::Proxy) -> bool {
-    !matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https)
 }
 
 /// A UID, which becomes part of the next address.
