@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use hospital_pull::archive::{Archive, Patience};
@@ -286,5 +287,11 @@ impl Progress for Bar {
         self.0.set_message("fetched");
         self.0.set_length(all as u64);
         self.0.set_position(count as u64);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "there is one thread, and nothing else to do")]
+    fn rest(&self, time: Duration) {
+        self.0.set_message("waiting for the archive");
+        std::thread::sleep(time);
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -17,7 +18,8 @@ use crate::names::Names;
 use crate::sieve::{Asked, Form, MOST, Rules, Sieved, sieve};
 use crate::store::{Done, Holdings, Listed, Listing, Store, StoreError};
 
-/// Failures of the way, one after the other, after which nothing more is asked for.
+/// Failures of the way, one after the other, after which nothing more is asked for. Between them is
+/// rested for 1, 2, 4 and 8 seconds: an archive may be starting anew.
 const IN_A_ROW: usize = 5;
 
 /// What a person sees meanwhile.
@@ -26,6 +28,8 @@ pub trait Progress {
     fn found(&self, count: usize);
     /// So many of so many are done with.
     fn done(&self, count: usize, all: usize);
+    /// The archive has a bad moment; returns when this time has passed.
+    fn rest(&self, time: Duration);
 }
 
 /// What came of a pull.
@@ -127,6 +131,7 @@ struct Pull<'a> {
     names: &'a Names,
     archive: &'a mut dyn Archive,
     store: &'a mut Store,
+    progress: &'a dyn Progress,
     report: Report,
     /// For each kind of request, failures of the way since one was last answered: an archive that
     /// answers some and not the others is not waited for either.
@@ -148,9 +153,9 @@ pub fn pull(
     progress: &dyn Progress,
 ) -> Result<Report, Box<Stopped>> {
     let (report, whole) = (Report::default(), BTreeSet::new());
-    let mut pull = Pull { job, names, archive, store, report, in_a_row: [0; 4], whole };
-    let came = match pull.plan(progress) {
-        Ok(wanted) => pull.fetch_all(wanted, progress),
+    let mut pull = Pull { job, names, archive, store, progress, report, in_a_row: [0; 4], whole };
+    let came = match pull.plan() {
+        Ok(wanted) => pull.fetch_all(wanted),
         Err(error) => {
             // What lacks of these series was not asked for.
             pull.whole.clear();
@@ -190,17 +195,20 @@ impl Pull<'_> {
                 let of_the_way = answer.as_ref().is_err_and(Fault::is_of_the_way);
                 let count = &mut self.in_a_row[request as usize];
                 *count = if of_the_way { *count + 1 } else { 0 };
+                if let 1..IN_A_ROW = *count {
+                    self.progress.rest(Duration::from_secs(1 << (*count - 1)));
+                }
                 Ok(answer)
             }
         }
     }
 
-    /// Whether there is no point in asking for anything else.
-    fn has_given_up(&self) -> bool {
-        self.in_a_row.iter().any(|count| *count >= IN_A_ROW)
+    /// Whether there is no point in asking for anything else of these kinds.
+    fn has_given_up(&self, on: &[Request]) -> bool {
+        on.iter().any(|request| self.in_a_row[*request as usize] >= IN_A_ROW)
     }
 
-    fn fetch_all(&mut self, wanted: Vec<Wanted>, progress: &dyn Progress) -> Result<(), PullError> {
+    fn fetch_all(&mut self, wanted: Vec<Wanted>) -> Result<(), PullError> {
         self.report.found = wanted.len();
         let here = |one: &Wanted| self.store.has(&self.names.instance(&one.instance));
         let mut left: VecDeque<Wanted> =
@@ -212,11 +220,11 @@ impl Pull<'_> {
         // What failed is asked for once more, when the rest is done: an archive may have had a bad
         // moment.
         for last in [false, true] {
-            if last && !self.has_given_up() && ended.is_ok() {
+            if last && !self.has_given_up(&[Request::Image]) && ended.is_ok() {
                 left.extend(std::mem::take(&mut again).into_iter().map(|(wanted, _)| wanted));
             }
             while let Some(wanted) = left.pop_front() {
-                if self.has_given_up() || ended.is_err() {
+                if self.has_given_up(&[Request::Image]) || ended.is_err() {
                     self.whole.remove(&self.names.series(&wanted.series));
                     self.report.not_tried += 1;
                     continue;
@@ -225,9 +233,11 @@ impl Pull<'_> {
                 match fetched {
                     Ok(Ok(())) => {
                         done += 1;
-                        progress.done(done, all);
+                        self.progress.done(done, all);
                     }
-                    Ok(Err(fault)) if last || self.has_given_up() => self.lack(&wanted, &fault),
+                    Ok(Err(fault)) if last || self.has_given_up(&[Request::Image]) => {
+                        self.lack(&wanted, &fault)
+                    }
                     Ok(Err(fault)) => again.push((wanted, fault)),
                     Err(error) => {
                         ended = Err(error);

@@ -62,6 +62,8 @@ pub(crate) enum Manner {
     NoneIs404,
     /// Nothing at all for paths that end so.
     MuteOver(&'static str),
+    /// Nothing at all for questions about studies after this one.
+    MuteBehind(&'static str),
     /// Everything but the pixels.
     Stripped,
     /// 401 after so many instances.
@@ -169,9 +171,13 @@ fn converse<S: Read + Write>(
         }
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let times = told.add(path);
-        if let Manner::MuteOver(end) = manner
-            && path.ends_with(end)
-        {
+        let study = path.split("/studies/").nth(1).and_then(|rest| rest.split('/').next());
+        let is_question = !path.contains("/instances/");
+        let mute = [
+            matches!(manner, Manner::MuteOver(end) if path.ends_with(end)),
+            matches!(manner, Manner::MuteBehind(last) if is_question && study > Some(last)),
+        ];
+        if mute.contains(&true) {
             pause(Duration::from_secs(30));
             return Ok(());
         }
@@ -429,6 +435,7 @@ fn fetch(
         | Manner::Lacks(_)
         | Manner::NoneIs404
         | Manner::MuteOver(_)
+        | Manner::MuteBehind(_)
         | Manner::LocksAfter(_)
         | Manner::LocksOver(_)
         | Manner::EndlessList

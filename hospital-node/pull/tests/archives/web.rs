@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 
 use hospital_images::dicom::Stored;
-use hospital_pull::archive::{Archive as _, Patience};
+use hospital_pull::archive::{Archive, Found, Instance, Patience, Query, Series, Study, Taker};
 use hospital_pull::fault::Fault;
 use hospital_pull::job::{Login, Proxy};
 use hospital_pull::names::Names;
 use hospital_pull::pull::PullError;
+use hospital_pull::sieve::Asked;
 use hospital_pull::web::Web;
 
 use crate::held::{Held, contents};
 use crate::house::{
     ALL, IMPATIENCE, PATIENCE, SECRET, SR, pull_all, pull_five_in_vain, pull_nothing, pull_once,
-    reasons, refusal,
+    pull_with_rests, reasons, refusal,
 };
 use crate::server::{Manner, serve};
 
@@ -269,12 +270,70 @@ fn an_archive_that_falls_silent_over_questions_is_left_after_a_few_of_them() {
     assert_eq!(reasons(&report), ["timeout"; 5]);
     assert_eq!((report.found, report.not_asked, asked.about("/series")), (0, 1, 5));
     assert!(!report.is_whole());
-    // In the middle of it, what was found before is not tried any more.
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let (base, _) = serve(contents(), Manner::MuteOver("1/instances"));
     let mut web = Web::new(&base, None, None, &Proxy::Direct, patience).expect("a way");
     let report = pull_once(&mut web, scratch.path(), ALL).expect("a report");
     assert_eq!((reasons(&report), report.not_asked), (vec!["timeout"; 5], 1));
+}
+
+#[test]
+fn what_was_found_before_questions_fell_silent_is_fetched() {
+    let patience = Patience { silence: IMPATIENCE.silence, ..PATIENCE };
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (base, _) = serve(contents(), Manner::MuteBehind("1.2.1.1"));
+    let mut web = Web::new(&base, None, None, &Proxy::Direct, patience).expect("a way");
+    let (report, rests) = pull_with_rests(&mut web, scratch.path(), ALL);
+    let report = report.expect("a report");
+    assert_eq!(reasons(&report), ["timeout"; 5]);
+    assert_eq!((report.fetched, report.not_tried, report.holds.images), (2, 0, 2));
+    assert_eq!(rests, [1, 2, 4, 8]);
+    assert!(!report.is_whole());
+}
+
+/// An archive whose connections fail so often when images are fetched.
+struct Failing(Web, usize);
+
+impl Archive for Failing {
+    fn studies(&mut self, query: Query<'_>) -> Result<Found<Study>, Fault> {
+        self.0.studies(query)
+    }
+
+    fn series(&mut self, study: &str) -> Result<Found<Series>, Fault> {
+        self.0.series(study)
+    }
+
+    fn instances(&mut self, study: &str, series: &str) -> Result<Found<Instance>, Fault> {
+        self.0.instances(study, series)
+    }
+
+    fn fetch(
+        &mut self,
+        asked: Asked<'_>,
+        class: Option<&str>,
+        take: &mut Taker<'_>,
+    ) -> Result<(), Fault> {
+        if self.1 > 0 {
+            self.1 -= 1;
+            return Err(Fault::Unreachable("the connection failed".to_owned()));
+        }
+        self.0.fetch(asked, class, take)
+    }
+}
+
+#[test]
+fn an_archive_that_starts_anew_is_given_time_before_it_is_left() {
+    for (fails, fetched, expected) in
+        [(0, 12, &[][..]), (1, 12, &[1]), (4, 12, &[1, 2, 4, 8]), (99, 0, &[1, 2, 4, 8])]
+    {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (base, _) = serve(contents(), Manner::Good);
+        let mut archive = Failing(web(&base), fails);
+        let (report, rests) = pull_with_rests(&mut archive, scratch.path(), ALL);
+        let report = report.expect("a report");
+        assert_eq!((report.fetched, report.is_whole()), (fetched, fetched == 12), "{fails}");
+        assert_eq!(rests, expected, "{fails}");
+    }
 }
 
 #[test]
