@@ -164,7 +164,13 @@ fn connect(job: &Job) -> Result<Box<dyn Archive>, Failure> {
 }
 
 fn unusable(error: &StoreError) -> Failure {
-    Failure::failed("folder", error.to_string())
+    let failure = Failure::failed("folder", error.to_string());
+    if matches!(error, StoreError::Version { .. }) {
+        return failure.hint(
+            "the folder can be trained on as it is; what was edited in its manifest is not taken over",
+        );
+    }
+    failure
 }
 
 fn failure(fault: &Fault) -> Failure {

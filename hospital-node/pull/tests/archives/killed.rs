@@ -194,3 +194,19 @@ fn an_older_copy_of_the_list_is_told_of_and_rows_that_go_are_counted() {
     let said = pull("text", "CANARY-2");
     assert!(said.contains("4 rows taken out of the manifest"), "{said}");
 }
+
+#[test]
+fn a_folder_of_a_former_version_is_left_as_it_is_and_told_what_to_do_with() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (base, asked) = serve(contents(), Manner::Good);
+    let journal = scratch.path().join("set/pull.journal");
+    fs::create_dir(scratch.path().join("set")).expect("a folder");
+    let former = "{\"consilium_pull\":1,\"key\":\"k\"}\n";
+    fs::write(&journal, former).expect("written");
+    let ended = start(&base, scratch.path()).wait_with_output().expect("an end");
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("layout 1") && said.contains("can be trained on as it is"), "{said}");
+    assert_eq!(fs::read_to_string(&journal).expect("a journal"), former);
+    assert_eq!(asked.about("/studies"), 0);
+}
