@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use hospital_pull::archive::{Archive, Patience};
@@ -163,7 +164,13 @@ fn connect(job: &Job) -> Result<Box<dyn Archive>, Failure> {
 }
 
 fn unusable(error: &StoreError) -> Failure {
-    Failure::failed("folder", error.to_string())
+    let failure = Failure::failed("folder", error.to_string());
+    if matches!(error, StoreError::Version { .. }) {
+        return failure.hint(
+            "the folder can be trained on as it is; what was edited in its manifest is not taken over",
+        );
+    }
+    failure
 }
 
 fn failure(fault: &Fault) -> Failure {
@@ -224,12 +231,28 @@ fn told(outcome: &Outcome<'_>) -> String {
             "{count} questions not asked: what they would have found is not counted"
         );
     }
+    if report.taken_out > 0 {
+        let count = report.taken_out;
+        let _ = writeln!(
+            text,
+            "{count} rows taken out of the manifest, of patients who are not on the list any more"
+        );
+    }
     if report.off_list > 0 {
         let count = report.off_list;
         let _ = writeln!(
             text,
             "{count} images of patients who are not on the list any more: not in the manifest, and \
              still in the folder"
+        );
+    }
+    if report.not_listed > 0 {
+        let count = report.not_listed;
+        let _ = writeln!(
+            text,
+            "{count} images in the folder are in no row of the manifest: taken out by hand, missing in \
+             an older copy of it, or of a series that is not whole; if the manifest is removed, the \
+             next pull lists all anew"
         );
     }
     let _ = writeln!(
@@ -270,5 +293,11 @@ impl Progress for Bar {
         self.0.set_message("fetched");
         self.0.set_length(all as u64);
         self.0.set_position(count as u64);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "there is one thread, and nothing else to do")]
+    fn rest(&self, time: Duration) {
+        self.0.set_message("waiting for the archive");
+        std::thread::sleep(time);
     }
 }

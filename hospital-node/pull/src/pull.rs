@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -15,9 +16,10 @@ use crate::fault::Fault;
 use crate::job::{Job, Rows};
 use crate::names::Names;
 use crate::sieve::{Asked, Form, MOST, Rules, Sieved, sieve};
-use crate::store::{Done, Holdings, Listing, Store, StoreError};
+use crate::store::{Done, Holdings, Listed, Listing, Store, StoreError};
 
-/// Failures of the way, one after the other, after which nothing more is asked for.
+/// Failures of the way, one after the other, after which nothing more is asked for. Between them is
+/// rested for 1, 2, 4 and 8 seconds: an archive may be starting anew.
 const IN_A_ROW: usize = 5;
 
 /// What a person sees meanwhile.
@@ -26,6 +28,8 @@ pub trait Progress {
     fn found(&self, count: usize);
     /// So many of so many are done with.
     fn done(&self, count: usize, all: usize);
+    /// The archive has a bad moment; returns when this time has passed.
+    fn rest(&self, time: Duration);
 }
 
 /// What came of a pull.
@@ -49,6 +53,12 @@ pub struct Report {
     /// Images in the folder whose patients are not on the list of patients any more. They are in no
     /// row of the manifest; their files are a person's to remove.
     pub off_list: usize,
+    /// Rows that were taken out of the manifest now, because they were of such patients.
+    pub taken_out: usize,
+    /// Images in the folder that are asked for and in no row of the manifest, nor are their series: a
+    /// person took them out, an older copy of the list was put in its place, or not all of a series is
+    /// there.
+    pub not_listed: usize,
     /// What the folder holds now.
     pub holds: Holdings,
     /// The list of it.
@@ -121,11 +131,12 @@ struct Pull<'a> {
     names: &'a Names,
     archive: &'a mut dyn Archive,
     store: &'a mut Store,
+    progress: &'a dyn Progress,
     report: Report,
     /// For each kind of request, failures of the way since one was last answered: an archive that
     /// answers some and not the others is not waited for either.
     in_a_row: [usize; 4],
-    /// Series of which everything is here, by their pseudonyms.
+    /// Series of which everything is here once all that was planned has come, by their pseudonyms.
     whole: BTreeSet<String>,
 }
 
@@ -142,8 +153,15 @@ pub fn pull(
     progress: &dyn Progress,
 ) -> Result<Report, Box<Stopped>> {
     let (report, whole) = (Report::default(), BTreeSet::new());
-    let mut pull = Pull { job, names, archive, store, report, in_a_row: [0; 4], whole };
-    let came = pull.plan(progress).and_then(|wanted| pull.fetch_all(wanted, progress));
+    let mut pull = Pull { job, names, archive, store, progress, report, in_a_row: [0; 4], whole };
+    let came = match pull.plan() {
+        Ok(wanted) => pull.fetch_all(wanted),
+        Err(error) => {
+            // What lacks of these series was not asked for.
+            pull.whole.clear();
+            Err(error)
+        }
+    };
     // What came before something went wrong is listed too.
     let listed = pull.list();
     let report = pull.report;
@@ -177,17 +195,20 @@ impl Pull<'_> {
                 let of_the_way = answer.as_ref().is_err_and(Fault::is_of_the_way);
                 let count = &mut self.in_a_row[request as usize];
                 *count = if of_the_way { *count + 1 } else { 0 };
+                if let 1..IN_A_ROW = *count {
+                    self.progress.rest(Duration::from_secs(1 << (*count - 1)));
+                }
                 Ok(answer)
             }
         }
     }
 
-    /// Whether there is no point in asking for anything else.
-    fn has_given_up(&self) -> bool {
-        self.in_a_row.iter().any(|count| *count >= IN_A_ROW)
+    /// Whether there is no point in asking for anything else of these kinds.
+    fn has_given_up(&self, on: &[Request]) -> bool {
+        on.iter().any(|request| self.in_a_row[*request as usize] >= IN_A_ROW)
     }
 
-    fn fetch_all(&mut self, wanted: Vec<Wanted>, progress: &dyn Progress) -> Result<(), PullError> {
+    fn fetch_all(&mut self, wanted: Vec<Wanted>) -> Result<(), PullError> {
         self.report.found = wanted.len();
         let here = |one: &Wanted| self.store.has(&self.names.instance(&one.instance));
         let mut left: VecDeque<Wanted> =
@@ -199,11 +220,11 @@ impl Pull<'_> {
         // What failed is asked for once more, when the rest is done: an archive may have had a bad
         // moment.
         for last in [false, true] {
-            if last && !self.has_given_up() && ended.is_ok() {
+            if last && !self.has_given_up(&[Request::Image]) && ended.is_ok() {
                 left.extend(std::mem::take(&mut again).into_iter().map(|(wanted, _)| wanted));
             }
             while let Some(wanted) = left.pop_front() {
-                if self.has_given_up() || ended.is_err() {
+                if self.has_given_up(&[Request::Image]) || ended.is_err() {
                     self.whole.remove(&self.names.series(&wanted.series));
                     self.report.not_tried += 1;
                     continue;
@@ -212,9 +233,11 @@ impl Pull<'_> {
                 match fetched {
                     Ok(Ok(())) => {
                         done += 1;
-                        progress.done(done, all);
+                        self.progress.done(done, all);
                     }
-                    Ok(Err(fault)) if last || self.has_given_up() => self.lack(&wanted, &fault),
+                    Ok(Err(fault)) if last || self.has_given_up(&[Request::Image]) => {
+                        self.lack(&wanted, &fault)
+                    }
                     Ok(Err(fault)) => again.push((wanted, fault)),
                     Err(error) => {
                         ended = Err(error);
@@ -308,10 +331,13 @@ impl Pull<'_> {
             whole: &self.whole,
             asked: &|done| people.as_ref().is_none_or(|people| people.contains(&done.person)),
         };
-        let off = self.store.list(&listing);
+        let listed = self.store.list(&listing);
         self.report.holds = self.store.holdings();
         self.report.manifest = self.store.manifest();
-        self.report.off_list = off?;
+        let Listed { off_list, taken_out, not_listed } = listed?;
+        self.report.off_list = off_list;
+        self.report.taken_out = taken_out;
+        self.report.not_listed = not_listed;
         Ok(())
     }
 }

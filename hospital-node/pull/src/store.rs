@@ -12,6 +12,7 @@
 //! know is fetched again.
 
 mod journal;
+mod listing;
 mod manifest;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,9 +23,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::Rows;
 use journal::{Journal, Line, State};
-use manifest::{Entry, List};
+pub use listing::{Listed, Listing};
+use manifest::List;
 
 /// What the images' folder and the list of them are called.
 pub const IMAGES: &str = "images";
@@ -114,24 +115,11 @@ pub struct Store {
     folder: PathBuf,
     journal: Journal,
     state: State,
+    /// Images that were taken away or cut since they were done: they come again, if their patients are
+    /// asked for, and whose they are is known for the list.
+    gone: BTreeMap<String, Done>,
     /// The patient of each series of which there is an image.
     patients: BTreeMap<String, String>,
-}
-
-/// What the list is to be.
-pub struct Listing<'a> {
-    /// What a row stands for.
-    pub rows: Rows,
-    /// Series that are here whole. Of others no new row is made that stands for all of them.
-    pub whole: &'a BTreeSet<String>,
-    /// Whether an image's patient is asked for.
-    pub asked: &'a dyn Fn(&Done) -> bool,
-}
-
-impl std::fmt::Debug for Listing<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Listing").field("rows", &self.rows).finish_non_exhaustive()
-    }
 }
 
 /// An image that is being written.
@@ -150,6 +138,11 @@ fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o640);
     options
+}
+
+/// Makes durable which files a folder has.
+fn sync(folder: &Path) -> Result<(), StoreError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {
@@ -174,8 +167,8 @@ impl Store {
         let state = journal.read(mark)?;
         // A list that cannot be read is told of before anything is fetched for it.
         List::read(&folder.join(MANIFEST))?;
-        let patients = BTreeMap::new();
-        let mut store = Self { folder: folder.to_owned(), journal, state, patients };
+        let (gone, patients) = (BTreeMap::new(), BTreeMap::new());
+        let mut store = Self { folder: folder.to_owned(), journal, state, gone, patients };
         store.forget_what_is_gone()?;
         for done in store.state.done.values().filter(|done| done.bytes.is_some()) {
             store.patients.insert(done.series.clone(), done.patient.clone());
@@ -197,7 +190,7 @@ impl Store {
             }
         }
         for name in gone {
-            self.state.done.remove(&name);
+            self.gone.extend(self.state.done.remove_entry(&name));
         }
         Ok(())
     }
@@ -241,12 +234,12 @@ impl Store {
         let folder = place.parent().unwrap_or(&self.folder);
         if !folder.is_dir() {
             make_folder(folder).map_err(at(folder))?;
-            let images = self.folder.join(IMAGES);
-            File::open(&images).and_then(|images| images.sync_all()).map_err(at(&images))?;
+            sync(&self.folder.join(IMAGES))?;
         }
         fs::rename(&path, &place).map_err(at(&place))?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))?;
+        sync(folder)?;
         self.patients.insert(done.series.clone(), done.patient.clone());
+        self.gone.remove(&done.instance);
         self.tell(vec![Line::Done(done)])
     }
 
@@ -290,75 +283,6 @@ impl Store {
     #[must_use]
     pub fn manifest(&self) -> PathBuf {
         self.folder.join(MANIFEST)
-    }
-
-    /// Brings the list up to date: adds what was never in it, takes out whose patient is not asked
-    /// for; all else stays as it is. Gives the count of images that are here and not asked for.
-    ///
-    /// # Errors
-    /// The disk, or a list that is no CSV with a column `path` any more.
-    pub fn list(&mut self, wanted: &Listing<'_>) -> Result<usize, StoreError> {
-        let file = self.manifest();
-        let found = List::read(&file)?;
-        // Without a list all is new.
-        let (new, mut list) = (found.is_none(), found.unwrap_or_else(List::new));
-        let (asked, off): (Vec<&Done>, Vec<&Done>) =
-            self.kept().partition(|one| (wanted.asked)(one));
-        let is_listed = |name: &String| !new && self.state.listed.contains(name);
-        let mut lines = Vec::new();
-
-        let mut gone = BTreeSet::new();
-        for one in &off {
-            for (name, place) in [(&one.instance, file_of(one)), (&one.series, folder_of(one))] {
-                if self.state.listed.contains(name) && gone.insert(place) {
-                    lines.push(Line::Unlisted(name.clone()));
-                }
-            }
-        }
-        let before = list.places();
-        if !gone.is_disjoint(&before) {
-            list.drop(&gone);
-        }
-
-        let was_listed: BTreeSet<&str> = asked
-            .iter()
-            .filter(|one| is_listed(&one.instance))
-            .map(|one| one.series.as_str())
-            .collect();
-        let mut entries: BTreeMap<PathBuf, (&String, &Done)> = BTreeMap::new();
-        for one in asked {
-            let (name, path) = match wanted.rows {
-                Rows::Image => (&one.instance, file_of(one)),
-                Rows::Series => (&one.series, folder_of(one)),
-            };
-            // Neither twice nor in two ways.
-            let there = match wanted.rows {
-                Rows::Image => is_listed(&one.instance) || is_listed(&one.series),
-                Rows::Series => {
-                    is_listed(&one.series)
-                        || was_listed.contains(one.series.as_str())
-                        || !wanted.whole.contains(&one.series)
-                }
-            };
-            if !there {
-                entries.entry(path).or_insert((name, one));
-            }
-        }
-        lines.extend(entries.values().map(|(name, _)| Line::Listed((*name).clone())));
-        let entries: Vec<Entry<'_>> = entries
-            .into_iter()
-            .filter(|(path, _)| !before.contains(path))
-            .map(|(path, (_, of))| Entry { path, of })
-            .collect();
-        let (same, off) = (!new && entries.is_empty() && gone.is_disjoint(&before), off.len());
-        if !same {
-            list.add(&entries);
-            list.write(&file, &self.folder.join(UNFINISHED).join(MANIFEST))?;
-        }
-        if !lines.is_empty() {
-            self.tell(lines)?;
-        }
-        Ok(off)
     }
 }
 

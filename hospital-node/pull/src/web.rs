@@ -6,13 +6,14 @@
 
 mod list;
 pub mod multipart;
+mod proxy;
 
 use std::collections::BTreeSet;
 
 use data_encoding::BASE64;
 use ureq::http::Response;
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
-use ureq::{Agent, Body, Error, ProxyProtocol};
+use ureq::{Agent, Body, Error};
 use zeroize::Zeroizing;
 
 use crate::archive::{
@@ -42,6 +43,8 @@ pub struct Web {
     base: String,
     agent: Agent,
     login: Option<Credentials>,
+    /// QIDO-RS is known to be at the address.
+    is_there: bool,
 }
 
 /// The value of the header that lets us in.
@@ -90,18 +93,7 @@ impl Web {
             }
             config = config.tls_config(tls.build());
         }
-        let through = match proxy {
-            Proxy::Environment => ureq::Proxy::try_from_env(),
-            Proxy::Direct => None,
-            Proxy::Url(url) => {
-                Some(ureq::Proxy::new(url).map_err(|_| "the proxy's address is none".to_owned())?)
-            }
-        };
-        if through.as_ref().is_some_and(is_socks) {
-            let text = "expected an HTTP proxy (http:// or https://), found SOCKS, which is not \
-                        spoken here; set proxy, to an HTTP proxy or to \"none\"";
-            return Err(text.to_owned());
-        }
+        let through = proxy::to(base, proxy)?;
         let login = login.map(|login| {
             Credentials(Zeroizing::new(match login {
                 Login::Basic { user, password } => {
@@ -115,7 +107,20 @@ impl Web {
             base: base.trim_end_matches('/').to_owned(),
             agent: config.proxy(through).build().new_agent(),
             login,
+            is_there: false,
         })
+    }
+
+    /// Whether QIDO-RS is at the address, by a question that has no narrower one's reason to fail.
+    fn is_there(&mut self) -> Result<bool, Fault> {
+        if !self.is_there {
+            self.is_there = match self.get("studies?limit=1", JSON) {
+                Ok(_) => true,
+                Err(fault) if fault.is_of_the_way() || fault.is_final() => return Err(fault),
+                Err(_) => false,
+            };
+        }
+        Ok(self.is_there)
     }
 
     fn get(&self, path: &str, accept: &str) -> Result<Response<Body>, Fault> {
@@ -135,7 +140,8 @@ impl Web {
     }
 
     /// Every answer to a question, page after page, until one has nothing new: an archive may cap its
-    /// pages below what is asked for, or heed neither limit nor offset.
+    /// pages below what is asked for, or heed neither limit nor offset. One that heeds the limit alone
+    /// gives the beginning again and again; what it has cannot be known.
     fn ask<T: Weighed>(
         &self,
         path: &str,
@@ -144,9 +150,11 @@ impl Web {
     ) -> Result<Found<T>, Fault> {
         let mut found = Found { rows: Vec::new(), nameless: 0 };
         let (mut known, mut tally, mut offset) = (BTreeSet::new(), Tally::default(), 0);
+        // Of the page before: its length, and whether there was to be more.
+        let (mut length, mut promised) = (0, false);
         for _ in 0..MOST_PAGES {
             let (mut answers, mut fresh, mut nameless) = (0, 0, 0);
-            self.page(
+            let promises = self.page(
                 &format!("{path}?{parameters}limit={PAGE}&offset={offset}"),
                 offset,
                 &mut |row| {
@@ -172,33 +180,40 @@ impl Web {
                 found.nameless += nameless;
             }
             if fresh == 0 {
+                let again = length == PAGE && answers > nameless;
+                if again || promised || promises {
+                    return Err(Fault::Answer("the rest of a long list"));
+                }
                 return Ok(found);
             }
+            (length, promised) = (answers, promises);
             offset += answers;
         }
         Err(Fault::TooLarge("the archive's list"))
     }
 
+    /// One page; whether it says that there is more.
     fn page(
         &self,
         path: &str,
         offset: usize,
         take: &mut dyn FnMut(Row) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         let answer = match self.get(path, JSON) {
             // Behind the last answer, where the service is known to be: some archives say it so.
-            Err(Fault::Missing) if offset > 0 => return Ok(()),
+            Err(Fault::Missing) if offset > 0 => return Ok(false),
             other => other?,
         };
-        if answer.status().as_u16() == 204 {
-            return Ok(());
+        // PS3.18 8.3.4.4. Others of this number are about how it has searched.
+        let promises = answer.headers().get_all("Warning").iter().any(|warning| {
+            let text = warning.to_str().unwrap_or_default().to_ascii_lowercase();
+            text.contains("299") && text.contains("result")
+        });
+        if answer.status().as_u16() != 204 {
+            list::read(answer.into_body().into_with_config().limit(MOST_PAGE).reader(), take)?;
         }
-        list::read(answer.into_body().into_with_config().limit(MOST_PAGE).reader(), take)
+        Ok(promises)
     }
-}
-
-fn is_socks(proxy: &ureq::Proxy) -> bool {
-    !matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https)
 }
 
 /// A UID, which becomes part of the next address.
@@ -223,14 +238,16 @@ impl Archive for Web {
             let (patient, date) = (row.patient.text(), row.date.text());
             Some((uid.clone(), Study { uid, patient, date }))
         });
-        found.map_err(|fault| {
-            // The address of all studies is there, whatever they are.
-            if fault != Fault::Missing {
-                return fault;
-            }
-            let text = "HTTP status 404: there is no QIDO-RS at the address in from";
-            Fault::Status(text.to_owned())
-        })
+        if !matches!(found, Err(Fault::Missing)) {
+            self.is_there |= found.is_ok();
+            return found;
+        }
+        // Some archives say so that nothing fits, and all of them that there is no such address.
+        if self.is_there()? {
+            return Ok(Found { rows: Vec::new(), nameless: 0 });
+        }
+        let text = "HTTP status 404: there is no QIDO-RS at the address in from";
+        Err(Fault::Status(text.to_owned()))
     }
 
     fn series(&mut self, study: &str) -> Result<Found<Series>, Fault> {

@@ -4,18 +4,20 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::pattern::matches;
-use super::{Progress, Pull, PullError, Request, Wanted};
+use super::{Pull, PullError, Request, Wanted};
 use crate::archive::{Found, MOST_ANSWERS, Query, Series, Study};
 use crate::fault::Fault;
 
+const QUESTIONS: [Request; 3] = [Request::Studies, Request::Series, Request::Instances];
+
 impl Pull<'_> {
     /// Asks for all that is there. Once the way has failed too often, the rest of the questions is
-    /// only counted.
-    pub(super) fn plan(&mut self, progress: &dyn Progress) -> Result<Vec<Wanted>, PullError> {
+    /// only counted; what was found until then is fetched.
+    pub(super) fn plan(&mut self) -> Result<Vec<Wanted>, PullError> {
         let mut wanted = Vec::new();
         let mut known = BTreeSet::new();
         for study in self.studies()? {
-            if self.has_given_up() {
+            if self.has_given_up(&QUESTIONS) {
                 self.report.not_asked += 1;
                 continue;
             }
@@ -26,7 +28,7 @@ impl Pull<'_> {
                     continue;
                 }
                 let name = self.names.series(&series.uid);
-                if self.has_given_up() {
+                if self.has_given_up(&QUESTIONS) {
                     self.report.not_asked += 1;
                     continue;
                 }
@@ -52,7 +54,7 @@ impl Pull<'_> {
                 if wanted.len() > MOST_ANSWERS {
                     return Err(PullError::Archive(Fault::TooLarge("the archive's list")));
                 }
-                progress.found(wanted.len());
+                self.progress.found(wanted.len());
             }
         }
         Ok(wanted)
@@ -104,7 +106,7 @@ impl Pull<'_> {
         let mut first = true;
         for patient in &patients {
             for modality in &modalities {
-                if self.has_given_up() {
+                if self.has_given_up(&QUESTIONS) {
                     self.report.not_asked += 1;
                     continue;
                 }

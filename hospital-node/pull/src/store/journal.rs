@@ -63,6 +63,10 @@ impl State {
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    length: u64,
+    /// Something else is behind them, and cannot be taken away.
+    is_torn: bool,
 }
 
 impl Journal {
@@ -71,7 +75,7 @@ impl Journal {
         let file =
             options().read(true).create(true).truncate(false).open(&path).map_err(at(&path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { path, file }),
+            Ok(()) => Ok(Self { path, file, length: 0, is_torn: false }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Busy(folder.to_owned())),
             Err(TryLockError::Error(source)) => Err(StoreError::Io { path, source }),
         }
@@ -79,7 +83,7 @@ impl Journal {
 
     /// Reads it and cuts off a line that was being written when something happened.
     pub(super) fn read(&mut self, mark: &str) -> Result<State, StoreError> {
-        let Self { path, file } = self;
+        let Self { path, file, .. } = self;
         let mut state = State::default();
         let mut whole = 0;
         let mut reader = BufReader::new(&*file);
@@ -112,7 +116,7 @@ impl Journal {
             whole += line.len() as u64;
         }
         file.set_len(whole).map_err(at(path))?;
-        file.seek(SeekFrom::End(0)).map_err(at(path))?;
+        self.length = file.seek(SeekFrom::End(0)).map_err(at(path))?;
         if whole == 0 {
             let head = Head { consilium_pull: VERSION, key: mark.to_owned() };
             self.append(&[head])?;
@@ -139,7 +143,17 @@ impl Journal {
                 return Err(cannot(io::ErrorKind::InvalidData.into()));
             }
         }
-        self.file.write_all(&text).map_err(&cannot)?;
-        self.file.sync_data().map_err(cannot)
+        if self.is_torn {
+            return Err(cannot(io::Error::other("an earlier line was cut short")));
+        }
+        if let Err(error) = self.file.write_all(&text).and_then(|()| self.file.sync_data()) {
+            // What comes behind a piece of a line could not be told from damage.
+            let taken_back = self.file.set_len(self.length);
+            let back = taken_back.and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
+            self.is_torn = back.is_err();
+            return Err(cannot(error));
+        }
+        self.length += text.len() as u64;
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The list of images that the trainer reads: `path, patient_key, study_key, series_key, modality,
 //! label`. A person edits it too: adds columns, rows, labels, splits and masks, takes rows out, saves it
 //! from a spreadsheet. All of that stays. What is written here is what is new, and what goes is what
-//! was written here for a patient who is not asked for any more.
+//! is of a patient who is not asked for any more.
 //!
 //! It is read as the trainer reads it: commas, semicolons or tabs, names of columns in whatever case.
 
@@ -91,11 +91,18 @@ impl List {
         self.rows.iter().filter_map(|row| self.place(row)).collect()
     }
 
-    /// Takes out the rows of these places.
-    pub(super) fn drop(&mut self, places: &BTreeSet<PathBuf>) {
-        let kept = |row: &ByteRecord| self.place(row).is_none_or(|place| !places.contains(&place));
-        let rows = self.rows.iter().filter(|row| kept(row)).cloned().collect();
-        self.rows = rows;
+    /// Takes out the rows for which this is true, given where a row leads and the pseudonym of ours
+    /// that it has; says how many.
+    pub(super) fn drop(&mut self, is_gone: impl Fn(Option<&Path>, Option<&str>) -> bool) -> usize {
+        let key = column(&self.header, "patient_key");
+        let kept = |row: &&ByteRecord| {
+            let patient = key.map(|column| cell(row, column));
+            let patient = patient.as_ref().and_then(|patient| patient.strip_prefix(OURS));
+            !is_gone(self.place(row).as_deref(), patient)
+        };
+        let rows: Vec<ByteRecord> = self.rows.iter().filter(kept).cloned().collect();
+        let before = std::mem::replace(&mut self.rows, rows).len();
+        before - self.rows.len()
     }
 
     /// Adds rows at the end. A patient whose other rows say what they are for stays together.

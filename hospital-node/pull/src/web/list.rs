@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, BufReader, Read};
+use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{
@@ -11,119 +12,203 @@ use serde::de::{
 
 use crate::fault::Fault;
 
-/// One answer, of whatever level.
-#[derive(Debug, Default, Deserialize)]
+/// One answer, of whatever level. Whatever is wrong with an attribute, the others stay.
+#[derive(Debug, Default)]
 pub(super) struct Row {
-    #[serde(rename = "0020000D", default)]
     pub(super) study: Attribute,
-    #[serde(rename = "0020000E", default)]
     pub(super) series: Attribute,
-    #[serde(rename = "00080018", default)]
     pub(super) instance: Attribute,
-    #[serde(rename = "00080016", default)]
     pub(super) class: Attribute,
-    #[serde(rename = "00100020", default)]
     pub(super) patient: Attribute,
-    #[serde(rename = "00080020", default)]
     pub(super) date: Attribute,
-    #[serde(rename = "00080060", default)]
     pub(super) modality: Attribute,
-    #[serde(rename = "0008103E", default)]
     pub(super) description: Attribute,
 }
 
-/// An attribute's first value, if that is text.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Attribute {
-    #[serde(rename = "Value", default)]
-    first: First,
+impl Row {
+    fn attribute(&mut self, tag: &str) -> Option<&mut Attribute> {
+        Some(match tag {
+            "0020000D" => &mut self.study,
+            "0020000E" => &mut self.series,
+            "00080018" => &mut self.instance,
+            "00080016" => &mut self.class,
+            "00100020" => &mut self.patient,
+            "00080020" => &mut self.date,
+            "00080060" => &mut self.modality,
+            "0008103E" => &mut self.description,
+            _ => return None,
+        })
+    }
 }
+
+/// An attribute's first value, if that is text.
+#[derive(Debug, Default)]
+pub(super) struct Attribute(Once);
 
 impl Attribute {
     pub(super) fn text(self) -> Option<String> {
-        self.first.0
+        match self.0 {
+            Once::Said(text) => text,
+            Once::Not | Once::Twice => None,
+        }
     }
 }
 
+/// What an object says under one name.
 #[derive(Debug, Default)]
-struct First(Option<String>);
+enum Once {
+    #[default]
+    Not,
+    Said(Option<String>),
+    /// Whichever of them is meant.
+    Twice,
+}
 
-impl<'de> Deserialize<'de> for First {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Values)
+impl Once {
+    fn say(&mut self, text: Option<String>) {
+        *self = match self {
+            Self::Not => Self::Said(text),
+            Self::Said(_) | Self::Twice => Self::Twice,
+        };
     }
 }
 
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Attributes)
+    }
+}
+
+struct Attributes;
+
+impl<'de> Visitor<'de> for Attributes {
+    type Value = Row;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an answer's attributes")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Row, A::Error> {
+        let mut row = Row::default();
+        while let Some(tag) = from.next_key::<String>()? {
+            match row.attribute(&tag) {
+                Some(Attribute(once)) => once.say(from.next_value::<Loose<Content>>()?.0),
+                None => {
+                    from.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(row)
+    }
+}
+
+/// Where a text is looked for.
+trait Place {
+    /// In an object.
+    fn of_map<'de, A: MapAccess<'de>>(from: A) -> Result<Option<String>, A::Error> {
+        let mut from = from;
+        while from.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    /// In a list.
+    fn of_seq<'de, A: SeqAccess<'de>>(from: A) -> Result<Option<String>, A::Error> {
+        let mut from = from;
+        while from.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    /// In a text itself.
+    fn of_str(_: &str) -> Option<String> {
+        None
+    }
+}
+
+/// An attribute's object with `Value` in it.
+struct Content;
+
+impl Place for Content {
+    fn of_map<'de, A: MapAccess<'de>>(mut from: A) -> Result<Option<String>, A::Error> {
+        let mut first = Attribute::default();
+        while let Some(name) = from.next_key::<String>()? {
+            if name == "Value" {
+                first.0.say(from.next_value::<Loose<Values>>()?.0);
+            } else {
+                from.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(first.text())
+    }
+}
+
+/// The list of an attribute's values.
 struct Values;
 
-impl<'de> Visitor<'de> for Values {
-    type Value = First;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of values")
-    }
-
-    fn visit_unit<E>(self) -> Result<First, E> {
-        Ok(First(None))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<First, A::Error> {
-        let first = from.next_element::<Text>()?.and_then(|Text(text)| text);
+impl Place for Values {
+    fn of_seq<'de, A: SeqAccess<'de>>(mut from: A) -> Result<Option<String>, A::Error> {
+        let first = from.next_element::<Loose<One>>()?.and_then(|Loose(text, _)| text);
         while from.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(First(first))
+        Ok(first)
     }
 }
 
-/// A value; nothing where it is no text or empty.
-struct Text(Option<String>);
+/// A value itself; nothing where it is empty.
+struct One;
 
-impl<'de> Deserialize<'de> for Text {
+impl Place for One {
+    fn of_str(text: &str) -> Option<String> {
+        Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+}
+
+/// The text at a place; nothing where there is something else.
+struct Loose<P>(Option<String>, PhantomData<P>);
+
+impl<'de, P: Place> Deserialize<'de> for Loose<P> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(OneValue)
+        from.deserialize_any(Look::<P>(PhantomData)).map(|text| Self(text, PhantomData))
     }
 }
 
-struct OneValue;
+struct Look<P>(PhantomData<P>);
 
-impl<'de> Visitor<'de> for OneValue {
-    type Value = Text;
+impl<'de, P: Place> Visitor<'de> for Look<P> {
+    type Value = Option<String>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
+        f.write_str("anything")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-        Ok(Text(Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned)))
+    fn visit_str<E>(self, text: &str) -> Result<Option<String>, E> {
+        Ok(P::of_str(text))
     }
 
-    fn visit_unit<E>(self) -> Result<Text, E> {
-        Ok(Text(None))
+    fn visit_unit<E>(self) -> Result<Option<String>, E> {
+        Ok(None)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
-        Ok(Text(None))
+    fn visit_bool<E>(self, _: bool) -> Result<Option<String>, E> {
+        Ok(None)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Text, E> {
-        Ok(Text(None))
+    fn visit_i64<E>(self, _: i64) -> Result<Option<String>, E> {
+        Ok(None)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Text, E> {
-        Ok(Text(None))
+    fn visit_u64<E>(self, _: u64) -> Result<Option<String>, E> {
+        Ok(None)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Text, E> {
-        Ok(Text(None))
+    fn visit_f64<E>(self, _: f64) -> Result<Option<String>, E> {
+        Ok(None)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Text, A::Error> {
-        while from.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Text(None))
+    fn visit_seq<A: SeqAccess<'de>>(self, from: A) -> Result<Option<String>, A::Error> {
+        P::of_seq(from)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Text, A::Error> {
-        while from.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Text(None))
+    fn visit_map<A: MapAccess<'de>>(self, from: A) -> Result<Option<String>, A::Error> {
+        P::of_map(from)
     }
 }
 
@@ -209,6 +294,19 @@ mod tests {
         ] {
             let found = uids(&format!("[{}]", row(value)));
             assert_eq!(found, Ok(vec![expected.map(str::to_owned)]), "{value}");
+        }
+        for text in [
+            "{\"0020000D\":null}",
+            "{\"0020000D\":\"1.2\"}",
+            "{\"0020000D\":[\"1.2\"]}",
+            "{\"0020000D\":7}",
+            "{\"0020000D\":{\"Value\":\"1.2\"}}",
+            "{\"0020000D\":{\"Value\":{\"a\":[\"1.2\"]}}}",
+            "{\"0020000D\":{\"Value\":[\"1.2\"],\"Value\":[\"1.3\"]}}",
+            "{\"0020000D\":{\"Value\":[\"1.2\"]},\"0020000D\":{\"Value\":[\"1.2\"]}}",
+        ] {
+            let found = uids(&format!("[{{}},{text},{}]", row("[\"1.9\"]")));
+            assert_eq!(found, Ok(vec![None, None, Some("1.9".to_owned())]), "{text}");
         }
         let others = "[{\"00100010\":{\"Value\":[{\"Alphabetic\":\"x\"}]},\"0020000D\":{}}, {}]";
         assert_eq!(uids(others), Ok(vec![None, None]));

@@ -1,6 +1,6 @@
 //! A hospital's folder, and a pull into it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -39,15 +39,24 @@ pub(crate) fn job(folder: &Path, section: &str) -> Job {
     Job::parse(&text).expect("a job")
 }
 
-struct Silent(Cell<usize>);
+#[derive(Default)]
+struct Silent {
+    found: Cell<usize>,
+    /// Seconds that it was to rest, and did not.
+    rests: RefCell<Vec<u64>>,
+}
 
 impl Progress for Silent {
     fn found(&self, count: usize) {
-        self.0.set(count);
+        self.found.set(count);
     }
 
     fn done(&self, count: usize, all: usize) {
         assert!(count <= all, "never more than there are");
+    }
+
+    fn rest(&self, time: Duration) {
+        self.rests.borrow_mut().push(time.as_secs());
     }
 }
 
@@ -57,10 +66,29 @@ pub(crate) fn pull_once(
     folder: &Path,
     section: &str,
 ) -> Result<Report, PullError> {
+    pull_with_rests(archive, folder, section).0
+}
+
+/// The same, and how long it has rested each time.
+pub(crate) fn pull_with_rests(
+    archive: &mut dyn Archive,
+    folder: &Path,
+    section: &str,
+) -> (Result<Report, PullError>, Vec<u64>) {
+    let progress = Silent::default();
+    let ended = pull_into(archive, folder, section, &progress);
+    (ended, progress.rests.into_inner())
+}
+
+fn pull_into(
+    archive: &mut dyn Archive,
+    folder: &Path,
+    section: &str,
+    progress: &Silent,
+) -> Result<Report, PullError> {
     let names = Names::new(SECRET);
     let mut store = Store::open(folder, &names.mark())?;
-    let progress = Silent(Cell::new(0));
-    pull(&job(folder, section), &names, archive, &mut store, &progress)
+    pull(&job(folder, section), &names, archive, &mut store, progress)
         .map_err(|stopped| stopped.error)
 }
 

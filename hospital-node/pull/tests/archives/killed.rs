@@ -161,3 +161,52 @@ fn what_is_there_is_fetched_again_only_where_that_is_said() {
     let list = fs::read_to_string(scratch.path().join("set/manifest.csv")).expect("a list");
     assert_eq!(list.lines().count(), 13);
 }
+
+#[test]
+fn an_older_copy_of_the_list_is_told_of_and_rows_that_go_are_counted() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (base, _) = serve(contents(), Manner::Good);
+    let (list, patients) =
+        (scratch.path().join("set/manifest.csv"), scratch.path().join("patients.csv"));
+    let job = format!("{}patients = \"patients.csv\"\n", job(&base, scratch.path()));
+    let pull = |format: &str, names: &str| {
+        fs::write(&patients, format!("patient_id\n{names}\n")).expect("written");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hospital-pull"))
+            .args(["--format", format])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program");
+        child.stdin.take().expect("a pipe").write_all(job.as_bytes()).expect("a job");
+        let ended = child.wait_with_output().expect("an end");
+        assert_eq!(ended.status.code(), Some(0));
+        String::from_utf8(ended.stdout).expect("text")
+    };
+    pull("json", "CANARY-1");
+    let old = fs::read(&list).expect("a list");
+    let said = pull("json", "CANARY-1\nCANARY-2");
+    assert!(said.contains("\"not_listed\":0"), "{said}");
+    fs::write(&list, old).expect("an older copy");
+    let said = pull("json", "CANARY-1\nCANARY-2");
+    assert!(said.contains("\"not_listed\":4"), "{said}");
+    let said = pull("text", "CANARY-1\nCANARY-2");
+    assert!(said.contains("4 images in the folder are in no row of the manifest"), "{said}");
+    let said = pull("text", "CANARY-2");
+    assert!(said.contains("4 rows taken out of the manifest"), "{said}");
+}
+
+#[test]
+fn a_folder_of_a_former_version_is_left_as_it_is_and_told_what_to_do_with() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (base, asked) = serve(contents(), Manner::Good);
+    let journal = scratch.path().join("set/pull.journal");
+    fs::create_dir(scratch.path().join("set")).expect("a folder");
+    let former = "{\"consilium_pull\":1,\"key\":\"k\"}\n";
+    fs::write(&journal, former).expect("written");
+    let ended = start(&base, scratch.path()).wait_with_output().expect("an end");
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("layout 1") && said.contains("can be trained on as it is"), "{said}");
+    assert_eq!(fs::read_to_string(&journal).expect("a journal"), former);
+    assert_eq!(asked.about("/studies"), 0);
+}

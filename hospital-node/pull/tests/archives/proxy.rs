@@ -99,6 +99,7 @@ fn a_proxy_that_we_cannot_speak_with_is_a_fault_of_the_configuration() {
         scratch.path().join("set")
     );
     let mut child = Command::new(env!("CARGO_BIN_EXE_hospital-pull"))
+        .env_clear()
         .env("ALL_PROXY", "socks5://127.0.0.1:1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -111,4 +112,40 @@ fn a_proxy_that_we_cannot_speak_with_is_a_fault_of_the_configuration() {
     assert_eq!(ended.status.code(), Some(4), "{said}");
     assert!(said.contains("found SOCKS"), "{said}");
     assert!(!scratch.path().join("set").exists(), "nothing was begun");
+}
+
+#[test]
+fn socks_in_the_environment_is_no_fault_where_it_is_not_used() {
+    let (base, _) = serve(contents(), Manner::Good);
+    let (http, lines) = proxy(true);
+    for (variables, is_through) in [
+        ([("NO_PROXY", "other.invalid,127.0.0.1"), ("HTTPS_PROXY", "socks5://127.0.0.1:1")], false),
+        ([("HTTPS_PROXY", http.as_str()), ("NO_PROXY", "other.invalid")], true),
+        ([("HTTPS_PROXY", "socks5://127.0.0.1:1"), ("http_proxy", http.as_str())], true),
+    ] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let secret = scratch.path().join("secret");
+        std::fs::write(&secret, SECRET).expect("written");
+        let job = format!(
+            "name = \"test\"\nbase = \"/\"\nsecret = {secret:?}\n[pull]\nproxy = \"auto\"\n\
+             from = {base:?}\ninto = {:?}\nmodality = \"CR\"\n",
+            scratch.path().join("set")
+        );
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hospital-pull"))
+            .env_clear()
+            .env("ALL_PROXY", "socks5://127.0.0.1:1")
+            .envs(variables)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program");
+        child.stdin.take().expect("a pipe").write_all(job.as_bytes()).expect("a job");
+        let ended = child.wait_with_output().expect("an end");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(ended.status.code(), Some(0), "{variables:?}: {said}");
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(!lines.is_empty(), is_through, "{variables:?}");
+        lines.clear();
+    }
 }

@@ -42,20 +42,34 @@ pub(crate) enum Manner {
     BadUid,
     /// The same, and its lists heed no pages.
     BadUidHeedless,
+    /// One study more, whose attributes are this.
+    BadRow(&'static str),
     /// No list at all.
     NoList,
     /// Its pages have at most so many answers.
     Caps(usize),
+    /// The same, and says so where there is more.
+    CapsAndSays(usize),
+    /// Its pages are the first, whatever the offset, of at most so many answers.
+    Stuck(usize),
+    /// The same, and says so where there is more.
+    StuckAndSays(usize),
     /// 403 for paths with this in them.
     Forbids(&'static str),
     /// 404 for them.
     Lacks(&'static str),
+    /// 404 where no study fits.
+    NoneIs404,
     /// Nothing at all for paths that end so.
     MuteOver(&'static str),
+    /// Nothing at all for questions about studies after this one.
+    MuteBehind(&'static str),
     /// Everything but the pixels.
     Stripped,
     /// 401 after so many instances.
     LocksAfter(usize),
+    /// 401 for paths with this in them.
+    LocksOver(&'static str),
     /// A list without end.
     EndlessList,
     /// Its lists heed neither criteria nor pages.
@@ -157,14 +171,19 @@ fn converse<S: Read + Write>(
         }
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let times = told.add(path);
-        if let Manner::MuteOver(end) = manner
-            && path.ends_with(end)
-        {
+        let study = path.split("/studies/").nth(1).and_then(|rest| rest.split('/').next());
+        let is_question = !path.contains("/instances/");
+        let mute = [
+            matches!(manner, Manner::MuteOver(end) if path.ends_with(end)),
+            matches!(manner, Manner::MuteBehind(last) if is_question && study > Some(last)),
+        ];
+        if mute.contains(&true) {
             pause(Duration::from_secs(30));
             return Ok(());
         }
         let denied = [
             (401, matches!(manner, Manner::LocksAfter(count) if told.instances() > *count)),
+            (401, matches!(manner, Manner::LocksOver(what) if path.contains(what))),
             (403, matches!(manner, Manner::Forbids(what) if path.contains(what))),
             (404, matches!(manner, Manner::Lacks(what) if path.contains(what))),
         ];
@@ -174,7 +193,14 @@ fn converse<S: Read + Write>(
         }
         let parts: Vec<&str> = path.trim_start_matches("/dicom-web/").split('/').collect();
         match parts.as_slice() {
-            ["studies"] => send(to, 200, JSON, studies(held, query, manner).as_bytes())?,
+            ["studies"] => {
+                let page = studies(held, query, manner);
+                if *manner == Manner::NoneIs404 && page.0 == "[]" {
+                    send(to, 404, "text/plain", b"CANARY")?;
+                } else {
+                    send_list(to, page)?;
+                }
+            }
             ["studies", study, "series"] => {
                 let of = |one: &&Held| one.study == *study;
                 let list = list(held, query, manner, of, |one| {
@@ -187,7 +213,7 @@ fn converse<S: Read + Write>(
                         ],
                     )
                 });
-                send(to, 200, JSON, list.as_bytes())?;
+                send_list(to, list)?;
             }
             ["studies", _, "series", series, "instances"] => {
                 let of = |one: &&Held| one.series == *series;
@@ -197,7 +223,7 @@ fn converse<S: Read + Write>(
                         vec![("00080018", one.instance.as_str()), ("00080016", one.class)],
                     )
                 });
-                send(to, 200, JSON, list.as_bytes())?;
+                send_list(to, list)?;
             }
             ["studies", _, "series", _, "instances", instance] => {
                 let one = held.iter().find(|one| one.instance == *instance).expect("listed");
@@ -209,6 +235,20 @@ fn converse<S: Read + Write>(
 }
 
 const JSON: &str = "application/dicom+json";
+const MORE: &str = "299 test: \"The number of results exceeded the maximum supported by the server. \
+                    Additional results can be requested.\"";
+
+/// A page, and whether it says that there is more.
+struct Page(String, bool);
+
+fn send_list(to: &mut impl Write, Page(list, says_more): Page) -> std::io::Result<()> {
+    if !says_more {
+        return send(to, 200, JSON, list.as_bytes());
+    }
+    let length = list.len();
+    write!(to, "HTTP/1.1 200 X\r\nContent-Type: {JSON}\r\nWarning: {MORE}\r\n")?;
+    write!(to, "Warning: 299 test: \"literal matching\"\r\nContent-Length: {length}\r\n\r\n{list}")
+}
 
 fn send(to: &mut impl Write, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {
     let length = body.len();
@@ -224,12 +264,12 @@ fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
         .map(|(_, value)| value)
 }
 
-fn studies(held: &[Held], query: &str, manner: &Manner) -> String {
+fn studies(held: &[Held], query: &str, manner: &Manner) -> Page {
     if *manner == Manner::NoList {
-        return "[".repeat(65 << 20);
+        return Page(format!("[{{\"x\":{}", "[".repeat(65 << 20)), false);
     }
     if *manner == Manner::EndlessList {
-        return format!("[{}", "{},".repeat(16 << 20));
+        return Page(format!("[{}", "{},".repeat(16 << 20)), false);
     }
     let heedless = *manner == Manner::Heedless;
     let of = |one: &&Held| {
@@ -239,7 +279,7 @@ fn studies(held: &[Held], query: &str, manner: &Manner) -> String {
                 && parameter(query, "StudyDate")
                     .is_none_or(|asked| asked.split('-').any(|day| day == one.date))
     };
-    let list = list(held, query, manner, of, |one| {
+    let Page(list, says_more) = list(held, query, manner, of, |one| {
         (
             one.study.clone(),
             vec![
@@ -249,11 +289,19 @@ fn studies(held: &[Held], query: &str, manner: &Manner) -> String {
             ],
         )
     });
-    let bad = matches!(manner, Manner::BadUid | Manner::BadUidHeedless) && list.len() > 2;
-    if bad { list.replacen('[', BAD_ROW, 1) } else { list }
+    let bad = if let Manner::BadRow(row) = manner {
+        Some(*row)
+    } else {
+        matches!(manner, Manner::BadUid | Manner::BadUidHeedless).then_some(BAD_ROW)
+    };
+    let bad = bad.filter(|_| list.len() > 2);
+    Page(
+        bad.map_or_else(|| list.clone(), |row| list.replacen('[', &format!("[{row},"), 1)),
+        says_more,
+    )
 }
 
-const BAD_ROW: &str = "[{\"0020000D\":{\"vr\":\"UI\",\"Value\":[\"../../admin\"]}},";
+const BAD_ROW: &str = "{\"0020000D\":{\"vr\":\"UI\",\"Value\":[\"../../admin\"]}}";
 
 /// DICOM JSON of what is held, each thing once, a page of it.
 fn list<'h>(
@@ -262,20 +310,33 @@ fn list<'h>(
     manner: &Manner,
     of: impl Fn(&&Held) -> bool,
     told: impl Fn(&'h Held) -> (String, Vec<(&'static str, &'h str)>),
-) -> String {
+) -> Page {
     let all: BTreeMap<_, _> = held.iter().filter(of).map(told).collect();
     let heedless = matches!(manner, Manner::Heedless | Manner::BadUidHeedless);
-    let cap = if let Manner::Caps(cap) = manner { *cap } else { usize::MAX };
+    let cap = if let Manner::Caps(cap)
+    | Manner::CapsAndSays(cap)
+    | Manner::Stuck(cap)
+    | Manner::StuckAndSays(cap) = manner
+    {
+        *cap
+    } else {
+        usize::MAX
+    };
+    let stuck = matches!(manner, Manner::Stuck(_) | Manner::StuckAndSays(_));
+    let says = matches!(manner, Manner::CapsAndSays(_) | Manner::StuckAndSays(_));
     let number = |name| parameter(query, name).and_then(|text| text.parse().ok());
     let (skip, take) = if heedless {
         (0, usize::MAX)
     } else {
-        (number("offset").unwrap_or(0), number("limit").unwrap_or(usize::MAX))
+        let skip = number("offset").filter(|_| !stuck).unwrap_or(0);
+        (skip, number("limit").unwrap_or(usize::MAX))
     };
+    let take = take.min(cap);
+    let says_more = says && all.len() > skip + take;
     let objects: Vec<String> = all
         .values()
         .skip(skip)
-        .take(take.min(cap))
+        .take(take)
         .map(|attributes| {
             let one = |(tag, value): &(&str, &str)| {
                 format!("\"{tag}\":{{\"vr\":\"LO\",\"Value\":[\"{value}\"]}}")
@@ -283,7 +344,7 @@ fn list<'h>(
             format!("{{{}}}", attributes.iter().map(one).collect::<Vec<_>>().join(","))
         })
         .collect();
-    format!("[{}]", objects.join(","))
+    Page(format!("[{}]", objects.join(",")), says_more)
 }
 
 const MULTIPART: &str = "multipart/related; type=\"application/dicom\"; boundary=b0undary";
@@ -364,12 +425,19 @@ fn fetch(
         | Manner::Locked(_)
         | Manner::BadUid
         | Manner::BadUidHeedless
+        | Manner::BadRow(_)
         | Manner::NoList
         | Manner::Caps(_)
+        | Manner::CapsAndSays(_)
+        | Manner::Stuck(_)
+        | Manner::StuckAndSays(_)
         | Manner::Forbids(_)
         | Manner::Lacks(_)
+        | Manner::NoneIs404
         | Manner::MuteOver(_)
+        | Manner::MuteBehind(_)
         | Manner::LocksAfter(_)
+        | Manner::LocksOver(_)
         | Manner::EndlessList
         | Manner::Heedless
         | Manner::StopsAfter(_) => send(to, 200, MULTIPART, &whole),

@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 
 use hospital_images::dicom::Stored;
-use hospital_pull::archive::{Archive as _, Patience};
+use hospital_pull::archive::{Archive, Found, Instance, Patience, Query, Series, Study, Taker};
 use hospital_pull::fault::Fault;
 use hospital_pull::job::{Login, Proxy};
 use hospital_pull::names::Names;
+use hospital_pull::pull::PullError;
+use hospital_pull::sieve::Asked;
 use hospital_pull::web::Web;
 
 use crate::held::{Held, contents};
 use crate::house::{
     ALL, IMPATIENCE, PATIENCE, SECRET, SR, pull_all, pull_five_in_vain, pull_nothing, pull_once,
-    reasons, refusal,
+    pull_with_rests, reasons, refusal,
 };
 use crate::server::{Manner, serve};
 
@@ -177,18 +179,42 @@ fn long_lists_are_read_page_by_page_however_short_the_pages_are() {
     let first = contents().swap_remove(0);
     let one = |number| Held { instance: format!("{}.{number}", first.instance), ..first.clone() };
     let held: Vec<Held> = (0..2500).map(one).collect();
-    for manner in [Manner::Good, Manner::Caps(100), Manner::Caps(999), Manner::Heedless] {
+    for manner in [
+        Manner::Good,
+        Manner::Caps(100),
+        Manner::Caps(999),
+        Manner::CapsAndSays(100),
+        Manner::CapsAndSays(1000),
+        Manner::Heedless,
+    ] {
         let (base, _) = serve(held.clone(), manner.clone());
         let found = web(&base).instances(&first.study, &first.series).expect("a list");
         let unlike: BTreeSet<&str> = found.rows.iter().map(|one| one.uid.as_str()).collect();
         let counts = (found.rows.len(), unlike.len(), found.nameless);
         assert_eq!(counts, (2500, 2500, 0), "{manner:?}");
     }
+    // Where the rest does not come, the beginning is not taken for all.
+    for manner in [Manner::Stuck(usize::MAX), Manner::StuckAndSays(100)] {
+        let (base, _) = serve(held.clone(), manner.clone());
+        let found = web(&base).instances(&first.study, &first.series).map(|found| found.rows.len());
+        assert_eq!(found, Err(Fault::Answer("the rest of a long list")), "{manner:?}");
+    }
+    for manner in [Manner::Stuck(1000), Manner::StuckAndSays(100)] {
+        let (base, _) = serve(held[..90].to_vec(), manner.clone());
+        let found = web(&base).instances(&first.study, &first.series).map(|found| found.rows.len());
+        assert_eq!(found, Ok(90), "{manner:?}");
+    }
 }
 
 #[test]
 fn an_answer_without_a_uid_costs_nothing_but_itself() {
-    for manner in [Manner::BadUid, Manner::BadUidHeedless] {
+    for manner in [
+        Manner::BadUid,
+        Manner::BadUidHeedless,
+        Manner::BadRow("{\"0020000D\":null}"),
+        Manner::BadRow("{\"0020000D\":{\"Value\":\"1.2\"}}"),
+        Manner::BadRow("{\"0020000D\":{},\"0020000D\":{}}"),
+    ] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let (base, _) = serve(contents(), manner.clone());
         let report = pull_once(&mut web(&base), scratch.path(), ALL).expect("a report");
@@ -196,6 +222,25 @@ fn an_answer_without_a_uid_costs_nothing_but_itself() {
         let expected = "expected a UID in each answer, 1 of them had none";
         assert_eq!(report.failed[0].detail, expected, "{manner:?}");
         assert!(!report.is_whole());
+    }
+}
+
+#[test]
+fn a_404_to_a_question_that_nothing_fits_is_no_fault_of_the_address() {
+    let list = tempfile::NamedTempFile::new().expect("a scratch file");
+    std::fs::write(list.path(), "patient_id\nCANARY-0\nCANARY-1\nCANARY-7\n").expect("written");
+    let patients = format!("patients = {:?}", list.path());
+    for (section, expected, questions) in [
+        (patients.as_str(), 4, 5),
+        ("modality = \"CT\"", 0, 2),
+        ("modality = [\"CT\", \"CR\"]", 12, 4),
+    ] {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (base, asked) = serve(contents(), Manner::NoneIs404);
+        let report = pull_once(&mut web(&base), scratch.path(), section).expect("a report");
+        assert_eq!((report.fetched, report.failed.len()), (expected, 0), "{section}");
+        // One each, one behind the last answer where there are any, and once one about the address.
+        assert_eq!(asked.about("/studies"), questions, "{section}");
     }
 }
 
@@ -225,12 +270,70 @@ fn an_archive_that_falls_silent_over_questions_is_left_after_a_few_of_them() {
     assert_eq!(reasons(&report), ["timeout"; 5]);
     assert_eq!((report.found, report.not_asked, asked.about("/series")), (0, 1, 5));
     assert!(!report.is_whole());
-    // In the middle of it, what was found before is not tried any more.
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let (base, _) = serve(contents(), Manner::MuteOver("1/instances"));
     let mut web = Web::new(&base, None, None, &Proxy::Direct, patience).expect("a way");
     let report = pull_once(&mut web, scratch.path(), ALL).expect("a report");
     assert_eq!((reasons(&report), report.not_asked), (vec!["timeout"; 5], 1));
+}
+
+#[test]
+fn what_was_found_before_questions_fell_silent_is_fetched() {
+    let patience = Patience { silence: IMPATIENCE.silence, ..PATIENCE };
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let (base, _) = serve(contents(), Manner::MuteBehind("1.2.1.1"));
+    let mut web = Web::new(&base, None, None, &Proxy::Direct, patience).expect("a way");
+    let (report, rests) = pull_with_rests(&mut web, scratch.path(), ALL);
+    let report = report.expect("a report");
+    assert_eq!(reasons(&report), ["timeout"; 5]);
+    assert_eq!((report.fetched, report.not_tried, report.holds.images), (2, 0, 2));
+    assert_eq!(rests, [1, 2, 4, 8]);
+    assert!(!report.is_whole());
+}
+
+/// An archive whose connections fail so often when images are fetched.
+struct Failing(Web, usize);
+
+impl Archive for Failing {
+    fn studies(&mut self, query: Query<'_>) -> Result<Found<Study>, Fault> {
+        self.0.studies(query)
+    }
+
+    fn series(&mut self, study: &str) -> Result<Found<Series>, Fault> {
+        self.0.series(study)
+    }
+
+    fn instances(&mut self, study: &str, series: &str) -> Result<Found<Instance>, Fault> {
+        self.0.instances(study, series)
+    }
+
+    fn fetch(
+        &mut self,
+        asked: Asked<'_>,
+        class: Option<&str>,
+        take: &mut Taker<'_>,
+    ) -> Result<(), Fault> {
+        if self.1 > 0 {
+            self.1 -= 1;
+            return Err(Fault::Unreachable("the connection failed".to_owned()));
+        }
+        self.0.fetch(asked, class, take)
+    }
+}
+
+#[test]
+fn an_archive_that_starts_anew_is_given_time_before_it_is_left() {
+    for (fails, fetched, expected) in
+        [(0, 12, &[][..]), (1, 12, &[1]), (4, 12, &[1, 2, 4, 8]), (99, 0, &[1, 2, 4, 8])]
+    {
+        let scratch = tempfile::tempdir().expect("a scratch folder");
+        let (base, _) = serve(contents(), Manner::Good);
+        let mut archive = Failing(web(&base), fails);
+        let (report, rests) = pull_with_rests(&mut archive, scratch.path(), ALL);
+        let report = report.expect("a report");
+        assert_eq!((report.fetched, report.is_whole()), (fetched, fetched == 12), "{fails}");
+        assert_eq!(rests, expected, "{fails}");
+    }
 }
 
 #[test]
@@ -265,6 +368,26 @@ fn a_series_is_listed_as_one_when_all_of_it_is_there() {
             assert_eq!(slices.expect("a folder").count(), 2);
         }
     }
+}
+
+#[test]
+fn a_series_of_which_a_part_is_there_is_not_listed_when_a_later_question_is_refused() {
+    let section = "modality = \"CR\"\nrows = \"series\"";
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let rows = || {
+        let list = std::fs::read_to_string(scratch.path().join("manifest.csv")).expect("a list");
+        list.lines().count() - 1
+    };
+    let (base, _) = serve(contents(), Manner::Lacks("instances/1.2.1.1.1.2"));
+    pull_once(&mut web(&base), scratch.path(), section).expect("a report");
+    assert_eq!(rows(), 5);
+    let (base, _) = serve(contents(), Manner::LocksOver("studies/1.2.3.2/series"));
+    let ended = pull_once(&mut web(&base), scratch.path(), section);
+    assert!(matches!(ended, Err(PullError::Archive(Fault::Refused(_)))), "{ended:?}");
+    assert_eq!(rows(), 5);
+    let (base, _) = serve(contents(), Manner::Good);
+    pull_once(&mut web(&base), scratch.path(), section).expect("a report");
+    assert_eq!(rows(), 6);
 }
 
 #[test]

@@ -130,29 +130,27 @@ impl Image {
         }
     }
 
-    /// The label map that it is of another image: as that image is turned when it is read. A picture
-    /// that does not say where its rows and columns run is taken for an axial slice as it is looked
-    /// at, its rows to the patient's left and its columns to the back, as ITK takes it too.
+    /// The label map that it is of another image, turned as that image is when it is read. A picture
+    /// without a word on where its rows and columns run lies on its image as both are stored: the first
+    /// row on the first. A NIfTI mask of a picture is taken for an axial slice as it is looked at, the
+    /// picture's rows to the patient's left and its columns to the back, as ITK takes it too.
     ///
     /// # Errors
-    /// As [`Self::labels`].
+    /// As [`Self::labels`], and [`Fault::WrongShape`] for a picture of other sides than a NIfTI image.
     pub fn labels_of(&self, image: &Self) -> Result<nifti::Labels, Fault> {
-        let [across, down] = match (self, image) {
-            (Self::Nifti(_), Self::Dicom(stored)) if stored.frames == 1 => {
-                stored.place.directions()
+        match (self, image) {
+            (Self::Nifti(mask), _) if mask.volumes() != 1 => Err(NO_LABELS),
+            (Self::Nifti(mask), Self::Dicom(stored)) if stored.frames == 1 => {
+                let [across, down] = stored.place.directions();
+                mask.labels_along(0, across, down)
             }
-            (Self::Nifti(_), Self::Raster(_)) => dicom::Place::default().directions(),
-            // A volume is turned to the patient's axes, whose right and front are the other way.
-            (Self::Raster(_), Self::Nifti(stored)) if stored.header.oriented => {
-                let mut labels = self.labels()?;
-                labels.values.reverse();
-                return Ok(labels);
+            (Self::Nifti(mask), Self::Raster(_)) => {
+                let [across, down] = dicom::Place::default().directions();
+                mask.labels_along(0, across, down)
             }
-            _ => return self.labels(),
-        };
-        match self {
-            Self::Nifti(stored) if stored.volumes() == 1 => stored.labels_along(0, across, down),
-            Self::Nifti(_) | Self::Dicom(_) | Self::Raster(_) => Err(NO_LABELS),
+            (Self::Nifti(mask), Self::Nifti(stored)) => mask.labels_of(stored),
+            (Self::Raster(_), Self::Nifti(stored)) => stored.turned_with(&self.labels()?),
+            _ => self.labels(),
         }
     }
 

@@ -139,13 +139,14 @@ impl Stored {
     /// # Errors
     /// [`Fault::WrongShape`] when there is no such volume.
     pub fn volume(&self, index: usize) -> Result<Volume, Fault> {
-        let turn = Turn::new(&self.header.shape, &self.header.affine);
+        let turn = self.turn();
         let Header { slope, intercept, datatype, .. } = &self.header;
         let stored = self.one(index)?;
         let mut scaled = Vec::with_capacity(stored.len() / datatype.bytes());
         #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
         datatype.each(stored, &mut |value| scaled.push((value * slope + intercept) as f32));
-        Ok(Volume { shape: turn.shape, spacing: Some(turn.spacing), values: turn.apply(&scaled) })
+        let (shape, spacing, values) = (turn.shape, Some(turn.spacing), turn.apply(&scaled));
+        Ok(Volume { shape, spacing, values, full: None })
     }
 
     /// One of the volumes as labels: scaled values that must be whole and not negative.
@@ -153,7 +154,45 @@ impl Stored {
     /// # Errors
     /// [`Fault::WrongShape`] when there is no such volume, or a value is no label.
     pub fn labels(&self, index: usize) -> Result<Labels, Fault> {
-        self.turned_labels(index, &Turn::new(&self.header.shape, &self.header.affine))
+        self.turned_labels(index, &self.turn())
+    }
+
+    /// The first of the volumes as labels of another file's. Where one of the two does not say where
+    /// its axes point, and both have the same sides, their voxels lie on each other as they are stored.
+    ///
+    /// # Errors
+    /// As [`Self::labels`].
+    pub(crate) fn labels_of(&self, image: &Self) -> Result<Labels, Fault> {
+        let one_says = self.header.oriented != image.header.oriented;
+        let as_stored = one_says && self.sides() == image.sides();
+        self.turned_labels(0, &if as_stored { image.turn() } else { self.turn() })
+    }
+
+    /// Labels of a flat image that say nothing of where they lie, turned as this file is: their rows are
+    /// its second axis, or which it has in its place, and their columns its first.
+    ///
+    /// # Errors
+    /// [`Fault::WrongShape`] when their sides are others than this file's.
+    pub(crate) fn turned_with(&self, picture: &Labels) -> Result<Labels, Fault> {
+        let [_, rows, columns] = picture.shape;
+        // A slice may be stored with its axis of one voxel anywhere.
+        let long = |sides: &[usize]| {
+            sides.iter().copied().filter(|side| *side != 1).collect::<Vec<usize>>()
+        };
+        if long(&[columns, rows]) != long(&self.sides()) {
+            return Err(Fault::WrongShape("a mask of another size than its image"));
+        }
+        let turn = self.turn();
+        Ok(Labels { shape: turn.shape, values: turn.apply(&picture.values) })
+    }
+
+    fn turn(&self) -> Turn {
+        Turn::new(&self.header.shape, &self.header.affine)
+    }
+
+    /// Voxels along the first three axes, as they are stored.
+    fn sides(&self) -> [usize; 3] {
+        [0, 1, 2].map(|axis| self.header.shape.get(axis).copied().unwrap_or(1))
     }
 
     /// One of the volumes as labels of a flat image: width along its rows and height along its columns,

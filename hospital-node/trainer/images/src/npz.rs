@@ -113,10 +113,12 @@ impl Arrays {
         Picture { rows, columns, samples, spacing, values, full, shown, inverted: false }
     }
 
-    /// A volume, its axes as they are stored: nothing says where they point.
+    /// A volume, its axes as they are stored: nothing says where they point. Its full range is that of
+    /// a flat image.
     #[must_use]
     pub fn volume(&self, index: usize) -> Volume {
-        Volume { shape: self.sides, spacing: None, values: self.images.values(index) }
+        let full = self.images.datatype.range();
+        Volume { shape: self.sides, spacing: None, values: self.images.values(index), full }
     }
 
     /// The numbers of one image's label; none in place of what is below 0 or has a fraction.

@@ -10,6 +10,9 @@ pub struct Volume {
     pub spacing: Option<[f32; 3]>,
     /// Values after slope and intercept; width fastest.
     pub values: Vec<f32>,
+    /// The least and the greatest value that there could be, where the file says so by a number type
+    /// of which it uses all.
+    pub full: Option<(f32, f32)>,
 }
 
 /// A volume whose values are names of structures.

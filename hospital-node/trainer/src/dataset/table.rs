@@ -5,6 +5,7 @@
 
 use csv::{Position, StringRecord};
 use parquet::basic::{ConvertedType as Meant, Repetition, Type as Physical};
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::reader::RowIter;
@@ -20,7 +21,7 @@ const MAX_COLUMNS: usize = 1_000;
 
 /// Rows of one that are taken, as many as files.
 const MAX_ROWS: usize = 4_000_000;
-/// Bytes of their text, and of their columns before they are unpacked.
+/// Bytes that they hold, and of the columns that are read, before and after they are unpacked.
 const MAX_TEXT: usize = 256 << 20;
 
 /// What a manifest lists.
@@ -62,9 +63,8 @@ impl Table {
         let told = file.metadata();
         let plain = plain_columns(told.file_metadata().schema())?;
         let count = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
-        let unpacked = told.row_groups().iter().map(|group| count(group.total_byte_size()));
         let mut most = Most::default();
-        most.add(count(told.file_metadata().num_rows()), unpacked.fold(0, usize::saturating_add))?;
+        most.add(count(told.file_metadata().num_rows()), unpacked(told, &plain))?;
         most = Most::default();
         let headers = plain.get_fields().iter().map(|column| column.name().to_owned()).collect();
         let read =
@@ -74,11 +74,28 @@ impl Table {
             let line = index + 1;
             let row = text_of(row.map_err(|_| broken())?, line);
             // Many rows may stand for few bytes of a packed column.
-            most.add(1, row.as_slice().len())?;
+            most.add(1, held(&row))?;
             rows.push((line, Some(row)));
         }
         Ok(Self { headers, rows })
     }
+}
+
+/// What the columns of a projection are before they are unpacked, in bytes.
+fn unpacked(told: &ParquetMetaData, plain: &Type) -> usize {
+    let is_read = |chunk: &&ColumnChunkMetaData| match chunk.column_path().parts() {
+        [name] => plain.get_fields().iter().any(|column| column.name() == name),
+        _ => false,
+    };
+    let chunks = told.row_groups().iter().flat_map(RowGroupMetaData::columns).filter(is_read);
+    let sizes =
+        chunks.map(|chunk| usize::try_from(chunk.uncompressed_size()).unwrap_or(usize::MAX));
+    sizes.fold(0, usize::saturating_add)
+}
+
+/// What a row holds: its text, and where each field ends, of which there may be many without any.
+fn held(row: &StringRecord) -> usize {
+    row.as_slice().len().saturating_add(row.len().saturating_mul(size_of::<usize>()))
 }
 
 /// How much a list holds so far.
@@ -208,7 +225,8 @@ mod tests {
 
     use parquet::basic::{Compression, ZstdLevel};
     use parquet::data_type::{
-        BoolType, ByteArray, ByteArrayType, DoubleType, Int32Type, Int64Type, Int96, Int96Type,
+        BoolType, ByteArray, ByteArrayType, DoubleType, FloatType, Int32Type, Int64Type, Int96,
+        Int96Type,
     };
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::SerializedFileWriter;
@@ -302,6 +320,57 @@ mod tests {
         assert!(many.len() < 1 << 20, "{}", many.len());
         let error = Table::read(many).err().expect("refused").to_string();
         assert!(error.contains("256 MiB"), "{error}");
+    }
+
+    #[test]
+    fn a_field_counts_without_text_too() {
+        let empty: StringRecord = vec![""; 1000].into();
+        assert_eq!(held(&empty), 8000);
+        let mut most = Most::default();
+        let taken = (0..MAX_ROWS).take_while(|_| most.add(1, held(&empty)).is_ok()).count();
+        assert_eq!(taken, MAX_TEXT / 8000);
+    }
+
+    #[test]
+    fn columns_that_are_not_read_do_not_count() {
+        let schema = "message manifest {
+            required binary path (UTF8);
+            repeated float embedding;
+            optional group inner { optional int64 path; }
+        }";
+        let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+        let how = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            .set_dictionary_enabled(false)
+            .build();
+        let mut bytes = Vec::new();
+        let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::new(how)).expect("begun");
+        let mut group = file.next_row_group().expect("a row group");
+        let mut column = group.next_column().expect("asked").expect("a column");
+        let path = column.typed::<ByteArrayType>().write_batch(&["a".into()], None, None);
+        path.expect("written");
+        column.close().expect("closed");
+        // One row's list of a thousand numbers.
+        let mut column = group.next_column().expect("asked").expect("a column");
+        let mut again = vec![1; 1000];
+        again[0] = 0;
+        let list =
+            column.typed::<FloatType>().write_batch(&[0.0; 1000], Some(&[1; 1000]), Some(&again));
+        list.expect("written");
+        column.close().expect("closed");
+        let mut column = group.next_column().expect("asked").expect("a column");
+        column.typed::<Int64Type>().write_batch(&[7], Some(&[2]), None).expect("written");
+        column.close().expect("closed");
+        group.close().expect("closed");
+        file.close().expect("closed");
+        let read = SerializedFileReader::new(bytes::Bytes::from(bytes.clone())).expect("a file");
+        let told = read.metadata();
+        let plain = plain_columns(told.file_metadata().schema()).expect("columns");
+        assert!(told.row_group(0).total_byte_size() > 4000);
+        let found = unpacked(told, &plain);
+        assert!((1..100).contains(&found), "{found}");
+        let table = Table::read(bytes).expect("a table");
+        assert_eq!((table.headers, table.rows.len()), (vec!["path"].into(), 1));
     }
 
     /// Whatever byte is changed and wherever the file ends: a table or one reason, never a panic.

@@ -8,14 +8,14 @@ use crate::dataset::Fault;
 use crate::dataset::nifti::Volume;
 
 impl Preparation {
-    /// Prepares one volume. Its full range goes from the least to the greatest of its own values,
-    /// for a file does not say what others there could be; nor does it declare a window.
+    /// Prepares one volume. Its full range is what the file says that values could be, as arrays of few
+    /// bits do; else it goes from the least to the greatest of its own. No file declares a window.
     ///
     /// # Errors
     /// [`Fault::WrongShape`] when the study is of colours, or of flat images and this is none, or a
     /// value is not finite; or when it resamples and the file has no spacing.
     pub fn apply_to_volume(&self, volume: &Volume) -> Result<Vec<f32>, Fault> {
-        let Volume { shape, spacing, values } = volume;
+        let Volume { shape, spacing, values, full } = volume;
         if !values.iter().all(|value| value.is_finite()) {
             return Err(Fault::WrongShape("a value that is not a finite number"));
         }
@@ -23,7 +23,7 @@ impl Preparation {
             return Err(Fault::WrongShape("a volume in a study of flat images"));
         }
         let (low, high) = match self.preprocess.window {
-            Window::Full => percentiles(values, (0.0, 100.0)),
+            Window::Full => full.unwrap_or_else(|| percentiles(values, (0.0, 100.0))),
             Window::FromFile => percentiles(values, WITHOUT_WINDOW),
             #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
             Window::Values { low, high } => (low as f32, high as f32),
@@ -89,7 +89,7 @@ mod tests {
         let shape = [8, 3, 5];
         let values: Vec<f32> = (0_u16..120).map(|at| if at < 60 { 7.0 } else { -1.0 }).collect();
         let mask: Vec<u8> = values.iter().map(|value| u8::from(*value > 0.0)).collect();
-        let volume = Volume { shape, spacing: None, values };
+        let volume = Volume { shape, spacing: None, values, full: None };
         for (depth, height, width) in [(8, 3, 5), (4, 3, 5), (16, 6, 10), (2, 1, 1)] {
             let preparation = preparation(depth, height, width);
             let image = preparation.apply_to_volume(&volume).expect("finite");
@@ -103,9 +103,19 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_or_not_flat_is_refused() {
-        let volume = |values| Volume { shape: [2, 1, 1], spacing: None, values };
+        let volume = |values| Volume { shape: [2, 1, 1], spacing: None, values, full: None };
         assert!(preparation(2, 1, 1).apply_to_volume(&volume(vec![1.0, f32::NAN])).is_err());
         assert!(preparation(1, 1, 1).apply_to_volume(&volume(vec![1.0, 2.0])).is_err());
         assert_eq!(preparation(2, 1, 1).apply_to_volume(&volume(vec![3.0, 3.0])), Ok(vec![0.0; 2]));
+    }
+    #[test]
+    fn the_full_range_is_what_the_file_says_that_values_could_be() {
+        let shown = |full| {
+            let values = vec![64.0, 128.0];
+            let volume = Volume { shape: [2, 1, 1], spacing: None, values, full };
+            preparation(2, 1, 1).apply_to_volume(&volume).expect("finite")
+        };
+        assert_eq!(shown(Some((0.0, 256.0))), [0.25, 0.5]);
+        assert_eq!(shown(None), [0.0, 1.0]);
     }
 }

@@ -165,7 +165,7 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     let turn = Turn::new(&[size.1, size.0, slices.len()], &affine);
     let between = slices.len() == 1 || positioned || first.place.between.is_some();
     let spacing = first.place.pixel_spacing().filter(|_| between).map(|_| turn.spacing);
-    Ok(Volume { shape: turn.shape, spacing, values: turn.apply(&stacked) })
+    Ok(Volume { shape: turn.shape, spacing, values: turn.apply(&stacked), full: None })
 }
 
 /// Column, row and slice to millimetres right, to the front, up: DICOM counts to the left and back.

@@ -315,3 +315,78 @@ fn a_mask_of_a_flat_image_is_turned_as_the_image_runs() {
     // The same mask lies across an axial image.
     assert_eq!(labels(&upright, axial).0, [2, 3, 1]);
 }
+
+/// Sides and rows of a matrix, such as images are stored with.
+type Lie = ([i16; 3], Option<[[f32; 4]; 3]>);
+
+/// To the right and front, to the left and back, to the right and back, axes changed for each other,
+/// sagittal, coronal, and without a word.
+fn lies() -> [Lie; 7] {
+    let axial =
+        |x: f32, y: f32| Some([[x, 0.0, 0.0, 5.0], [0.0, y, 0.0, 7.0], [0.0, 0.0, 3.0, 9.0]]);
+    let changed = [[0.0, 2.0, 0.0, 0.0], [-2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]];
+    let sagittal = [[0.0, 0.0, 2.0, 0.0], [-2.0, 0.0, 0.0, 0.0], [0.0, -2.0, 0.0, 0.0]];
+    let coronal = [[-2.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, -2.0, 0.0]];
+    [
+        ([3, 2, 1], axial(2.0, 2.0)),
+        ([3, 2, 1], axial(-2.0, -2.0)),
+        ([3, 2, 1], axial(2.0, -2.0)),
+        ([3, 2, 1], Some(changed)),
+        ([3, 2, 1], Some(sagittal)),
+        ([3, 1, 2], Some(coronal)),
+        ([3, 2, 1], None),
+    ]
+}
+
+/// A picture of two rows, its labels in their order.
+fn picture(rows: usize, columns: usize) -> crate::Image {
+    let (values, indices) = ((1..=6).collect(), None);
+    crate::Image::Raster(crate::raster::Stored {
+        rows,
+        columns,
+        samples: 1,
+        bits: 8,
+        values,
+        indices,
+    })
+}
+
+/// All files here hold the numbers 1 to 6 in the order in which they are stored, masks and images:
+/// where a mask lies right, each voxel's label is its value.
+#[test]
+fn a_mask_lies_on_its_image_as_stored_unless_both_say_otherwise() {
+    for (dims, affine) in lies() {
+        let stored = mask(affine, &dims);
+        let volume = stored.volume(0).expect("a volume");
+        let image = crate::Image::Nifti(stored.clone());
+        let lies_right = |mask: &crate::Image| {
+            let labels = mask.labels_of(&image).expect("labels");
+            let values: Vec<f32> = labels
+                .values
+                .iter()
+                .map(|label| f32::from(u8::try_from(*label).expect("6")))
+                .collect();
+            assert_eq!((labels.shape, values), (volume.shape, volume.values.clone()), "{affine:?}");
+        };
+        lies_right(&picture(2, 3));
+        lies_right(&image);
+        // A mask that does not say where it lies, and one of an image that does not.
+        lies_right(&crate::Image::Nifti(mask(None, &dims)));
+        if affine.is_none() {
+            for (of, affine) in lies().into_iter().filter(|(of, _)| *of == dims) {
+                lies_right(&crate::Image::Nifti(mask(affine, &of)));
+            }
+        }
+        let fault = picture(3, 2).labels_of(&image).expect_err("of other sides");
+        assert_eq!(fault, Fault::WrongShape("a mask of another size than its image"));
+    }
+    // Both say where they lie: each voxel at its place.
+    let [right, left, ..] = lies().map(|(dims, affine)| crate::Image::Nifti(mask(affine, &dims)));
+    let labels = left.labels_of(&right).expect("labels");
+    assert_eq!(labels.values, [6, 5, 4, 3, 2, 1]);
+    // A picture's picture is as it is; a file's lies as ITK has it.
+    let as_stored = Labels { shape: [1, 2, 3], values: (1..=6).collect() };
+    assert_eq!(picture(2, 3).labels_of(&picture(2, 3)), Ok(as_stored.clone()));
+    assert_eq!(left.labels_of(&picture(2, 3)), Ok(as_stored));
+    assert_eq!(right.labels_of(&picture(2, 3)).expect("labels").values, [6, 5, 4, 3, 2, 1]);
+}

@@ -96,6 +96,7 @@ fn every_number_type_of_either_byte_order_and_axis_order_has_the_same_values() {
     let halves = typed("<f2", "False", "(2, 1, 1)", &[0x00, 0x38, 0x00, 0xc0]);
     let halves = part(&halves, &labels).expect("sound");
     assert_eq!((halves.picture(0).values, halves.picture(1).full), (vec![0.5], (-2.0, -2.0)));
+    assert_eq!(halves.volume(1).full, None);
     let truths = part(&typed("|b1", "False", "(2, 1, 1)", &[0, 1]), &labels).expect("sound");
     assert_eq!((truths.picture(1).values, truths.picture(1).full), (vec![1.0], (0.0, 255.0)));
     let signed = part(&typed("|i1", "False", "(2, 1, 1)", &[0, 255]), &labels).expect("sound");
@@ -126,6 +127,7 @@ fn images_are_told_from_volumes_by_their_shape() {
     }
     let part = part(&array(&said("(2, 2, 1, 6)"), 24), &labels).expect("sound");
     assert_eq!((part.volume(1).shape, part.volume(1).values.len()), ([2, 1, 6], 12));
+    assert_eq!(part.volume(1).full, Some((0.0, 255.0)));
 }
 
 #[test]
