@@ -3,7 +3,7 @@
 //! columns.
 
 mod fit;
-mod volume;
+pub(crate) mod volume;
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -12,6 +12,7 @@ use super::folder::Seen;
 use super::manifest::Row;
 use super::nifti::{self, Labels, Volume};
 use super::{Fault, Image, Look, dicom, sha256};
+use crate::preprocess::volume::measured;
 
 /// Files of one series.
 const MAX_SLICES: usize = 4_096;
@@ -229,6 +230,8 @@ struct Prepared {
 fn prepared(scene: &Scene, how: Look<'_>) -> Result<Prepared, Fault> {
     if let Some(volume) = scene.volume() {
         let volume = volume?;
+        // A scan says it before a study does.
+        measured(&volume.values)?;
         let pixels = match scene {
             Scene::One(image) => image.digest(),
             Scene::Series(_) => digest(&volume),

@@ -1,5 +1,7 @@
 //! Volumes: as images, with depth.
 
+use std::borrow::Cow;
+
 use aggregation::study::{Normalise, Preprocess, Window};
 
 use super::fit::{fitted, fitted_mask};
@@ -12,26 +14,27 @@ impl Preparation {
     /// bits do; else it goes from the least to the greatest of its own. No file declares a window.
     ///
     /// # Errors
-    /// [`Fault::WrongShape`] when the study is of colours, or of flat images and this is none, or a
-    /// value is not finite; or when it resamples and the file has no spacing.
+    /// [`Fault::WrongShape`] when the study is of colours, or of flat images and this is none, or no
+    /// value is a number; or when it resamples and the file has no spacing.
     pub fn apply_to_volume(&self, volume: &Volume) -> Result<Vec<f32>, Fault> {
         let Volume { shape, spacing, values, full } = volume;
-        if !values.iter().all(|value| value.is_finite()) {
-            return Err(Fault::WrongShape("a value that is not a finite number"));
-        }
+        let measured = measured(values)?;
         if self.input.depth == 1 && shape[0] != 1 {
             return Err(Fault::WrongShape("a volume in a study of flat images"));
         }
         let (low, high) = match self.preprocess.window {
-            Window::Full => full.unwrap_or_else(|| percentiles(values, (0.0, 100.0))),
-            Window::FromFile => percentiles(values, WITHOUT_WINDOW),
+            Window::Full => full.unwrap_or_else(|| percentiles(&measured, (0.0, 100.0))),
+            Window::FromFile => percentiles(&measured, WITHOUT_WINDOW),
             #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
             Window::Values { low, high } => (low as f32, high as f32),
-            Window::Percentile { low, high } => percentiles(values, (low, high)),
+            Window::Percentile { low, high } => percentiles(&measured, (low, high)),
         };
         let scale = if high > low { 1.0 / (high - low) } else { 0.0 };
-        let shown: Vec<f32> =
-            values.iter().map(|value| ((value - low) * scale).clamp(0.0, 1.0)).collect();
+        let shade = |value: &f32| {
+            let shade = ((value - low) * scale).clamp(0.0, 1.0);
+            if shade.is_nan() { 0.0 } else { shade }
+        };
+        let shown: Vec<f32> = values.iter().map(shade).collect();
         let fitted = fitted(&shown, &self.sides(*shape, *spacing)?);
         let Preprocess { normalise, mean, sd, .. } = self.preprocess;
         let (mean, sd) = match normalise {
@@ -58,6 +61,22 @@ impl Preparation {
     ) -> Result<Vec<u8>, Fault> {
         Ok(fitted_mask(mask, &self.sides(shape, spacing)?))
     }
+}
+
+/// The values that are numbers. Tools that cut the brain out of its surroundings leave none there, which
+/// is then as dark as can be; without a window of the study's own they do not count.
+///
+/// # Errors
+/// [`Fault::WrongShape`] when there are none.
+pub(crate) fn measured(values: &[f32]) -> Result<Cow<'_, [f32]>, Fault> {
+    if values.iter().all(|value| value.is_finite()) {
+        return Ok(Cow::Borrowed(values));
+    }
+    let measured: Vec<f32> = values.iter().copied().filter(|value| value.is_finite()).collect();
+    if measured.is_empty() {
+        return Err(Fault::WrongShape("a volume without a value that is a number"));
+    }
+    Ok(Cow::Owned(measured))
 }
 
 #[cfg(test)]
@@ -102,12 +121,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_or_not_flat_is_refused() {
+    fn what_is_no_number_is_dark_and_a_volume_of_nothing_else_is_refused() {
         let volume = |values| Volume { shape: [2, 1, 1], spacing: None, values, full: None };
-        assert!(preparation(2, 1, 1).apply_to_volume(&volume(vec![1.0, f32::NAN])).is_err());
+        assert!(preparation(2, 1, 1).apply_to_volume(&volume(vec![f32::NAN; 2])).is_err());
+        let deep = Volume {
+            shape: [5, 1, 1],
+            ..volume(vec![f32::NAN, 8.0, f32::INFINITY, 4.0, f32::NEG_INFINITY])
+        };
+        let shades = preparation(5, 1, 1).apply_to_volume(&deep).expect("numbers");
+        assert_eq!(shades, [0.0, 1.0, 1.0, 0.0, 0.0]);
         assert!(preparation(1, 1, 1).apply_to_volume(&volume(vec![1.0, 2.0])).is_err());
         assert_eq!(preparation(2, 1, 1).apply_to_volume(&volume(vec![3.0, 3.0])), Ok(vec![0.0; 2]));
     }
+
     #[test]
     fn the_full_range_is_what_the_file_says_that_values_could_be() {
         let shown = |full| {
