@@ -100,8 +100,42 @@ async fn export(
     beside.as_file().sync_all().map_err(trouble)?;
     beside.persist(file).map_err(|fault| trouble(fault.error))?;
     let digest = Digest::sha256(&whole);
-    let data =
+    let name = file.display();
+    let mut data =
         serde_json::json!({ "file": file, "bytes": whole.len(), "sha256": digest.to_string() });
-    let text = format!("{} written, {} bytes\nsha256  {digest}", file.display(), whole.len());
+    let mut text = format!("{name} written, {} bytes\nsha256  {digest}", whole.len());
+    if let Some((header, values)) = values(&whole) {
+        let model = Digest::sha256(values).to_string();
+        text = format!(
+            "{text}\nmodel   {model}\n        as the log names it, of the file's values:\n        \
+             tail -c +{} {name} | sha256sum",
+            header + 1
+        );
+        data["model_digest"] = model.into();
+    }
     out.result(&data, &text)
+}
+
+/// How long the header of a safetensors file is, its own length with it, and the values behind it, which
+/// are what the log has the digest of.
+fn values(file: &[u8]) -> Option<(usize, &[u8])> {
+    let (length, _) = file.split_first_chunk::<8>()?;
+    let header = usize::try_from(u64::from_le_bytes(*length)).ok()?.checked_add(8)?;
+    Some((header, file.get(header..)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_values_of_a_model_are_what_stands_behind_its_header() {
+        let values_of =
+            |file: &[u8]| values(file).map(|(header, values)| (header, values.to_vec()));
+        let file = [&3_u64.to_le_bytes()[..], b"{ }", &[1, 2, 3, 4]].concat();
+        assert_eq!(values_of(&file), Some((11, vec![1, 2, 3, 4])));
+        assert_eq!(values_of(&file[..10]), None);
+        assert_eq!(values_of(&[0xff; 9]), None);
+        assert_eq!(values_of(&[1]), None);
+    }
 }

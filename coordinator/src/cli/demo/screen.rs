@@ -211,7 +211,7 @@ impl Screen {
                 self.text(&format!("  accuracy  {}", figure(done.accuracy)));
                 self.text(&format!("  study     {}", done.study));
                 self.text(&format!("  model     {}", done.model.display()));
-                self.text(&format!("            sha256 {}", done.model_digest));
+                self.text(&format!("            sha256 {} of its values", done.model_digest));
                 self.text(&format!("  report    {}", done.report.display()));
                 let verified = if done.log_verified { "verified" } else { "NOT VERIFIED" };
                 self.text(&format!("  log       {verified}; again by hand:"));
