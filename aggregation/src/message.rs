@@ -205,7 +205,7 @@ pub enum DeclineReason {
     OutsideHours,
     /// The terms do not meet the study that it approved.
     Terms,
-    /// Its trainer could not do the work.
+    /// Its trainer could not do the work, or was not left to.
     Trainer,
     /// It has no keys for this slot.
     NoKeys,
@@ -239,7 +239,7 @@ impl DeclineReason {
             Self::Policy => "against its policy",
             Self::OutsideHours => "outside its hours",
             Self::Terms => "the terms do not meet the study",
-            Self::Trainer => "its trainer failed",
+            Self::Trainer => "its trainer did not finish: it failed, or its node was stopped",
             Self::NoKeys => "it has no keys for this slot",
             Self::Budget => "it would cross a cap on its patients' privacy",
             Self::Ledger => "its privacy ledger cannot be used",

@@ -1,5 +1,6 @@
 //! What people type. Every command prints one result on stdout, or one line of trouble on stderr.
 
+mod certify;
 mod demo;
 mod docs;
 mod init;
@@ -47,6 +48,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Validate the configuration and the files that it names.
     Check,
+    /// Make another certificate for an operator or an auditor.
+    Certify(certify::CertifyArgs),
     /// Invite, list, approve and revoke hospitals.
     #[command(subcommand)]
     Site(site::SiteCommand),
@@ -99,6 +102,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Init(args) => init::run(&args, out),
         Command::Serve(args) => serve::run(&args, &cli.config, out).await,
         Command::Check => serve::check(&cli.config, out),
+        Command::Certify(args) => certify::run(&args, &cli.config, out),
         Command::Site(command) => site::run(command, &cli.config, out).await,
         Command::Study(command) => study::run(command, &cli.config, out).await,
         Command::Model(command) => model::run(command, &cli.config, out).await,

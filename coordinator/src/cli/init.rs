@@ -192,18 +192,39 @@ fn write_all(dir: &Path, files: &[(&str, String, bool)]) -> Result<(), Failure> 
             format!("{} has {} already; nothing was written", dir.display(), there.join(", "));
         return Err(Failure::usage("already_set_up", message).hint("choose another --dir"));
     }
-    for (name, text, secret) in files {
+    files.iter().try_for_each(|(name, text, secret)| {
         let path = dir.join(name);
-        let mode = if *secret { 0o600 } else { 0o644 };
-        fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .map_err(|fault| trouble(&path, &fault))?;
+        create(&path, text, *secret).map_err(|fault| trouble(&path, &fault))
+    })
+}
+
+/// Writes files, each with its text and whether it is secret, if none of them is there.
+///
+/// # Errors
+/// When one is, or the disk refuses.
+pub(super) fn write_new(files: &[(&Path, String, bool)]) -> Result<(), Failure> {
+    if let Some((path, ..)) = files.iter().find(|(path, ..)| path.exists()) {
+        let message = format!("{} is there already; nothing was written", path.display());
+        return Err(Failure::usage("already_there", message).hint("choose another --out"));
     }
-    Ok(())
+    files.iter().try_for_each(|(path, text, secret)| {
+        create(path, text, *secret)
+            .map_err(|fault| Failure::failed("not_written", format!("{}: {fault}", path.display())))
+    })
+}
+
+fn create(path: &Path, text: &str, secret: bool) -> std::io::Result<()> {
+    let mode = if secret { 0o600 } else { 0o644 };
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all())
+}
+
+/// A consortium in a folder, for tests of other commands.
+#[cfg(test)]
+pub(super) fn set_up(dir: &Path) {
+    let url = "https://localhost:8443".to_owned();
+    let args = InitArgs { dir: dir.to_owned(), consortium: "north".to_owned(), url, listen: None };
+    run(&args, Out::new(proto::cli::Format::Json)).expect("set up");
 }
 
 #[cfg(test)]
@@ -228,7 +249,7 @@ mod tests {
     fn what_it_writes_can_be_read_and_keys_only_by_their_owner() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = folder.path().join("consortium");
-        run(&args(&dir), Out::new(Format::Json)).expect("set up");
+        set_up(&dir);
         let config = Config::load(&dir.join("coordinator.toml")).expect("a valid configuration");
         Authority::load(&config.certificates.ca, &config.certificates.ca_key).expect("a CA");
         for key in ["ca.key", "server.key", "log.key", "operator.key", "auditor.key"] {

@@ -71,6 +71,8 @@ pub(super) struct Attempt {
     pub(super) invited: BTreeSet<String>,
     pub(super) absent: BTreeSet<String>,
     pub(super) members: Option<BTreeSet<String>>,
+    /// Who was ready.
+    pub(super) ready: BTreeSet<String>,
     /// What arrived whole, by site.
     pub(super) arrived: BTreeMap<String, Digest>,
     /// Who is missing, and why; the reason that came first, which is the site's own.
@@ -91,7 +93,7 @@ pub(super) struct Attempt {
 pub(super) enum Part {
     /// Its update is in the released sum.
     InSum,
-    /// Its update arrived, and nothing was released.
+    /// Its update arrived, or it was ready and nobody was asked for one, and nothing was released.
     InVain,
     /// It declined.
     Declined,
@@ -113,6 +115,8 @@ impl Attempt {
             Part::InSum
         } else if self.declined.contains(site) {
             Part::Declined
+        } else if self.members.is_none() && self.ready.contains(site) && !self.is_open() {
+            Part::InVain
         } else if self.missing.contains_key(site) {
             Part::Dropped
         } else if self.absent.contains(site) {
@@ -122,6 +126,10 @@ impl Attempt {
         } else {
             Part::None
         }
+    }
+
+    const fn is_open(&self) -> bool {
+        matches!(self.end, End::Open)
     }
 
     pub(super) fn released(&self) -> bool {
@@ -354,6 +362,9 @@ impl History {
             Fact::RoundAbsent { site } => {
                 attempt.absent.insert(site);
             }
+            Fact::RoundReady { site } => {
+                attempt.ready.insert(site);
+            }
             Fact::RoundDeclined { site, reason } => {
                 attempt.declined.insert(site.clone());
                 attempt.missing.entry(site).or_insert(reason);
@@ -399,7 +410,6 @@ impl History {
             | Fact::StudyProposed { .. }
             | Fact::StudyDecided { .. }
             | Fact::StudyChanged { .. }
-            | Fact::RoundReady { .. }
             | Fact::RoundResumed {}
             | Fact::RoundEvaluated { .. }
             | Fact::KeyAnnounced { .. }

@@ -9,7 +9,7 @@ use super::plot::{Curve, clipped, curves, mark, participation as drawing};
 
 const LEGEND: [(Part, &str); 5] = [
     (Part::InSum, "in the released sum"),
-    (Part::InVain, "arrived, nothing was released"),
+    (Part::InVain, "ready or arrived, nothing was released"),
     (Part::Dropped, "dropped out"),
     (Part::Declined, "declined"),
     (Part::Absent, "not connected"),
