@@ -65,6 +65,9 @@ pub(super) fn check(bytes: &[u8], most_values: usize) -> Result<(), Fault> {
         return Err(Fault::Truncated);
     }
     let headers = Headers::read(bytes)?;
+    if (headers.tiles.len() as u64) < tiles {
+        return Err(Fault::Truncated);
+    }
     if records(&size, &headers, bytes.len() as u64) > ROOM + ROOM_PER_VALUE * values {
         return Err(Fault::Unsupported(
             "JPEG 2000 in far smaller blocks, or with more layers, than a picture of its size has",
@@ -121,6 +124,8 @@ impl Size {
 struct Headers {
     styles: BTreeSet<Style>,
     layers: u64,
+    /// The tiles of which there is at least one part. The decoder gives the others one shade.
+    tiles: BTreeSet<[u8; 2]>,
 }
 
 /// How a component is divided (A.6.1 and A.6.2).
@@ -170,8 +175,9 @@ impl Headers {
     /// One tile part; gives the place behind it.
     fn tile_part(&mut self, bytes: &[u8], start: usize) -> Result<usize, Fault> {
         let header = bytes.get(start + 2..start + 12).ok_or(Fault::Truncated)?;
-        let &[0, 10, _, _, a, b, c, d, _, _] = header else { return Err(BROKEN) };
+        let &[0, 10, high, low, a, b, c, d, _, _] = header else { return Err(BROKEN) };
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(|_| BROKEN)?;
+        self.tiles.insert([high, low]);
         let mut at = start + 12;
         loop {
             match word(bytes, at).ok_or(Fault::Truncated)? {

@@ -88,3 +88,25 @@ fn precincts_and_layers_that_would_fill_the_memory_are_refused() {
         assert!(matches!(check(&file), Err(Fault::Unsupported(_))), "{place}");
     }
 }
+
+#[test]
+fn a_codestream_without_one_of_its_tiles_is_cut_off() {
+    // Four tiles, each of six packets without a block.
+    let mut header = blank(64, 64);
+    let start = header.windows(2).position(|word| word == [0xff, 0x90]).expect("a tile part");
+    header.truncate(start);
+    for place in [24, 28] {
+        header[place..place + 4].copy_from_slice(&32_u32.to_be_bytes());
+    }
+    let with = |tiles: &[u8]| {
+        let tile = |number: &u8| {
+            [&[0xff, 0x90, 0, 10, 0, *number, 0, 0, 0, 20, 0, 1, 0xff, 0x93][..], &[0; 6]].concat()
+        };
+        let parts: Vec<u8> = tiles.iter().flat_map(tile).collect();
+        decode(&[&header[..], &parts, &[0xff, 0xd9]].concat(), 64 * 64)
+    };
+    assert!(with(&[0, 1, 2, 3]).is_ok() && with(&[3, 1, 0, 2]).is_ok());
+    for tiles in [&[0, 1, 2][..], &[1, 2, 3], &[0, 1, 1, 2]] {
+        assert_eq!(with(tiles).map(|_| ()), Err(Fault::Truncated), "{tiles:?}");
+    }
+}
