@@ -33,6 +33,8 @@ pub(crate) struct Decoded {
     pub(crate) precision: u32,
     /// Row, column, component.
     pub(crate) values: Vec<u16>,
+    /// Whether the values are those that were encoded.
+    pub(crate) lossless: bool,
     /// Whether three components are luma and chroma, as far as the codestream says, asked in the
     /// order of the reference implementation: JFIF, the Adobe segment, the letters R, G and B.
     pub(crate) transformed: Option<bool>,
@@ -338,11 +340,11 @@ impl<'a> Decoder<'a> {
             None if letters => Some(false),
             None => None,
         };
-        let Frame { width, height, precision, components, .. } = frame;
-        let components = components.len();
-        Ok(Decoded { width, height, components, precision, values, transformed })
+        let Frame { width, height, precision, components, kind, .. } = frame;
+        let (components, lossless) = (components.len(), kind == Kind::Lossless);
+        Ok(Decoded { width, height, components, precision, values, lossless, transformed })
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -46,7 +46,7 @@ impl Stored {
 
     fn jpeg(bytes: &[u8]) -> Result<Self, Fault> {
         let most = usize::try_from(MAX_PIXEL_BYTES / 4).unwrap_or(usize::MAX);
-        let jpeg::Decoded { width, height, components, precision, mut values, transformed } =
+        let jpeg::Decoded { width, height, components, precision, mut values, transformed, .. } =
             jpeg::decode(bytes, most)?;
         match components {
             1 => {}

@@ -253,7 +253,7 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
     match codec {
         Codec::Plain | Codec::Deflate => {
             let wanted = if one_bit { count.div_ceil(8) } else { count * size };
-            let bytes = if codec == Codec::Plain {
+            let mut bytes = if codec == Codec::Plain {
                 frame.get(..wanted).ok_or(Fault::Truncated)?.to_vec()
             } else {
                 crate::file::inflated(DeflateDecoder::new(frame).by_ref(), frame.len(), wanted)?
@@ -261,6 +261,7 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
             if one_bit {
                 return unpacked(&bytes, count);
             }
+            without_unused_bits(stored, &mut bytes);
             Ok(if planar { interleaved(stored, &bytes) } else { bytes })
         }
         Codec::Rle => run_lengths(stored, frame),
@@ -273,7 +274,14 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
             if stored.photometric == Photometric::Rgb && decoded.transformed == Some(true) {
                 stored.photometric = Photometric::YbrFull;
             }
-            Ok(packed(stored, decoded.values.iter().map(|v| i32::from(*v)), decoded.precision))
+            // A lossy one may overshoot a little what the bits can store; it has nothing above them.
+            let cut = !decoded.lossless && stored.kind == Kind::Unsigned;
+            let most = if cut { u16::MAX >> (16 - stored.bits_stored.min(16)) } else { u16::MAX };
+            let values = decoded.values.iter().map(|value| i32::from((*value).min(most)));
+            // The sign is that of the stored bits (PS3.5 8.1.1), whatever the codestream's precision is.
+            let mut data = packed(stored, values, 32);
+            without_unused_bits(stored, &mut data);
+            Ok(data)
         }
         Codec::JpegLs => {
             let decoded = jpegls::decode(frame, count)?;

@@ -444,6 +444,13 @@ fn halved_chroma_is_doubled_in_either_order_of_bytes_and_whole_chroma_is_kept() 
     assert_eq!(odd.data, [1, 2, 3]);
 }
 
+/// Such a file, its pixels one frame in one fragment.
+fn compressed(what: &Made<'_>, frame: &[u8]) -> Vec<u8> {
+    let head = made(&Made { pixels: &[], ..*what });
+    let pixels = [0xe0, 0x7f, 0x10, 0, b'O', b'B', 0, 0, 0xff, 0xff, 0xff, 0xff];
+    [&head[..head.len() - 12], &pixels, &item(&[]), &item(frame)].concat()
+}
+
 /// The example of T.87 annex H.3 as pixels in fragments; its precision is the seventh byte.
 const JPEG_LS: [u8; 58] = [
     0xff, 0xd8, 0xff, 0xf7, 0x00, 0x0b, 0x08, 0x00, 0x04, 0x00, 0x04, 0x01, 0x01, 0x11, 0x00, 0xff,
@@ -455,16 +462,8 @@ const JPEG_LS: [u8; 58] = [
 #[test]
 fn a_jpeg_ls_image_has_the_bits_of_its_codestream() {
     let file = |bits: (u16, u16), codestream: &[u8]| {
-        let head = made(&Made {
-            syntax: b"1.2.840.10008.1.2.4.80",
-            sides: (4, 4),
-            bits,
-            signed: 1,
-            ..PLAIN
-        });
-        let head = &head[..head.len() - 12 - PLAIN.pixels.len()];
-        let pixels = [0xe0, 0x7f, 0x10, 0, b'O', b'B', 0, 0, 0xff, 0xff, 0xff, 0xff];
-        [head, &pixels, &item(&[]), &item(codestream)].concat()
+        let syntax = b"1.2.840.10008.1.2.4.80";
+        compressed(&Made { syntax, sides: (4, 4), bits, signed: 1, ..PLAIN }, codestream)
     };
     let first = |file: &[u8]| values(&Stored::decode(file).expect("sound"))[..8].to_vec();
     let expected = [0.0, 0.0, 90.0, 74.0, 68.0, 50.0, 43.0, -51.0];
@@ -475,4 +474,42 @@ fn a_jpeg_ls_image_has_the_bits_of_its_codestream() {
     deeper[6] = 12;
     let fault = Stored::decode(&file((8, 8), &deeper)).expect_err("more bits than there is room");
     assert!(matches!(fault, Fault::Unreadable(_)), "{fault}");
+}
+
+#[test]
+fn only_the_stored_bits_of_a_jpeg_are_values_and_the_sign_is_theirs() {
+    use crate::jpeg::tests::{flat, lossless};
+    let syntax = b"1.2.840.10008.1.2.4.70";
+    let read = |bits, signed, codestream: &[u8], sides| {
+        let what = Made { syntax, sides, bits, signed, ..PLAIN };
+        values(&Stored::decode(&compressed(&what, codestream)).expect("sound"))
+    };
+    let words = [0, 0xf001, 0x0800, 0xffff];
+    let codestream = lossless(4, &words);
+    for (bits, signed, expected) in [
+        ((16, 12), 0, [0.0, 1.0, 2048.0, 4095.0]),
+        ((16, 12), 1, [0.0, 1.0, -2048.0, -1.0]),
+        ((16, 16), 0, words.map(f64::from)),
+        ((16, 16), 1, [0.0, -4095.0, 2048.0, -1.0]),
+    ] {
+        assert_eq!(read(bits, signed, &codestream, (1, 4)), expected, "{bits:?} {signed}");
+    }
+    // Twelve bits in a codestream are not a sign in sixteen.
+    assert_eq!(read((16, 16), 1, &flat(12, 80), (8, 8))[..2], [2058.0, 2058.0]);
+    // A lossy overshoot is the brightest value and no dark one.
+    assert_eq!(read((16, 11), 0, &flat(12, 80), (8, 8))[..2], [2047.0, 2047.0]);
+}
+
+#[test]
+fn unused_bits_of_frames_that_are_not_transformed_are_left_out() {
+    let pixels = [0, 0xf0, 1, 0, 2, 0x80, 0xff, 0x0f];
+    let mut deflated = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut deflated, &pixels).expect("into memory");
+    let deflated = deflated.finish().expect("into memory");
+    for (syntax, frame) in
+        [(&b"1.2.840.10008.1.2.1.98"[..], &pixels[..]), (b"1.2.840.10008.1.2.8.1 ", &deflated)]
+    {
+        let file = compressed(&Made { syntax, ..PLAIN }, frame);
+        assert_eq!(values(&Stored::decode(&file).expect("sound")), [0.0, 1.0, 2.0, 4095.0]);
+    }
 }
