@@ -32,6 +32,8 @@ pub struct Stored {
     pub data: Vec<u8>,
 }
 
+const ALONE: Fault = Fault::NotAnImage("the header of a pair without its .img file");
+
 impl Stored {
     /// Reads a file, and the other half of a `.hdr` and `.img` pair.
     ///
@@ -50,9 +52,12 @@ impl Stored {
     pub(crate) fn of_pair(path: &Path, file: &[u8]) -> Result<Option<Self>, Fault> {
         let (_, extension, _) = parts(path);
         match extension.as_str() {
-            "hdr" if announces_pair(file) => {
-                Self::decode_pair(file, &bytes(&other_half(path, "img"))?).map(Some)
-            }
+            "hdr" if announces_pair(file) => match bytes(&other_half(path, "img")) {
+                Ok(image) => Self::decode_pair(file, &image).map(Some),
+                // What is missing is not the file that was named.
+                Err(Fault::Missing) => Err(ALONE),
+                Err(fault) => Err(fault),
+            },
             "img" => match bytes(&other_half(path, "hdr")) {
                 Ok(header) if announces_pair(&header) => Self::decode_pair(&header, file).map(Some),
                 Ok(_) | Err(Fault::Missing) => Ok(None),
@@ -69,7 +74,7 @@ impl Stored {
     pub fn decode(file: &[u8]) -> Result<Self, Fault> {
         let header = Header::parse(&start(file)?)?;
         if header.paired {
-            return Err(Fault::NotAnImage("the header of a pair without its .img file"));
+            return Err(ALONE);
         }
         Self::voxels(header, file)
     }

@@ -95,7 +95,6 @@ fn unsupported_types_and_broken_headers_are_refused() {
         (40, 8_i16.to_le_bytes()),
         (42, 0_i16.to_le_bytes()),
         (44, (-1_i16).to_le_bytes()),
-        (72, 8_i16.to_le_bytes()),
         (344, *b"no"),
     ] {
         let mut bytes = good.clone();
@@ -190,7 +189,9 @@ fn a_pair_is_found_from_either_half() {
     assert!(Stored::decode(&header).is_err());
     let (first, second) = (folder.path().join("a.hdr"), folder.path().join("a.img.gz"));
     std::fs::write(&first, &header[..348]).expect("written");
-    assert_eq!(Stored::read(&first).expect_err("alone"), Fault::Missing);
+    assert_eq!(Stored::read(&first).expect_err("alone"), ALONE);
+    let gone = folder.path().join("gone.hdr");
+    assert_eq!(Stored::read(&gone).expect_err("not there"), Fault::Missing);
     std::fs::write(&second, gzipped(&[5, 6])).expect("written");
     for path in [&first, &second] {
         assert_eq!(Stored::read(path).expect("a pair").data, [5, 6]);
@@ -389,4 +390,21 @@ fn a_mask_lies_on_its_image_as_stored_unless_both_say_otherwise() {
     assert_eq!(picture(2, 3).labels_of(&picture(2, 3)), Ok(as_stored.clone()));
     assert_eq!(left.labels_of(&picture(2, 3)), Ok(as_stored));
     assert_eq!(right.labels_of(&picture(2, 3)).expect("labels").values, [6, 5, 4, 3, 2, 1]);
+}
+
+#[test]
+fn headers_that_other_readers_put_right_are_put_right() {
+    let words = [1, 0, 2, 0];
+    let good = file(false, 4, &[2, 1, 1, 1], &words);
+    for bits in [0_i16, 8, 64] {
+        let mut bytes = good.clone();
+        put(&mut bytes, 72, &bits.to_le_bytes());
+        assert_eq!(values(&bytes), [1.0, 2.0], "{bits} bits");
+    }
+    let without = file(false, 4, &[2, 1, 1, 0, 0], &words);
+    assert_eq!(Stored::decode(&without).expect("sound").header.shape, [2, 1, 1, 1, 1]);
+    for dims in [&[2, 0, 1][..], &[2, 1, 0], &[0, 1, 1], &[2, 1, 1, -1]] {
+        let fault = Stored::decode(&file(false, 4, dims, &words)).expect_err("no voxels");
+        assert!(matches!(fault, Fault::NotAnImage(_)), "{dims:?}: {fault}");
+    }
 }
