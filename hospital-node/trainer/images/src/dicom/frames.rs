@@ -271,9 +271,11 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
             if decoded.precision > u32::from(stored.bits_allocated) {
                 return Err(MORE_BITS);
             }
-            if stored.photometric == Photometric::Rgb && decoded.transformed == Some(true) {
-                stored.photometric = Photometric::YbrFull;
-            }
+            stored.photometric = match (stored.photometric, decoded.transformed) {
+                (Photometric::Rgb, Some(true)) => Photometric::YbrFull,
+                (Photometric::YbrFull | Photometric::YbrFull422, Some(false)) => Photometric::Rgb,
+                (said, _) => said,
+            };
             // A lossy one may overshoot a little what the bits can store; it has nothing above them.
             let cut = !decoded.lossless && stored.kind == Kind::Unsigned;
             let most = if cut { u16::MAX >> (16 - stored.bits_stored.min(16)) } else { u16::MAX };

@@ -513,3 +513,31 @@ fn unused_bits_of_frames_that_are_not_transformed_are_left_out() {
         assert_eq!(values(&Stored::decode(&file).expect("sound")), [0.0, 1.0, 2.0, 4095.0]);
     }
 }
+
+#[test]
+fn colours_are_those_of_the_codestream_where_it_says_them() {
+    use Photometric::{Rgb, YbrFull, YbrFull422};
+    const ADOBE: (u8, &[u8]) = (0xee, b"Adobe\0\x64\0\0\0\0\0");
+    const ADOBE_LUMA: (u8, &[u8]) = (0xee, b"Adobe\0\x64\0\0\0\0\x01");
+    for (said, ids, segments, expected) in [
+        ("YBR_FULL_422", [1, 2, 3], &[][..], YbrFull422),
+        ("YBR_FULL_422", [1, 2, 3], &[ADOBE], Rgb),
+        ("YBR_FULL", *b"RGB", &[], Rgb),
+        ("YBR_FULL", [1, 2, 3], &[ADOBE_LUMA], YbrFull),
+        ("RGB ", [1, 2, 3], &[ADOBE_LUMA], YbrFull),
+        ("RGB ", [1, 2, 3], &[], Rgb),
+    ] {
+        let codestream = crate::jpeg::tests::three(ids, segments);
+        let samples: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 2), b"US", &[3, 0])];
+        let what = Made {
+            syntax: b"1.2.840.10008.1.2.4.50",
+            sides: (8, 8),
+            bits: (8, 8),
+            photometric: said,
+            more: &samples,
+            ..PLAIN
+        };
+        let stored = Stored::decode(&compressed(&what, &codestream)).expect("sound");
+        assert_eq!(stored.photometric, expected, "{said} {ids:?}");
+    }
+}
