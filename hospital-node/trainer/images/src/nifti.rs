@@ -21,7 +21,7 @@ pub use crate::volume::{Labels, Volume};
 
 use crate::file::{GZIP, Gunzip, bytes, gunzipped_start, inflated};
 use crate::volume::{Turn, cross};
-use crate::{Fault, MAX_FILE_BYTES, MAX_PIXEL_BYTES, Whole};
+use crate::{Fault, Limit, MAX_FILE_BYTES, MAX_PIXEL_BYTES, Whole};
 
 /// Voxels as the file stores them: no slope, no intercept, no turning.
 #[derive(Clone, Debug)]
@@ -92,15 +92,14 @@ impl Stored {
     }
 
     fn voxels(header: Header, file: &[u8]) -> Result<Self, Fault> {
-        let size = header
-            .data_bytes()
-            .filter(|size| *size as u64 <= MAX_PIXEL_BYTES)
-            .ok_or(Fault::TooLarge)?;
-        let end = header
-            .offset
-            .checked_add(size)
-            .filter(|end| *end as u64 <= MAX_FILE_BYTES)
-            .ok_or(Fault::TooLarge)?;
+        let size = header.data_bytes();
+        if size as u64 > MAX_PIXEL_BYTES {
+            return Err(Fault::TooLarge(Limit::Pixels(size as u64)));
+        }
+        let end = header.offset.saturating_add(size);
+        if end as u64 > MAX_FILE_BYTES {
+            return Err(Fault::TooLarge(Limit::File(end as u64)));
+        }
         let mut data = if file.starts_with(&GZIP) {
             let mut all = gunzipped_start(file, end)?;
             all.drain(..header.offset);

@@ -9,6 +9,7 @@ use super::{Kind, Photometric, Stored, rle};
 use crate::{Fault, jpeg, jpeg2000, jpegls};
 
 const MORE_BITS: Fault = Fault::Unreadable("its codestream has more bits than its header");
+const LARGER: Fault = Fault::WrongShape("a codestream larger than its header says");
 const OTHER_SHAPE: Fault = Fault::WrongShape("a codestream of another shape than its header says");
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -194,7 +195,7 @@ fn by_frame<'f>(
     elements: &Elements<'_>,
     fragments: &'f [&'f [u8]],
 ) -> Result<Vec<&'f [&'f [u8]]>, Fault> {
-    let frames = usize::try_from(stored.frames).map_err(|_| Fault::TooLarge)?;
+    let frames = usize::try_from(stored.frames).unwrap_or(usize::MAX);
     let (table, fragments) = fragments.split_first().ok_or(Fault::Truncated)?;
     if fragments.iter().all(|fragment| fragment.is_empty()) {
         return Err(Fault::Truncated);
@@ -266,7 +267,7 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
         }
         Codec::Rle => run_lengths(stored, frame),
         Codec::Jpeg => {
-            let decoded = jpeg::decode(frame, count)?;
+            let decoded = jpeg::decode(frame, count, |_| LARGER)?;
             fits(stored, decoded.width, decoded.height, decoded.components)?;
             if decoded.precision > u32::from(stored.bits_allocated) {
                 return Err(MORE_BITS);

@@ -3,7 +3,7 @@
 use super::Stored;
 use super::elements::Elements;
 use crate::volume::{Turn, Volume, cross};
-use crate::{Fault, MAX_PIXEL_BYTES, sha256};
+use crate::{Fault, Limit, MAX_PIXEL_BYTES, sha256};
 
 /// Where an image lies in the patient.
 #[derive(Clone, Debug, Default)]
@@ -124,19 +124,22 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     let normal = cross(across, down);
     // Before anything is set aside for a frame.
     let frames: u64 = images.iter().map(|image| u64::from(image.frames)).sum();
-    let values = (size.0 as u64 * size.1 as u64).checked_mul(4 * frames);
-    if frames > MAX_SLICES || values.is_none_or(|bytes| bytes > MAX_PIXEL_BYTES) {
-        return Err(Fault::TooLarge);
+    if frames > MAX_SLICES {
+        return Err(Fault::TooLarge(Limit::Slices(frames, MAX_SLICES)));
+    }
+    let bytes = 4 * frames * size.0 as u64 * size.1 as u64;
+    if bytes > MAX_PIXEL_BYTES {
+        return Err(Fault::TooLarge(Limit::Pixels(bytes)));
     }
     let mut slices = Vec::new();
     for stored in images {
-        for frame in 0..usize::try_from(stored.frames).map_err(|_| Fault::TooLarge)? {
+        for index in 0..stored.frames {
+            let frame = usize::try_from(index).unwrap_or(usize::MAX);
             let position = match stored.place.positions.as_slice() {
                 [only] if stored.frames == 1 => Some(*only),
                 several => several.get(frame).filter(|_| several.len() > 1).copied(),
             };
-            let number = i64::try_from(frame).map_err(|_| Fault::TooLarge)?
-                + i64::from(stored.place.number.unwrap_or(0));
+            let number = i64::from(index) + i64::from(stored.place.number.unwrap_or(0));
             let along = position.map_or(0.0, |position| dot(position, normal));
             slices.push(Slice { stored, frame, position, along, number });
         }

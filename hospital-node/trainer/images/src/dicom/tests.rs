@@ -145,7 +145,7 @@ fn a_palette_becomes_colours_and_tables_become_shades() {
 fn headers_that_make_no_sense_are_refused() {
     let fault = |what: &Made<'_>| Stored::decode(&made(what)).expect_err("refused");
     assert_eq!(fault(&Made { pixels: &PLAIN.pixels[..6], ..PLAIN }), Fault::Truncated);
-    assert_eq!(fault(&Made { sides: (65_535, 65_535), ..PLAIN }), Fault::TooLarge);
+    assert!(matches!(fault(&Made { sides: (65_535, 65_535), ..PLAIN }), Fault::TooLarge(_)));
     assert_eq!(fault(&Made { sides: (16_384, 16_384), ..PLAIN }), Fault::Truncated);
     // Products that wrap around to little.
     for (samples, frames) in [(8, &b"2147483648"[..]), (16, b"1073741824"), (0x8000, b"4294967295")]
@@ -153,7 +153,7 @@ fn headers_that_make_no_sense_are_refused() {
         let more: [(Tag, &[u8; 2], &[u8]); 2] =
             [((0x28, 8), b"IS", frames), ((0x28, 2), b"US", &u16::to_le_bytes(samples))];
         let many = Made { sides: (32_768, 32_768), more: &more, ..PLAIN };
-        assert_eq!(fault(&many), Fault::TooLarge);
+        assert!(matches!(fault(&many), Fault::TooLarge(_)));
     }
     for bits in [(12, 12), (16, 0), (16, 17), (24, 8), (64, 64)] {
         assert!(matches!(fault(&Made { bits, ..PLAIN }), Fault::Unreadable(_)), "{bits:?}");
@@ -192,7 +192,7 @@ fn slices_become_a_volume_in_the_order_of_their_places() {
     assert!(volume_of(&[slice("7", 20), decoded(&PLAIN)]).is_err());
     // More slices than scanners make are not even counted up.
     let many = Stored { frames: u32::MAX, ..slice("7", 20) };
-    assert_eq!(volume_of(&[many]).expect_err("refused"), Fault::TooLarge);
+    assert!(matches!(volume_of(&[many]).expect_err("refused"), Fault::TooLarge(_)));
 }
 
 #[test]

@@ -1,5 +1,9 @@
 use super::*;
 
+fn decode(bytes: &[u8], most_values: usize) -> Result<Decoded, Fault> {
+    super::decode(bytes, most_values, |_| Fault::WrongShape("more"))
+}
+
 fn segment(out: &mut Vec<u8>, marker: u8, body: &[u8]) {
     let length = u16::try_from(body.len() + 2).expect("short");
     out.extend_from_slice(&[0xff, marker]);

@@ -36,9 +36,9 @@ pub struct Header {
 }
 
 impl Header {
-    /// Bytes of all voxels.
-    pub(super) fn data_bytes(&self) -> Option<usize> {
-        self.shape.iter().try_fold(self.datatype.bytes(), |size, axis| size.checked_mul(*axis))
+    /// Bytes of all voxels, or the most that can be said.
+    pub(super) fn data_bytes(&self) -> usize {
+        self.shape.iter().fold(self.datatype.bytes(), |size, axis| size.saturating_mul(*axis))
     }
 
     /// Reads a header from the front of a file.
