@@ -40,6 +40,9 @@ pub enum Fault {
     /// An image of another kind than the study takes.
     #[error("wrong shape: {0}")]
     WrongShape(&'static str),
+    /// Slices that make no volume: by how much one differs from the others.
+    #[error("wrong shape: {0}")]
+    Slices(Misfit),
     /// The same pixels as an earlier record.
     #[error("duplicate: the same pixels as an earlier record")]
     Duplicate,
@@ -59,6 +62,11 @@ pub enum Fault {
     #[error("broken row: not as many columns as the manifest's first line")]
     BrokenRow,
 }
+
+/// How one of the slices of a series differs from the others, in words and numbers of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Misfit(pub(crate) String);
 
 /// The limit that a file is above, and what it has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,7 +107,7 @@ impl Fault {
             Self::TooLarge(_) => "too_large",
             Self::UnsupportedTransferSyntax(_) => "unsupported_transfer_syntax",
             Self::Unsupported(_) => "unsupported",
-            Self::WrongShape(_) => "wrong_shape",
+            Self::WrongShape(_) | Self::Slices(_) => "wrong_shape",
             Self::Duplicate => "duplicate",
             Self::WrongLabel => "wrong_label",
             Self::WrongSplit => "wrong_split",

@@ -169,14 +169,85 @@ fn headers_that_make_no_sense_are_refused() {
 
 /// One slice of four pixels, this high up in the patient.
 fn slice(height: &str, first: u8) -> Stored {
+    slice_with(height, first, b"1\\0\\0\\0\\1\\0 ", b"0.5\\0.25", "MONOCHROME2 ")
+}
+
+fn slice_with(
+    height: &str,
+    first: u8,
+    orientation: &[u8],
+    spacing: &[u8],
+    photometric: &str,
+) -> Stored {
     let position = format!("10\\20\\{height}");
     let more: [(Tag, &[u8; 2], &[u8]); 3] = [
         ((0x20, 0x32), b"DS", position.as_bytes()),
-        ((0x20, 0x37), b"DS", b"1\\0\\0\\0\\1\\0 "),
-        ((0x28, 0x30), b"DS", b"0.5\\0.25"),
+        ((0x20, 0x37), b"DS", orientation),
+        ((0x28, 0x30), b"DS", spacing),
     ];
     let pixels = [first, 0, first + 1, 0, first + 2, 0, first + 3, 0];
-    decoded(&Made { sides: (2, 2), more: &more, pixels: &pixels, ..PLAIN })
+    decoded(&Made { sides: (2, 2), more: &more, pixels: &pixels, photometric, ..PLAIN })
+}
+
+#[test]
+fn slices_that_are_not_of_one_volume_are_refused_with_what_differs() {
+    let stack = |heights: &[&str]| heights.iter().map(|at| slice(at, 0)).collect::<Vec<Stored>>();
+    // As scanners round them; one alone, and two, are as far apart as they are.
+    for heights in [&["0", "2", "4.3", "6"][..], &["5"], &["5", "99"]] {
+        assert!(volume_of(&stack(heights)).is_ok(), "{heights:?}");
+    }
+    for (heights, text) in [
+        (&["1", "2", "3", "7", "8"][..], "1.00 mm apart as most are, found two 4.00 mm"),
+        (&["4", "0", "2", "30"], "2.00 mm apart as most are, found two 26.00 mm"),
+        (&["0", "3", "9"], "3.00 mm apart as most are, found two 6.00 mm"),
+        (&["0", "3", "6", "7"], "3.00 mm apart as most are, found two 1.00 mm"),
+    ] {
+        let fault = volume_of(&stack(heights)).expect_err("uneven");
+        assert!(fault.to_string().contains(text), "{fault}");
+        assert_eq!(fault.code(), "wrong_shape");
+    }
+    let (flat, apart, grey) = (&b"1\\0\\0\\0\\1\\0 "[..], &b"0.5\\0.25"[..], "MONOCHROME2 ");
+    for (orientation, spacing, photometric, text) in [
+        (flat, &b"0.5004\\0.25 "[..], grey, None),
+        (b"1\\0.001\\0\\0\\1\\0 ", apart, grey, None),
+        (b"0\\1\\0\\0\\0\\-1", apart, grey, Some("several orientations")),
+        (b"1\\0\\0\\0\\0.9\\0.4 ", apart, grey, Some("several orientations")),
+        (
+            flat,
+            b"1.5\\0.25",
+            grey,
+            Some("0.500 by 0.250 mm apart as in another slice, found 1.500"),
+        ),
+        (flat, apart, "MONOCHROME1 ", Some("several photometric")),
+    ] {
+        let other = slice_with("4", 0, orientation, spacing, photometric);
+        let made = volume_of(&[slice("0", 0), slice("2", 0), other]);
+        let said = made.err().map(|fault| fault.to_string());
+        assert!(
+            said.as_deref().zip(text).is_some_and(|(said, text)| said.contains(text))
+                || (said.is_none() && text.is_none()),
+            "{text:?}: {said:?}"
+        );
+    }
+}
+
+#[test]
+fn frames_of_several_orientations_are_no_volume() {
+    let frame = |orientation: &[u8], height: &[u8]| {
+        let plane = item(&bare((0x20, 0x37), orientation));
+        let position = item(&bare((0x20, 0x32), height));
+        item(&[bare((0x20, 0x9113), &position), bare((0x20, 0x9116), &plane)].concat())
+    };
+    let of = |second: &[u8]| {
+        let flat = b"1\\0\\0\\0\\1\\0 ";
+        let groups = [frame(flat, b"0\\0\\0 "), frame(second, b"0\\0\\2 ")].concat();
+        let more: [(Tag, &[u8; 2], &[u8]); 2] =
+            [((0x28, 8), b"IS", b"2 "), ((0x5200, 0x9230), b"UN", &groups)];
+        volume_of(&[decoded(&Made { sides: (1, 2), more: &more, ..PLAIN })])
+    };
+    assert_eq!(of(b"1\\0\\0\\0\\1\\0 ").expect("parallel").shape, [2, 1, 2]);
+    let fault = of(b"0\\1\\0\\0\\0\\-1").expect_err("across");
+    assert!(fault.to_string().contains("several orientations"), "{fault}");
 }
 
 #[test]
