@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 /// What is told when nobody asks for more: not what the JPEG 2000 decoder says of each file, nor
 /// what the ways to a GPU say about the machine.
-const SPOKEN: &str = "info,jpeg2k=warn,wgpu_core=error,wgpu_hal=error,naga=error";
+const SPOKEN: &str = "info,jpeg2k=off,wgpu_core=error,wgpu_hal=error,naga=error";
 
 /// Reads a hospital's images and trains on them, without a network.
 #[derive(Parser)]

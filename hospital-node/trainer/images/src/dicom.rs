@@ -19,7 +19,7 @@ use elements::{DOUBLE_PIXELS, Elements, FLOAT_PIXELS, File, PIXELS};
 pub use picture::{Picture, Shown};
 pub use series::{Place, volume_of};
 
-use crate::{Fault, MAX_PIXEL_BYTES, Whole};
+use crate::{Fault, Limit, MAX_PIXEL_BYTES, Whole};
 
 /// Pixels as the file stores them, after decompression: no rescale, no window, no palette.
 #[derive(Clone, Debug)]
@@ -211,12 +211,14 @@ impl Stored {
     /// Values that the header claims; refused above the limit.
     fn count(&self) -> Result<usize, Fault> {
         let size = u64::from(self.bits_allocated.div_ceil(8));
-        [self.rows, self.columns, self.samples]
+        let values = [self.rows, self.columns, self.samples]
             .into_iter()
-            .try_fold(u64::from(self.frames), |values, side| values.checked_mul(side.into()))
-            .filter(|values| values.checked_mul(size).is_some_and(|b| b <= MAX_PIXEL_BYTES))
-            .and_then(|values| usize::try_from(values).ok())
-            .ok_or(Fault::TooLarge)
+            .fold(u64::from(self.frames), |values, side| values.saturating_mul(side.into()));
+        let bytes = values.saturating_mul(size);
+        usize::try_from(values)
+            .ok()
+            .filter(|_| bytes <= MAX_PIXEL_BYTES)
+            .ok_or(Fault::TooLarge(Limit::Pixels(bytes)))
     }
 
     /// Values of one frame.

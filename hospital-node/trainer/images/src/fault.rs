@@ -2,8 +2,10 @@
 //! name and no header text. What a manifest can get wrong about a file is here too, so that each file
 //! has one reason of one kind.
 
-use super::MAX_PIXEL_BYTES;
+use std::fmt;
+
 use super::npz::NpzFault;
+use super::{MAX_FILE_BYTES, MAX_PIXEL_BYTES};
 
 /// Why one file or row cannot be used. Exactly one reason is given, the first that holds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +29,8 @@ pub enum Fault {
     #[error("not an image: {0}")]
     NotAnImage(&'static str),
     /// Larger than what is taken into memory.
-    #[error("too large: its header claims more than {} MiB of pixels", MAX_PIXEL_BYTES >> 20)]
-    TooLarge,
+    #[error("too large: {0}")]
+    TooLarge(Limit),
     /// Pixels in an encoding that cannot be decoded here.
     #[error("unsupported transfer syntax: {0}")]
     UnsupportedTransferSyntax(&'static str),
@@ -38,6 +40,9 @@ pub enum Fault {
     /// An image of another kind than the study takes.
     #[error("wrong shape: {0}")]
     WrongShape(&'static str),
+    /// Slices that make no volume: by how much one differs from the others.
+    #[error("wrong shape: {0}")]
+    Slices(Misfit),
     /// The same pixels as an earlier record.
     #[error("duplicate: the same pixels as an earlier record")]
     Duplicate,
@@ -58,6 +63,37 @@ pub enum Fault {
     BrokenRow,
 }
 
+/// How one of the slices of a series differs from the others, in words and numbers of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Misfit(pub(crate) String);
+
+/// The limit that a file is above, and what it has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Limit {
+    /// Bytes of the file itself.
+    #[error("the file has {}, expected at most {}", MiB(*.0), MiB(MAX_FILE_BYTES))]
+    File(u64),
+    /// Bytes of pixels, by the header.
+    #[error("its header claims {} of pixels, expected at most {}", MiB(*.0), MiB(MAX_PIXEL_BYTES))]
+    Pixels(u64),
+    /// Bytes of a compressed file, or of what is compressed in it: more than so many.
+    #[error("it unpacks to more than {}", MiB(*.0))]
+    Unpacked(u64),
+    /// Slices: how many, and the most that there may be.
+    #[error("it has {0} slices, expected at most {1}")]
+    Slices(u64, u64),
+}
+
+/// Bytes in the unit of the limits, rounded up.
+struct MiB(u64);
+
+impl fmt::Display for MiB {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MiB", self.0.div_ceil(1 << 20))
+    }
+}
+
 impl Fault {
     /// A stable word for scripts.
     #[must_use]
@@ -68,16 +104,40 @@ impl Fault {
             Self::Unreadable(_) | Self::Arrays(_) => "unreadable",
             Self::Truncated => "truncated",
             Self::NotAnImage(_) => "not_an_image",
-            Self::TooLarge => "too_large",
+            Self::TooLarge(_) => "too_large",
             Self::UnsupportedTransferSyntax(_) => "unsupported_transfer_syntax",
             Self::Unsupported(_) => "unsupported",
-            Self::WrongShape(_) => "wrong_shape",
+            Self::WrongShape(_) | Self::Slices(_) => "wrong_shape",
             Self::Duplicate => "duplicate",
             Self::WrongLabel => "wrong_label",
             Self::WrongSplit => "wrong_split",
             Self::NoPatient => "no_patient",
             Self::PatientInTwoSplits => "patient_in_two_splits",
             Self::BrokenRow => "broken_row",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_named_with_what_the_file_has() {
+        for (limit, text) in [
+            (Limit::File(3 << 30), "too large: the file has 3072 MiB, expected at most 2048 MiB"),
+            (
+                Limit::Pixels((1 << 30) + 1),
+                "too large: its header claims 1025 MiB of pixels, expected at most 1024 MiB",
+            ),
+            (Limit::Unpacked(256 << 20), "too large: it unpacks to more than 256 MiB"),
+            (
+                Limit::Slices(70_000, 65_536),
+                "too large: it has 70000 slices, expected at most 65536",
+            ),
+        ] {
+            let fault = Fault::TooLarge(limit);
+            assert_eq!((fault.to_string().as_str(), fault.code()), (text, "too_large"));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flate2::bufread::GzDecoder;
 
-use super::Fault;
+use super::{Fault, Limit};
 
 /// Bytes of decoded pixels that one file may have.
 pub const MAX_PIXEL_BYTES: u64 = 1 << 30;
@@ -31,14 +31,16 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>, Fault> {
     if !about.is_file() {
         return Err(Fault::Unreadable("not a regular file"));
     }
+    let too_large = |length| Fault::TooLarge(Limit::File(length));
     if about.len() > MAX_FILE_BYTES {
-        return Err(Fault::TooLarge);
+        return Err(too_large(about.len()));
     }
     // As long as it is on the disk; what is added meanwhile comes along.
-    let length = usize::try_from(about.len()).map_err(|_| Fault::TooLarge)?;
+    let length = usize::try_from(about.len()).map_err(|_| too_large(about.len()))?;
     let mut bytes = Vec::with_capacity(length + 1);
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| reason(&error))?;
-    if bytes.len() as u64 > MAX_FILE_BYTES { Err(Fault::TooLarge) } else { Ok(bytes) }
+    let length = bytes.len() as u64;
+    if length > MAX_FILE_BYTES { Err(too_large(length)) } else { Ok(bytes) }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the system may add kinds; all have one answer")]
@@ -132,7 +134,10 @@ pub(crate) fn gunzipped(file: &[u8]) -> Result<Vec<u8>, Fault> {
         .take(MAX_GUNZIPPED + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| damage(&error))?;
-    if bytes.len() as u64 > MAX_GUNZIPPED { Err(Fault::TooLarge) } else { Ok(bytes) }
+    if bytes.len() as u64 > MAX_GUNZIPPED {
+        return Err(Fault::TooLarge(Limit::Unpacked(MAX_GUNZIPPED)));
+    }
+    Ok(bytes)
 }
 
 /// SHA-256.

@@ -33,6 +33,8 @@ pub(crate) struct Decoded {
     pub(crate) precision: u32,
     /// Row, column, component.
     pub(crate) values: Vec<u16>,
+    /// Whether the values are those that were encoded.
+    pub(crate) lossless: bool,
     /// Whether three components are luma and chroma, as far as the codestream says, asked in the
     /// order of the reference implementation: JFIF, the Adobe segment, the letters R, G and B.
     pub(crate) transformed: Option<bool>,
@@ -82,9 +84,14 @@ struct Scan {
 
 pub(crate) const BROKEN: Fault = Fault::Unreadable("its JPEG codestream is broken");
 
-/// Decodes a codestream of at most so many values.
-pub(crate) fn decode(bytes: &[u8], most_values: usize) -> Result<Decoded, Fault> {
-    let mut decoder = Decoder::new(bytes, most_values);
+/// Decodes a codestream of at most so many values; what more are is for the caller to say, who is given
+/// their number.
+pub(crate) fn decode(
+    bytes: &[u8],
+    most_values: usize,
+    beyond: fn(usize) -> Fault,
+) -> Result<Decoded, Fault> {
+    let mut decoder = Decoder::new(bytes, most_values, beyond);
     decoder.segments()?;
     decoder.finish()
 }
@@ -93,6 +100,7 @@ struct Decoder<'a> {
     bytes: &'a [u8],
     at: usize,
     most_values: usize,
+    beyond: fn(usize) -> Fault,
     frame: Option<Frame>,
     quantisation: [Option<[u16; 64]>; 4],
     dc: [Option<Table>; 4],
@@ -105,11 +113,12 @@ struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    fn new(bytes: &'a [u8], most_values: usize) -> Self {
+    fn new(bytes: &'a [u8], most_values: usize, beyond: fn(usize) -> Fault) -> Self {
         Self {
             bytes,
             at: 0,
             most_values,
+            beyond,
             frame: None,
             quantisation: [None; 4],
             dc: [const { None }; 4],
@@ -227,7 +236,7 @@ impl<'a> Decoder<'a> {
         }
         let values = width * height * said.len();
         if values > self.most_values {
-            return Err(Fault::WrongShape("a codestream larger than its header says"));
+            return Err((self.beyond)(values));
         }
         if values > self.bytes.len().saturating_mul(MAX_VALUES_PER_BYTE) {
             return Err(Fault::Truncated);
@@ -338,11 +347,11 @@ impl<'a> Decoder<'a> {
             None if letters => Some(false),
             None => None,
         };
-        let Frame { width, height, precision, components, .. } = frame;
-        let components = components.len();
-        Ok(Decoded { width, height, components, precision, values, transformed })
+        let Frame { width, height, precision, components, kind, .. } = frame;
+        let (components, lossless) = (components.len(), kind == Kind::Lossless);
+        Ok(Decoded { width, height, components, precision, values, lossless, transformed })
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

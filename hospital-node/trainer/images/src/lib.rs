@@ -27,7 +27,7 @@ mod volume;
 
 pub use dicom::{Picture, Shown};
 pub use facts::{ArrayFacts, Facts, Sum, Whole};
-pub use fault::Fault;
+pub use fault::{Fault, Limit, Misfit};
 pub use file::{MAX_FILE_BYTES, MAX_PIXEL_BYTES, bytes, sha256};
 pub use image::Image;
 pub use numbers::Datatype;

@@ -21,7 +21,7 @@ pub use crate::volume::{Labels, Volume};
 
 use crate::file::{GZIP, Gunzip, bytes, gunzipped_start, inflated};
 use crate::volume::{Turn, cross};
-use crate::{Fault, MAX_FILE_BYTES, MAX_PIXEL_BYTES, Whole};
+use crate::{Fault, Limit, MAX_FILE_BYTES, MAX_PIXEL_BYTES, Whole};
 
 /// Voxels as the file stores them: no slope, no intercept, no turning.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Stored {
     /// Little-endian values, first axis fastest.
     pub data: Vec<u8>,
 }
+
+const ALONE: Fault = Fault::NotAnImage("the header of a pair without its .img file");
 
 impl Stored {
     /// Reads a file, and the other half of a `.hdr` and `.img` pair.
@@ -50,9 +52,12 @@ impl Stored {
     pub(crate) fn of_pair(path: &Path, file: &[u8]) -> Result<Option<Self>, Fault> {
         let (_, extension, _) = parts(path);
         match extension.as_str() {
-            "hdr" if announces_pair(file) => {
-                Self::decode_pair(file, &bytes(&other_half(path, "img"))?).map(Some)
-            }
+            "hdr" if announces_pair(file) => match bytes(&other_half(path, "img")) {
+                Ok(image) => Self::decode_pair(file, &image).map(Some),
+                // What is missing is not the file that was named.
+                Err(Fault::Missing) => Err(ALONE),
+                Err(fault) => Err(fault),
+            },
             "img" => match bytes(&other_half(path, "hdr")) {
                 Ok(header) if announces_pair(&header) => Self::decode_pair(&header, file).map(Some),
                 Ok(_) | Err(Fault::Missing) => Ok(None),
@@ -69,7 +74,7 @@ impl Stored {
     pub fn decode(file: &[u8]) -> Result<Self, Fault> {
         let header = Header::parse(&start(file)?)?;
         if header.paired {
-            return Err(Fault::NotAnImage("the header of a pair without its .img file"));
+            return Err(ALONE);
         }
         Self::voxels(header, file)
     }
@@ -87,15 +92,14 @@ impl Stored {
     }
 
     fn voxels(header: Header, file: &[u8]) -> Result<Self, Fault> {
-        let size = header
-            .data_bytes()
-            .filter(|size| *size as u64 <= MAX_PIXEL_BYTES)
-            .ok_or(Fault::TooLarge)?;
-        let end = header
-            .offset
-            .checked_add(size)
-            .filter(|end| *end as u64 <= MAX_FILE_BYTES)
-            .ok_or(Fault::TooLarge)?;
+        let size = header.data_bytes();
+        if size as u64 > MAX_PIXEL_BYTES {
+            return Err(Fault::TooLarge(Limit::Pixels(size as u64)));
+        }
+        let end = header.offset.saturating_add(size);
+        if end as u64 > MAX_FILE_BYTES {
+            return Err(Fault::TooLarge(Limit::File(end as u64)));
+        }
         let mut data = if file.starts_with(&GZIP) {
             let mut all = gunzipped_start(file, end)?;
             all.drain(..header.offset);

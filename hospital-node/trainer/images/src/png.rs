@@ -7,7 +7,7 @@ use flate2::Crc;
 use flate2::read::ZlibDecoder;
 
 use crate::file::inflated;
-use crate::{Fault, MAX_PIXEL_BYTES};
+use crate::{Fault, Limit, MAX_PIXEL_BYTES};
 
 /// How a PNG file begins.
 pub(crate) const BEGIN: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
@@ -109,8 +109,8 @@ impl Header {
         let &[w3, w2, w1, w0, h3, h2, h1, h0, depth, color, 0, 0, interlace] = body else {
             return Err(BROKEN);
         };
-        let side = |bytes| usize::try_from(u32::from_be_bytes(bytes)).map_err(|_| Fault::TooLarge);
-        let (width, height) = (side([w3, w2, w1, w0])?, side([h3, h2, h1, h0])?);
+        let side = |bytes| usize::try_from(u32::from_be_bytes(bytes)).unwrap_or(usize::MAX);
+        let (width, height) = (side([w3, w2, w1, w0]), side([h3, h2, h1, h0]));
         let samples = match (color, depth) {
             (0, 1 | 2 | 4 | 8 | 16) | (3, 1 | 2 | 4 | 8) => 1,
             (4, 8 | 16) => 2,
@@ -122,9 +122,12 @@ impl Header {
             return Err(Fault::NotAnImage("its header says that it has no pixels"));
         }
         // Two bytes to a value, and to a pixel of a palette its number and three values.
-        let bytes = (width as u64).checked_mul(height as u64).and_then(|b| b.checked_mul(8));
-        if bytes.is_none_or(|bytes| bytes > MAX_PIXEL_BYTES) || interlace > 1 {
-            return Err(if interlace > 1 { BROKEN } else { Fault::TooLarge });
+        let bytes = (width as u64).saturating_mul(height as u64).saturating_mul(8);
+        if interlace > 1 {
+            return Err(BROKEN);
+        }
+        if bytes > MAX_PIXEL_BYTES {
+            return Err(Fault::TooLarge(Limit::Pixels(bytes)));
         }
         let (indexed, interlaced) = (color == 3, interlace == 1);
         Ok(Self { width, height, depth: depth.into(), samples, indexed, interlaced })

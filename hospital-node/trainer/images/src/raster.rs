@@ -2,7 +2,7 @@
 //! them. Transparency is dropped: no reading room prints it.
 
 use crate::png::{self, Decoded};
-use crate::{Fault, MAX_PIXEL_BYTES, Picture, jpeg};
+use crate::{Fault, Limit, MAX_PIXEL_BYTES, Picture, jpeg};
 
 /// How a JPEG file begins.
 const JPEG: [u8; 3] = [0xff, 0xd8, 0xff];
@@ -46,8 +46,8 @@ impl Stored {
 
     fn jpeg(bytes: &[u8]) -> Result<Self, Fault> {
         let most = usize::try_from(MAX_PIXEL_BYTES / 4).unwrap_or(usize::MAX);
-        let jpeg::Decoded { width, height, components, precision, mut values, transformed } =
-            jpeg::decode(bytes, most)?;
+        let jpeg::Decoded { width, height, components, precision, mut values, transformed, .. } =
+            jpeg::decode(bytes, most, |values| Fault::TooLarge(Limit::Pixels(4 * values as u64)))?;
         match components {
             1 => {}
             // Without a word on it three components are luma and chroma (T.871).

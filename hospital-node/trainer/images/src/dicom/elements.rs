@@ -12,7 +12,7 @@ use std::io::Read as _;
 
 use flate2::read::DeflateDecoder;
 
-use crate::Fault;
+use crate::{Fault, Limit};
 
 /// Sequences within sequences; real files stay below ten.
 const MAX_DEPTH: usize = 64;
@@ -131,7 +131,10 @@ fn inflated(packed: &[u8]) -> Result<Vec<u8>, Fault> {
     }
     let room = MAX_DEFLATED - DEFLATED_START + 1;
     let _ = decoder.take(room).read_to_end(&mut bytes);
-    if bytes.len() as u64 > MAX_DEFLATED { Err(Fault::TooLarge) } else { Ok(bytes) }
+    if bytes.len() as u64 > MAX_DEFLATED {
+        return Err(Fault::TooLarge(Limit::Unpacked(MAX_DEFLATED)));
+    }
+    Ok(bytes)
 }
 
 /// Whether there is a meta group or the identifying group right at the start: files from before the

@@ -9,6 +9,7 @@ use super::{Kind, Photometric, Stored, rle};
 use crate::{Fault, jpeg, jpeg2000, jpegls};
 
 const MORE_BITS: Fault = Fault::Unreadable("its codestream has more bits than its header");
+const LARGER: Fault = Fault::WrongShape("a codestream larger than its header says");
 const OTHER_SHAPE: Fault = Fault::WrongShape("a codestream of another shape than its header says");
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -194,7 +195,7 @@ fn by_frame<'f>(
     elements: &Elements<'_>,
     fragments: &'f [&'f [u8]],
 ) -> Result<Vec<&'f [&'f [u8]]>, Fault> {
-    let frames = usize::try_from(stored.frames).map_err(|_| Fault::TooLarge)?;
+    let frames = usize::try_from(stored.frames).unwrap_or(usize::MAX);
     let (table, fragments) = fragments.split_first().ok_or(Fault::Truncated)?;
     if fragments.iter().all(|fragment| fragment.is_empty()) {
         return Err(Fault::Truncated);
@@ -253,7 +254,7 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
     match codec {
         Codec::Plain | Codec::Deflate => {
             let wanted = if one_bit { count.div_ceil(8) } else { count * size };
-            let bytes = if codec == Codec::Plain {
+            let mut bytes = if codec == Codec::Plain {
                 frame.get(..wanted).ok_or(Fault::Truncated)?.to_vec()
             } else {
                 crate::file::inflated(DeflateDecoder::new(frame).by_ref(), frame.len(), wanted)?
@@ -261,19 +262,29 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
             if one_bit {
                 return unpacked(&bytes, count);
             }
+            without_unused_bits(stored, &mut bytes);
             Ok(if planar { interleaved(stored, &bytes) } else { bytes })
         }
         Codec::Rle => run_lengths(stored, frame),
         Codec::Jpeg => {
-            let decoded = jpeg::decode(frame, count)?;
+            let decoded = jpeg::decode(frame, count, |_| LARGER)?;
             fits(stored, decoded.width, decoded.height, decoded.components)?;
             if decoded.precision > u32::from(stored.bits_allocated) {
                 return Err(MORE_BITS);
             }
-            if stored.photometric == Photometric::Rgb && decoded.transformed == Some(true) {
-                stored.photometric = Photometric::YbrFull;
-            }
-            Ok(packed(stored, decoded.values.iter().map(|v| i32::from(*v)), decoded.precision))
+            stored.photometric = match (stored.photometric, decoded.transformed) {
+                (Photometric::Rgb, Some(true)) => Photometric::YbrFull,
+                (Photometric::YbrFull | Photometric::YbrFull422, Some(false)) => Photometric::Rgb,
+                (said, _) => said,
+            };
+            // A lossy one may overshoot a little what the bits can store; it has nothing above them.
+            let cut = !decoded.lossless && stored.kind == Kind::Unsigned;
+            let most = if cut { u16::MAX >> (16 - stored.bits_stored.min(16)) } else { u16::MAX };
+            let values = decoded.values.iter().map(|value| i32::from((*value).min(most)));
+            // The sign is that of the stored bits (PS3.5 8.1.1), whatever the codestream's precision is.
+            let mut data = packed(stored, values, 32);
+            without_unused_bits(stored, &mut data);
+            Ok(data)
         }
         Codec::JpegLs => {
             let decoded = jpegls::decode(frame, count)?;

@@ -3,7 +3,7 @@
 
 use super::elements::{Elements, Tag};
 use super::{Kind, Photometric, Stored};
-use crate::{Fault, MAX_PIXEL_BYTES};
+use crate::{Fault, Limit, MAX_PIXEL_BYTES};
 
 /// A decoded image, before anything that a study asks for.
 #[derive(Clone, Debug)]
@@ -281,8 +281,9 @@ impl Stored {
         let size = self.frame_values() * self.value_bytes();
         // Values are floats from here on, and a palette's colours three of them.
         let values = if self.photometric == Photometric::Palette { 3 } else { 1 };
-        if 4 * values * self.frame_values() as u64 > MAX_PIXEL_BYTES {
-            return Err(Fault::TooLarge);
+        let bytes = 4 * values * self.frame_values() as u64;
+        if bytes > MAX_PIXEL_BYTES {
+            return Err(Fault::TooLarge(Limit::Pixels(bytes)));
         }
         let data = index
             .checked_mul(size)

@@ -3,7 +3,7 @@
 use super::Stored;
 use super::elements::Elements;
 use crate::volume::{Turn, Volume, cross};
-use crate::{Fault, MAX_PIXEL_BYTES, sha256};
+use crate::{Fault, Limit, MAX_PIXEL_BYTES, Misfit, sha256};
 
 /// Where an image lies in the patient.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +16,8 @@ pub struct Place {
     pub positions: Vec<[f64; 3]>,
     /// The directions in which columns and rows count up.
     pub orientation: Option<[f64; 6]>,
+    /// Whether the frames of the file have several orientations, of which that is the first.
+    pub turns: bool,
     /// Millimetres between rows and between columns.
     pub spacing: Option<[f64; 2]>,
     /// Millimetres between slices, where the file says so.
@@ -61,11 +63,17 @@ impl Place {
             Some(positions) if !positions.is_empty() => positions,
             _ => position(group((0x20, 0x9113))).into_iter().collect(),
         };
+        let orientation =
+            |groups: &Elements<'_>| groups.decimals((0x20, 0x37)).first_chunk::<6>().copied();
+        let mut turned =
+            frames.iter().filter_map(|f| f.items((0x20, 0x9116)).first().and_then(orientation));
+        let turns = turned.next().is_some_and(|first| !turned.all(|other| is_along(first, other)));
         Self {
             series: elements.value((0x20, 0x0e)).map(sha256),
             number: elements.decimal((0x20, 0x13)).and_then(whole),
             positions,
-            orientation: group((0x20, 0x9116)).decimals((0x20, 0x37)).first_chunk().copied(),
+            orientation: orientation(group((0x20, 0x9116))),
+            turns,
             // Of projections that at the detector, or that of a scanned film.
             spacing: [(0x28, 0x30), (0x18, 0x1164), (0x18, 0x2010)]
                 .into_iter()
@@ -84,6 +92,13 @@ fn are_directions(orientation: &[f64; 6]) -> bool {
         length.is_finite() && length > 0.0
     };
     has_length(&orientation[..3]) && has_length(&orientation[3..])
+}
+
+/// How much a direction's parts may differ from slice to slice: half a degree, more than rounding.
+const TURN: f64 = 0.01;
+
+fn is_along(one: [f64; 6], other: [f64; 6]) -> bool {
+    one.iter().zip(other).all(|(one, other)| (one - other).abs() <= TURN)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "checked to be in range")]
@@ -107,8 +122,9 @@ struct Slice<'s> {
 /// their numbers; axes turned to the patient's, values rescaled.
 ///
 /// # Errors
-/// [`Fault::WrongShape`] for slices of several sizes, of several series, of several at one place,
-/// without order, or in colour; [`Fault::TooLarge`].
+/// [`Fault::WrongShape`] for slices of several sizes, of several series, of several orientations, of
+/// several at one place, without order, or in colour; [`Fault::Slices`] where one is missing, or has
+/// pixels of another size than the others; [`Fault::TooLarge`].
 pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     let first = images.first().ok_or(Fault::WrongShape("expected slices, found none"))?;
     let size = (usize::from(first.rows), usize::from(first.columns));
@@ -120,23 +136,27 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
         return Err(Fault::WrongShape("expected slices of one series and one size"));
     }
     let orientation = first.place.orientation.unwrap_or(AXIAL);
+    alike(images, first, orientation)?;
     let [across, down] = [[0, 1, 2], [3, 4, 5]].map(|places| places.map(|p| orientation[p]));
     let normal = cross(across, down);
     // Before anything is set aside for a frame.
     let frames: u64 = images.iter().map(|image| u64::from(image.frames)).sum();
-    let values = (size.0 as u64 * size.1 as u64).checked_mul(4 * frames);
-    if frames > MAX_SLICES || values.is_none_or(|bytes| bytes > MAX_PIXEL_BYTES) {
-        return Err(Fault::TooLarge);
+    if frames > MAX_SLICES {
+        return Err(Fault::TooLarge(Limit::Slices(frames, MAX_SLICES)));
+    }
+    let bytes = 4 * frames * size.0 as u64 * size.1 as u64;
+    if bytes > MAX_PIXEL_BYTES {
+        return Err(Fault::TooLarge(Limit::Pixels(bytes)));
     }
     let mut slices = Vec::new();
     for stored in images {
-        for frame in 0..usize::try_from(stored.frames).map_err(|_| Fault::TooLarge)? {
+        for index in 0..stored.frames {
+            let frame = usize::try_from(index).unwrap_or(usize::MAX);
             let position = match stored.place.positions.as_slice() {
                 [only] if stored.frames == 1 => Some(*only),
                 several => several.get(frame).filter(|_| several.len() > 1).copied(),
             };
-            let number = i64::try_from(frame).map_err(|_| Fault::TooLarge)?
-                + i64::from(stored.place.number.unwrap_or(0));
+            let number = i64::from(index) + i64::from(stored.place.number.unwrap_or(0));
             let along = position.map_or(0.0, |position| dot(position, normal));
             slices.push(Slice { stored, frame, position, along, number });
         }
@@ -147,6 +167,7 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
         if slices.windows(2).any(|pair| (pair[1].along - pair[0].along).abs() < 1e-3) {
             return Err(Fault::WrongShape("several slices at one place"));
         }
+        evenly_spaced(&slices)?;
     } else {
         slices.sort_by_key(|slice| slice.number);
         if slices.windows(2).any(|pair| pair[0].number == pair[1].number) {
@@ -166,6 +187,48 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     let between = slices.len() == 1 || positioned || first.place.between.is_some();
     let spacing = first.place.pixel_spacing().filter(|_| between).map(|_| turn.spacing);
     Ok(Volume { shape: turn.shape, spacing, values: turn.apply(&stacked), full: None })
+}
+
+/// Slices of one volume are parallel, and have pixels of one size and one meaning (PS3.3 C.7.6.2.1.1).
+fn alike(images: &[Stored], first: &Stored, orientation: [f64; 6]) -> Result<(), Fault> {
+    for image in images {
+        let place = &image.place;
+        if place.turns || !is_along(orientation, place.orientation.unwrap_or(AXIAL)) {
+            return Err(Fault::WrongShape("slices of several orientations in one series"));
+        }
+        if image.photometric != first.photometric {
+            return Err(Fault::WrongShape("slices of several photometric interpretations"));
+        }
+        let Some((expected, found)) = first.place.spacing.zip(place.spacing) else { continue };
+        if expected.iter().zip(found).any(|(one, other)| (one - other).abs() > FAR * one.abs()) {
+            let ([a, b], [c, d]) = (expected, found);
+            return Err(Fault::Slices(Misfit(format!(
+                "expected pixels {a:.3} by {b:.3} mm apart as in another slice, found {c:.3} by {d:.3}"
+            ))));
+        }
+    }
+    Ok(())
+}
+
+/// By which share distances between pixels may differ from slice to slice.
+const FAR: f64 = 0.01;
+/// By which share a step from slice to slice may differ from most of the others: where one is missing,
+/// it is twice as long.
+const UNEVEN: f64 = 0.25;
+
+/// Refuses slices that are not as far from each other as most are. A volume has one distance between
+/// slices, and what is between two of them that are apart nobody knows.
+fn evenly_spaced(slices: &[Slice<'_>]) -> Result<(), Fault> {
+    let steps = || slices.windows(2).map(|pair| pair[1].along - pair[0].along);
+    let mut sorted: Vec<f64> = steps().collect();
+    sorted.sort_by(f64::total_cmp);
+    let Some(&usual) = sorted.get(sorted.len().saturating_sub(1) / 2) else { return Ok(()) };
+    match steps().find(|step| (step - usual).abs() > UNEVEN * usual) {
+        None => Ok(()),
+        Some(step) => Err(Fault::Slices(Misfit(format!(
+            "expected slices {usual:.2} mm apart as most are, found two {step:.2} mm apart"
+        )))),
+    }
 }
 
 /// Column, row and slice to millimetres right, to the front, up: DICOM counts to the left and back.

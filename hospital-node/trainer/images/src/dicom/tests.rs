@@ -145,7 +145,7 @@ fn a_palette_becomes_colours_and_tables_become_shades() {
 fn headers_that_make_no_sense_are_refused() {
     let fault = |what: &Made<'_>| Stored::decode(&made(what)).expect_err("refused");
     assert_eq!(fault(&Made { pixels: &PLAIN.pixels[..6], ..PLAIN }), Fault::Truncated);
-    assert_eq!(fault(&Made { sides: (65_535, 65_535), ..PLAIN }), Fault::TooLarge);
+    assert!(matches!(fault(&Made { sides: (65_535, 65_535), ..PLAIN }), Fault::TooLarge(_)));
     assert_eq!(fault(&Made { sides: (16_384, 16_384), ..PLAIN }), Fault::Truncated);
     // Products that wrap around to little.
     for (samples, frames) in [(8, &b"2147483648"[..]), (16, b"1073741824"), (0x8000, b"4294967295")]
@@ -153,7 +153,7 @@ fn headers_that_make_no_sense_are_refused() {
         let more: [(Tag, &[u8; 2], &[u8]); 2] =
             [((0x28, 8), b"IS", frames), ((0x28, 2), b"US", &u16::to_le_bytes(samples))];
         let many = Made { sides: (32_768, 32_768), more: &more, ..PLAIN };
-        assert_eq!(fault(&many), Fault::TooLarge);
+        assert!(matches!(fault(&many), Fault::TooLarge(_)));
     }
     for bits in [(12, 12), (16, 0), (16, 17), (24, 8), (64, 64)] {
         assert!(matches!(fault(&Made { bits, ..PLAIN }), Fault::Unreadable(_)), "{bits:?}");
@@ -169,14 +169,85 @@ fn headers_that_make_no_sense_are_refused() {
 
 /// One slice of four pixels, this high up in the patient.
 fn slice(height: &str, first: u8) -> Stored {
+    slice_with(height, first, b"1\\0\\0\\0\\1\\0 ", b"0.5\\0.25", "MONOCHROME2 ")
+}
+
+fn slice_with(
+    height: &str,
+    first: u8,
+    orientation: &[u8],
+    spacing: &[u8],
+    photometric: &str,
+) -> Stored {
     let position = format!("10\\20\\{height}");
     let more: [(Tag, &[u8; 2], &[u8]); 3] = [
         ((0x20, 0x32), b"DS", position.as_bytes()),
-        ((0x20, 0x37), b"DS", b"1\\0\\0\\0\\1\\0 "),
-        ((0x28, 0x30), b"DS", b"0.5\\0.25"),
+        ((0x20, 0x37), b"DS", orientation),
+        ((0x28, 0x30), b"DS", spacing),
     ];
     let pixels = [first, 0, first + 1, 0, first + 2, 0, first + 3, 0];
-    decoded(&Made { sides: (2, 2), more: &more, pixels: &pixels, ..PLAIN })
+    decoded(&Made { sides: (2, 2), more: &more, pixels: &pixels, photometric, ..PLAIN })
+}
+
+#[test]
+fn slices_that_are_not_of_one_volume_are_refused_with_what_differs() {
+    let stack = |heights: &[&str]| heights.iter().map(|at| slice(at, 0)).collect::<Vec<Stored>>();
+    // As scanners round them; one alone, and two, are as far apart as they are.
+    for heights in [&["0", "2", "4.3", "6"][..], &["5"], &["5", "99"]] {
+        assert!(volume_of(&stack(heights)).is_ok(), "{heights:?}");
+    }
+    for (heights, text) in [
+        (&["1", "2", "3", "7", "8"][..], "1.00 mm apart as most are, found two 4.00 mm"),
+        (&["4", "0", "2", "30"], "2.00 mm apart as most are, found two 26.00 mm"),
+        (&["0", "3", "9"], "3.00 mm apart as most are, found two 6.00 mm"),
+        (&["0", "3", "6", "7"], "3.00 mm apart as most are, found two 1.00 mm"),
+    ] {
+        let fault = volume_of(&stack(heights)).expect_err("uneven");
+        assert!(fault.to_string().contains(text), "{fault}");
+        assert_eq!(fault.code(), "wrong_shape");
+    }
+    let (flat, apart, grey) = (&b"1\\0\\0\\0\\1\\0 "[..], &b"0.5\\0.25"[..], "MONOCHROME2 ");
+    for (orientation, spacing, photometric, text) in [
+        (flat, &b"0.5004\\0.25 "[..], grey, None),
+        (b"1\\0.001\\0\\0\\1\\0 ", apart, grey, None),
+        (b"0\\1\\0\\0\\0\\-1", apart, grey, Some("several orientations")),
+        (b"1\\0\\0\\0\\0.9\\0.4 ", apart, grey, Some("several orientations")),
+        (
+            flat,
+            b"1.5\\0.25",
+            grey,
+            Some("0.500 by 0.250 mm apart as in another slice, found 1.500"),
+        ),
+        (flat, apart, "MONOCHROME1 ", Some("several photometric")),
+    ] {
+        let other = slice_with("4", 0, orientation, spacing, photometric);
+        let made = volume_of(&[slice("0", 0), slice("2", 0), other]);
+        let said = made.err().map(|fault| fault.to_string());
+        assert!(
+            said.as_deref().zip(text).is_some_and(|(said, text)| said.contains(text))
+                || (said.is_none() && text.is_none()),
+            "{text:?}: {said:?}"
+        );
+    }
+}
+
+#[test]
+fn frames_of_several_orientations_are_no_volume() {
+    let frame = |orientation: &[u8], height: &[u8]| {
+        let plane = item(&bare((0x20, 0x37), orientation));
+        let position = item(&bare((0x20, 0x32), height));
+        item(&[bare((0x20, 0x9113), &position), bare((0x20, 0x9116), &plane)].concat())
+    };
+    let of = |second: &[u8]| {
+        let flat = b"1\\0\\0\\0\\1\\0 ";
+        let groups = [frame(flat, b"0\\0\\0 "), frame(second, b"0\\0\\2 ")].concat();
+        let more: [(Tag, &[u8; 2], &[u8]); 2] =
+            [((0x28, 8), b"IS", b"2 "), ((0x5200, 0x9230), b"UN", &groups)];
+        volume_of(&[decoded(&Made { sides: (1, 2), more: &more, ..PLAIN })])
+    };
+    assert_eq!(of(b"1\\0\\0\\0\\1\\0 ").expect("parallel").shape, [2, 1, 2]);
+    let fault = of(b"0\\1\\0\\0\\0\\-1").expect_err("across");
+    assert!(fault.to_string().contains("several orientations"), "{fault}");
 }
 
 #[test]
@@ -192,7 +263,7 @@ fn slices_become_a_volume_in_the_order_of_their_places() {
     assert!(volume_of(&[slice("7", 20), decoded(&PLAIN)]).is_err());
     // More slices than scanners make are not even counted up.
     let many = Stored { frames: u32::MAX, ..slice("7", 20) };
-    assert_eq!(volume_of(&[many]).expect_err("refused"), Fault::TooLarge);
+    assert!(matches!(volume_of(&[many]).expect_err("refused"), Fault::TooLarge(_)));
 }
 
 #[test]
@@ -444,6 +515,13 @@ fn halved_chroma_is_doubled_in_either_order_of_bytes_and_whole_chroma_is_kept() 
     assert_eq!(odd.data, [1, 2, 3]);
 }
 
+/// Such a file, its pixels one frame in one fragment.
+fn compressed(what: &Made<'_>, frame: &[u8]) -> Vec<u8> {
+    let head = made(&Made { pixels: &[], ..*what });
+    let pixels = [0xe0, 0x7f, 0x10, 0, b'O', b'B', 0, 0, 0xff, 0xff, 0xff, 0xff];
+    [&head[..head.len() - 12], &pixels, &item(&[]), &item(frame)].concat()
+}
+
 /// The example of T.87 annex H.3 as pixels in fragments; its precision is the seventh byte.
 const JPEG_LS: [u8; 58] = [
     0xff, 0xd8, 0xff, 0xf7, 0x00, 0x0b, 0x08, 0x00, 0x04, 0x00, 0x04, 0x01, 0x01, 0x11, 0x00, 0xff,
@@ -455,16 +533,8 @@ const JPEG_LS: [u8; 58] = [
 #[test]
 fn a_jpeg_ls_image_has_the_bits_of_its_codestream() {
     let file = |bits: (u16, u16), codestream: &[u8]| {
-        let head = made(&Made {
-            syntax: b"1.2.840.10008.1.2.4.80",
-            sides: (4, 4),
-            bits,
-            signed: 1,
-            ..PLAIN
-        });
-        let head = &head[..head.len() - 12 - PLAIN.pixels.len()];
-        let pixels = [0xe0, 0x7f, 0x10, 0, b'O', b'B', 0, 0, 0xff, 0xff, 0xff, 0xff];
-        [head, &pixels, &item(&[]), &item(codestream)].concat()
+        let syntax = b"1.2.840.10008.1.2.4.80";
+        compressed(&Made { syntax, sides: (4, 4), bits, signed: 1, ..PLAIN }, codestream)
     };
     let first = |file: &[u8]| values(&Stored::decode(file).expect("sound"))[..8].to_vec();
     let expected = [0.0, 0.0, 90.0, 74.0, 68.0, 50.0, 43.0, -51.0];
@@ -475,4 +545,70 @@ fn a_jpeg_ls_image_has_the_bits_of_its_codestream() {
     deeper[6] = 12;
     let fault = Stored::decode(&file((8, 8), &deeper)).expect_err("more bits than there is room");
     assert!(matches!(fault, Fault::Unreadable(_)), "{fault}");
+}
+
+#[test]
+fn only_the_stored_bits_of_a_jpeg_are_values_and_the_sign_is_theirs() {
+    use crate::jpeg::tests::{flat, lossless};
+    let syntax = b"1.2.840.10008.1.2.4.70";
+    let read = |bits, signed, codestream: &[u8], sides| {
+        let what = Made { syntax, sides, bits, signed, ..PLAIN };
+        values(&Stored::decode(&compressed(&what, codestream)).expect("sound"))
+    };
+    let words = [0, 0xf001, 0x0800, 0xffff];
+    let codestream = lossless(4, &words);
+    for (bits, signed, expected) in [
+        ((16, 12), 0, [0.0, 1.0, 2048.0, 4095.0]),
+        ((16, 12), 1, [0.0, 1.0, -2048.0, -1.0]),
+        ((16, 16), 0, words.map(f64::from)),
+        ((16, 16), 1, [0.0, -4095.0, 2048.0, -1.0]),
+    ] {
+        assert_eq!(read(bits, signed, &codestream, (1, 4)), expected, "{bits:?} {signed}");
+    }
+    // Twelve bits in a codestream are not a sign in sixteen.
+    assert_eq!(read((16, 16), 1, &flat(12, 80), (8, 8))[..2], [2058.0, 2058.0]);
+    // A lossy overshoot is the brightest value and no dark one.
+    assert_eq!(read((16, 11), 0, &flat(12, 80), (8, 8))[..2], [2047.0, 2047.0]);
+}
+
+#[test]
+fn unused_bits_of_frames_that_are_not_transformed_are_left_out() {
+    let pixels = [0, 0xf0, 1, 0, 2, 0x80, 0xff, 0x0f];
+    let mut deflated = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut deflated, &pixels).expect("into memory");
+    let deflated = deflated.finish().expect("into memory");
+    for (syntax, frame) in
+        [(&b"1.2.840.10008.1.2.1.98"[..], &pixels[..]), (b"1.2.840.10008.1.2.8.1 ", &deflated)]
+    {
+        let file = compressed(&Made { syntax, ..PLAIN }, frame);
+        assert_eq!(values(&Stored::decode(&file).expect("sound")), [0.0, 1.0, 2.0, 4095.0]);
+    }
+}
+
+#[test]
+fn colours_are_those_of_the_codestream_where_it_says_them() {
+    use Photometric::{Rgb, YbrFull, YbrFull422};
+    const ADOBE: (u8, &[u8]) = (0xee, b"Adobe\0\x64\0\0\0\0\0");
+    const ADOBE_LUMA: (u8, &[u8]) = (0xee, b"Adobe\0\x64\0\0\0\0\x01");
+    for (said, ids, segments, expected) in [
+        ("YBR_FULL_422", [1, 2, 3], &[][..], YbrFull422),
+        ("YBR_FULL_422", [1, 2, 3], &[ADOBE], Rgb),
+        ("YBR_FULL", *b"RGB", &[], Rgb),
+        ("YBR_FULL", [1, 2, 3], &[ADOBE_LUMA], YbrFull),
+        ("RGB ", [1, 2, 3], &[ADOBE_LUMA], YbrFull),
+        ("RGB ", [1, 2, 3], &[], Rgb),
+    ] {
+        let codestream = crate::jpeg::tests::three(ids, segments);
+        let samples: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 2), b"US", &[3, 0])];
+        let what = Made {
+            syntax: b"1.2.840.10008.1.2.4.50",
+            sides: (8, 8),
+            bits: (8, 8),
+            photometric: said,
+            more: &samples,
+            ..PLAIN
+        };
+        let stored = Stored::decode(&compressed(&what, &codestream)).expect("sound");
+        assert_eq!(stored.photometric, expected, "{said} {ids:?}");
+    }
 }

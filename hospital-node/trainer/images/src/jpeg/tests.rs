@@ -1,5 +1,9 @@
 use super::*;
 
+fn decode(bytes: &[u8], most_values: usize) -> Result<Decoded, Fault> {
+    super::decode(bytes, most_values, |_| Fault::WrongShape("more"))
+}
+
 fn segment(out: &mut Vec<u8>, marker: u8, body: &[u8]) {
     let length = u16::try_from(body.len() + 2).expect("short");
     out.extend_from_slice(&[0xff, marker]);
@@ -50,7 +54,7 @@ impl Writer {
 }
 
 /// A lossless codestream of grey values of 16 bits, each predicted from its left neighbour.
-fn lossless(width: u16, values: &[u16]) -> Vec<u8> {
+pub(crate) fn lossless(width: u16, values: &[u16]) -> Vec<u8> {
     let height = u16::try_from(values.len()).expect("few") / width;
     let mut out = vec![0xff, 0xd8];
     let mut counts = [0; 17];
@@ -107,13 +111,13 @@ fn blocks(first: &[(u8, &[u8])], frame: (u8, &[u8]), scan: &[u8], steps: &[i32])
 }
 
 /// A sequential codestream of one block.
-fn flat(precision: u8, constant: i32) -> Vec<u8> {
+pub(crate) fn flat(precision: u8, constant: i32) -> Vec<u8> {
     let frame = [precision, 0, 8, 0, 8, 1, 1, 0x11, 0];
     blocks(&[], (0xc1, &frame), &[1, 1, 0, 0, 63, 0], &[constant])
 }
 
 /// Three components with these identifiers, each of one block.
-fn three([a, b, c]: [u8; 3], segments: &[(u8, &[u8])]) -> Vec<u8> {
+pub(crate) fn three([a, b, c]: [u8; 3], segments: &[(u8, &[u8])]) -> Vec<u8> {
     let frame = [8, 0, 8, 0, 8, 3, a, 0x11, 0, b, 0x11, 0, c, 0x11, 0];
     blocks(segments, (0xc0, &frame), &[3, a, 0, b, 0, c, 0, 0, 63, 0], &[80, -80, 8])
 }

@@ -36,9 +36,9 @@ pub struct Header {
 }
 
 impl Header {
-    /// Bytes of all voxels.
-    pub(super) fn data_bytes(&self) -> Option<usize> {
-        self.shape.iter().try_fold(self.datatype.bytes(), |size, axis| size.checked_mul(*axis))
+    /// Bytes of all voxels, or the most that can be said.
+    pub(super) fn data_bytes(&self) -> usize {
+        self.shape.iter().fold(self.datatype.bytes(), |size, axis| size.saturating_mul(*axis))
     }
 
     /// Reads a header from the front of a file.
@@ -108,7 +108,6 @@ struct Said {
     paired: bool,
     dims: [i64; 8],
     datatype: i16,
-    bits: i16,
     pixdim: [f64; 8],
     offset: f64,
     slope: f64,
@@ -142,7 +141,6 @@ fn one(fields: &Fields<'_>) -> Result<Header, Fault> {
             paired,
             dims: each(|i| fields.short(40 + 2 * i).map(i64::from))?,
             datatype: fields.short(70)?,
-            bits: fields.short(72)?,
             pixdim: each(|i| fields.single(76 + 4 * i))?,
             offset: fields.single(108)?,
             slope: fields.single(112)?,
@@ -170,7 +168,6 @@ fn two(fields: &Fields<'_>) -> Result<Header, Fault> {
             paired,
             dims: each(|i| fields.long(16 + 8 * i))?,
             datatype: fields.short(12)?,
-            bits: fields.short(14)?,
             pixdim: each(|i| fields.double(104 + 8 * i))?,
             offset,
             slope: fields.double(176)?,
@@ -201,19 +198,18 @@ fn datatype_of(code: i16) -> Option<Datatype> {
     })
 }
 
+/// What is said is taken as other readers do: the bits to a voxel are those of the number type.
 fn judged(big_endian: bool, said: Said) -> Result<Header, Fault> {
     let axes = usize::try_from(said.dims[0]).ok().filter(|axes| (1..=MAX_AXES).contains(axes));
     let axes = axes.ok_or(Fault::Unreadable("expected 1 to 7 axes"))?;
-    let shape = said.dims[1..=axes]
-        .iter()
-        .map(|axis| usize::try_from(*axis).ok().filter(|axis| *axis > 0))
+    // Writers leave an axis beyond the third at 0 that they do not use; it is 1 (`nifti1_io.c`).
+    let shape = (1..=axes)
+        .map(|axis| said.dims[axis].max(i64::from(axis > 3 && said.dims[axis] == 0)))
+        .map(|side| usize::try_from(side).ok().filter(|side| *side > 0))
         .collect::<Option<Vec<usize>>>()
         .ok_or(Fault::NotAnImage("its header says that it has no voxels"))?;
     let datatype = datatype_of(said.datatype)
         .ok_or(Fault::Unsupported("voxels that are not plain numbers"))?;
-    if usize::try_from(said.bits).ok() != Some(8 * datatype.bytes()) {
-        return Err(Fault::Unreadable("bits to a voxel and its number type disagree"));
-    }
     // In one file the voxels come after the header and four bytes that announce extensions.
     let least = match (said.paired, said.version) {
         (true, _) => 0.0,

@@ -98,10 +98,16 @@ fn cut_off_changed_and_oversized_files_are_refused() {
     }
     for sides in [(u32::MAX, u32::MAX), (65_535, 65_535)] {
         let huge = png_of(0, 8, sides, false, &[0; 100]);
-        assert_eq!(Stored::decode(&huge).expect_err("refused"), Fault::TooLarge);
+        assert!(matches!(Stored::decode(&huge).expect_err("refused"), Fault::TooLarge(_)));
     }
     let claims = png_of(0, 8, (10_000, 10_000), false, &[0; 100]);
     assert_eq!(Stored::decode(&claims).expect_err("refused"), Fault::Truncated);
+    // A JPEG says its size in the frame header, and nowhere else.
+    let mut wide = jpeg::tests::flat(8, 80);
+    let frame = wide.windows(2).position(|word| word == [0xff, 0xc1]).expect("a frame");
+    wide[frame + 5..frame + 9].copy_from_slice(&[0x42, 0x68, 0x3e, 0x80]);
+    let fault = Stored::decode(&wide).expect_err("17000 by 16000");
+    assert_eq!(fault, Fault::TooLarge(Limit::Pixels(4 * 17_000 * 16_000)));
     assert!(begins_so(&whole) && !begins_so(b"BM"));
 }
 
