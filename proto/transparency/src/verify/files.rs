@@ -107,7 +107,9 @@ impl<S: Source> Audit<'_, S> {
         if let Some(error) = failed {
             return Err(error);
         }
-        if !listed.map_err(|source| ReadError::Disk { path: String::new(), source })? {
+        if !listed
+            .map_err(|source| ReadError::Disk { path: "the log's folder".to_owned(), source })?
+        {
             not_checked.push("older partial files: this source cannot list its files".to_owned());
         }
         others.say(not_checked);

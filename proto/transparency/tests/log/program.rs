@@ -112,7 +112,23 @@ fn a_tampered_log_fails_with_exit_1_and_a_line_that_says_where() {
     }
     fs::remove_file(desk.at("log/checkpoint")).expect("removed");
     let gone = desk.run(&format!("verify {OPEN}"));
-    assert_eq!((gone.code, gone.err.contains("checkpoint: expected a file")), (Some(1), true));
+    assert_eq!((gone.code, gone.err.contains("checkpoint: expected a file")), (Some(2), true));
+}
+
+#[test]
+fn what_could_not_be_read_does_not_look_forged() {
+    let desk = Desk::new();
+    fs::create_dir(desk.at("empty")).expect("made");
+    for line in ["verify", "search", "report --study x --out page.html", "show"] {
+        let wrong = desk.run(&format!("{line} --log empty --policy policy --format json"));
+        assert_eq!((wrong.code, &wrong.json()["error_code"]), (Some(2), &"not_readable".into()));
+        assert!(wrong.err.contains("hint: is --log the folder"), "{}", wrong.err);
+    }
+    // What is there and is no checkpoint is another matter, and `verify` does not send to itself.
+    fs::write(desk.at("empty/checkpoint"), "nothing").expect("written");
+    let wrong = desk.run("verify --log empty --policy policy --format json");
+    assert_eq!((wrong.code, &wrong.json()["error_code"]), (Some(1), &"verification_failed".into()));
+    assert!(!wrong.err.contains("consilium-audit verify"), "{}", wrong.err);
 }
 
 #[test]

@@ -44,6 +44,10 @@ pub(crate) enum Exit {
     Ok = 0,
     /// It tried, and the answer is no.
     Failed = 1,
+    /// The log was not reached, or could not be read: nothing is known about it.
+    Unread = 2,
+    /// It took too long.
+    Timeout = 3,
     /// The arguments are wrong; nothing was tried.
     Usage = 4,
 }
@@ -77,6 +81,16 @@ impl Failure {
     /// Wrong arguments.
     pub(crate) fn usage(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, code, message)
+    }
+
+    /// Nothing could be looked at.
+    pub(crate) fn unread(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Exit::Unread, code, message)
+    }
+
+    /// It took too long.
+    pub(crate) fn timeout(message: impl Into<String>) -> Self {
+        Self::new(Exit::Timeout, "timeout", message)
     }
 
     /// What to do about it.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use transparency::verify::{Report, verify};
 
-use crate::entries::{LogArguments, read_checkpoint, unreadable};
+use crate::entries::{LogArguments, read_checkpoint, unverifiable};
 use crate::output::{Failure, Output, visible};
 
 #[derive(Args)]
@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     let since = arguments.since.iter().map(|path| read_checkpoint(path));
     let since = since.collect::<Result<Vec<_>, _>>()?;
     let place = arguments.log.place()?;
-    let report = verify(&place, &policy, &since).map_err(|error| unreadable(&error))?;
+    let report = verify(&place, &policy, &since).map_err(|error| unverifiable(&error))?;
     for line in describe(&report) {
         output.line(&visible(&line))?;
     }
