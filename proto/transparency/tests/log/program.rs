@@ -8,6 +8,7 @@ use serde_json::Value;
 use transparency::folder::Folder;
 
 use crate::fixture::{build, leaf, policy, small};
+use crate::memory::Memory;
 
 /// A folder in which the program is run.
 pub(crate) struct Desk {
@@ -129,6 +130,16 @@ fn what_could_not_be_read_does_not_look_forged() {
     let wrong = desk.run("verify --log empty --policy policy --format json");
     assert_eq!((wrong.code, &wrong.json()["error_code"]), (Some(1), &"verification_failed".into()));
     assert!(!wrong.err.contains("consilium-audit verify"), "{}", wrong.err);
+}
+
+#[test]
+fn of_several_kept_checkpoints_the_one_that_does_not_fit_is_named() {
+    let desk = Desk::new();
+    let other = build(Memory::default(), &[300], |at| leaf(at, "another history"));
+    fs::write(desk.at("other"), other[0].to_string()).expect("written");
+    let wrong = desk.run(&format!("verify {OPEN} --since kept --since other"));
+    assert_eq!(wrong.code, Some(1), "{}", wrong.out);
+    assert!(wrong.err.contains("rewritten history: --since other has"), "{}", wrong.err);
 }
 
 #[test]

@@ -75,6 +75,26 @@ fn a_study_is_one_page_that_fetches_and_runs_nothing() {
 }
 
 #[test]
+fn files_that_nothing_needs_do_not_change_the_page() {
+    let leaves = Story::new("radiographs", SITES[4]).leaves;
+    let desk = desk_with(&leaves);
+    let before = page(&desk, "radiographs");
+    // As the log was when it was shorter.
+    let at = |number: u64| leaves[usize::try_from(number).expect("few")].clone();
+    build(Folder::create(&desk.at("shorter")).expect("made"), &[100], at);
+    for old in ["tile/0/000.p/100", "tile/entries/000.p/100"] {
+        let to = desk.at("log").join(old);
+        fs::create_dir_all(to.parent().expect("a folder")).expect("made");
+        fs::copy(desk.at("shorter").join(old), to).expect("copied");
+    }
+    fs::write(desk.at("log/stranger"), "no part of a log").expect("written");
+    let verified = desk.run("verify --log log --policy policy");
+    assert!(verified.out.contains(" 2 older partial files"), "{}", verified.out);
+    assert!(verified.out.contains("\"stranger\""), "{}", verified.out);
+    assert_eq!(page(&desk, "radiographs"), before);
+}
+
+#[test]
 fn facts_that_do_not_fit_are_said() {
     let desk = desk("radiographs", SITES[4]);
     let said = desk.run(

@@ -14,6 +14,7 @@ use transparency::leaf::Leaf;
 use transparency::note::MAX_NOTE_BYTES;
 use transparency::policy::{MAX_POLICY_BYTES, Policy, PolicyError, Verdict};
 use transparency::tree::leaf_hash;
+use transparency::verify::Kept;
 
 use crate::output::{Failure, chain, visible};
 use crate::place::{MAX_CA_BYTES, Place, Unreached, Url};
@@ -137,12 +138,17 @@ pub(crate) fn bad_policy(path: &Path, error: &PolicyError) -> Failure {
     Failure::usage("bad_policy", message)
 }
 
-pub(crate) fn read_checkpoint(path: &Path) -> Result<SignedCheckpoint, Failure> {
-    let bytes = read_file(path, MAX_NOTE_BYTES)?;
-    SignedCheckpoint::parse(&bytes).map_err(|error| {
-        let message = format!("expected a checkpoint at {}: {}", path.display(), chain(&error));
-        Failure::usage("bad_checkpoint", message)
-    })
+/// The checkpoints that a person kept.
+pub(crate) fn read_kept(paths: &[PathBuf]) -> Result<Vec<Kept>, Failure> {
+    let read = |path: &PathBuf| {
+        let bytes = read_file(path, MAX_NOTE_BYTES)?;
+        let signed = SignedCheckpoint::parse(&bytes).map_err(|error| {
+            let message = format!("expected a checkpoint at {}: {}", path.display(), chain(&error));
+            Failure::usage("bad_checkpoint", message)
+        })?;
+        Ok(Kept { from: format!("--since {}", path.display()), signed })
+    };
+    paths.iter().map(read).collect()
 }
 
 /// A file that a person named.

@@ -16,6 +16,7 @@ mod search;
 mod show;
 mod verify;
 mod verify_proof;
+mod witnesses;
 
 use std::process::ExitCode;
 

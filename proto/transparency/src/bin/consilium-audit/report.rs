@@ -28,11 +28,11 @@ use transparency::leaf::Leaf;
 use transparency::note::MAX_NOTE_BYTES;
 use transparency::policy::{MAX_POLICY_BYTES, Policy};
 use transparency::tile::TILE_WIDTH;
-use transparency::verify::{Report, verify};
 
 use self::history::History;
-use crate::entries::{LogArguments, bad_policy, read_checkpoint, read_file, unreadable};
+use crate::entries::{LogArguments, bad_policy, read_file, read_kept, unreadable};
 use crate::output::{Failure, Output, visible};
+use crate::witnesses::{Verified, verify};
 
 /// How many studies a hint names.
 const MOST_NAMED: usize = 20;
@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
 struct Evidence {
     study: Digest,
     history: History,
-    report: Report,
+    verified: Verified,
     checkpoint: String,
     policy: String,
     policy_digest: String,
@@ -96,8 +96,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     let policy_bytes = read_file(&arguments.log.policy, MAX_POLICY_BYTES)?;
     let policy =
         Policy::parse(&policy_bytes).map_err(|error| bad_policy(&arguments.log.policy, &error))?;
-    let since = arguments.since.iter().map(|path| read_checkpoint(path));
-    let since = since.collect::<Result<Vec<_>, _>>()?;
+    let since = read_kept(&arguments.since)?;
     let source = arguments.log.place()?;
     let checkpoint = source
         .read(CHECKPOINT, MAX_NOTE_BYTES)
@@ -105,12 +104,12 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     let checkpoint = checkpoint
         .ok_or_else(|| unreadable(&ReadError::Missing { path: CHECKPOINT.to_owned() }))?;
     let pinned = Pinned { source, checkpoint };
-    let report = verify(&pinned, &policy, &since).map_err(|error| unreadable(&error))?;
-    if let Some(first) = report.findings.first() {
+    let verified = verify(&pinned, &policy, &since).map_err(|error| unreadable(&error))?;
+    if let Some(first) = verified.report.findings.first() {
         let message = format!("expected a log that is verified; {}: {}", first.place, first.what);
         return Err(Failure::failed("verification_failed", visible(&message))
             .hint("consilium-audit verify says what else is wrong; no report was written")
-            .data(&report));
+            .data(&verified));
     }
     let checkpoint = String::from_utf8_lossy(&pinned.checkpoint).into_owned();
     let (reader, _) = Reader::open(&pinned, &policy).map_err(|error| unreadable(&error))?;
@@ -120,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     let evidence = Evidence {
         study,
         history,
-        report,
+        verified,
         checkpoint,
         policy: String::from_utf8_lossy(&policy_bytes).into_owned(),
         policy_digest: HEXLOWER.encode(digest.as_ref()),
@@ -134,7 +133,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     fs::write(&beside, page.as_bytes())?;
     fs::rename(&beside, &arguments.out)?;
     let exceptions: usize = checks.iter().map(|check| check.exceptions.len()).sum();
-    output.line(&format!("verified: {} entries", evidence.report.size))?;
+    output.line(&format!("verified: {} entries", evidence.verified.report.size))?;
     for check in &checks {
         for exception in &check.exceptions {
             let line = format!("does not fit: {}: {exception}", check.rule.to_lowercase());
@@ -142,7 +141,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         }
     }
     output.line(&format!("report: {}", arguments.out.display()))?;
-    let (study, size) = (&evidence.study, evidence.report.size);
+    let (study, size) = (&evidence.study, evidence.verified.report.size);
     let written = Written { study, size, exceptions, out: &arguments.out };
     if exceptions > 0 {
         let message = format!("expected facts that fit together, found {exceptions} that do not");
