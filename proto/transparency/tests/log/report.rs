@@ -345,6 +345,10 @@ fn there_is_no_report_of_a_log_that_is_not_verified_or_of_no_study() {
     let none = desk.run("report --log log --policy policy --study nothing --out report.html");
     assert_eq!(none.code, Some(4), "{}", none.err);
     assert!(none.err.contains("\"rehearsal\""), "{}", none.err);
+    let nowhere = "report --log log --policy policy --study radiographs --out nowhere/page.html";
+    let unwritten = desk.run(nowhere);
+    assert_eq!(unwritten.code, Some(1), "{}", unwritten.out);
+    assert!(unwritten.err.contains("expected to write nowhere/page.html: "), "{}", unwritten.err);
     desk.flip("log/tile/entries/001");
     let line = "report --log log --policy policy --study radiographs --out report.html";
     let refused = desk.run(line);

@@ -15,8 +15,7 @@ mod rounds;
 mod study;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -31,7 +30,7 @@ use transparency::tile::TILE_WIDTH;
 
 use self::history::History;
 use crate::entries::{LogArguments, bad_policy, read_file, read_kept, unreadable};
-use crate::output::{Failure, Output, visible};
+use crate::output::{Failure, Output, unwritten, visible, write_whole};
 use crate::witnesses::{Verified, verify};
 
 /// How many studies a hint names.
@@ -127,11 +126,8 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     };
     let checks = checks::all(&evidence.history);
     let page = page::write(&evidence, &checks);
-    // A file that is there is whole.
-    let mut beside = arguments.out.clone().into_os_string();
-    beside.push(".tmp");
-    fs::write(&beside, page.as_bytes())?;
-    fs::rename(&beside, &arguments.out)?;
+    let unwritten = unwritten(&arguments.out);
+    write_whole(&arguments.out, |file| file.write_all(page.as_bytes()).map_err(unwritten))?;
     let exceptions: usize = checks.iter().map(|check| check.exceptions.len()).sum();
     output.line(&format!("verified: {} entries", evidence.verified.report.size))?;
     for check in &checks {
