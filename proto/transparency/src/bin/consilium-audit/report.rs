@@ -8,6 +8,7 @@ mod accounted;
 mod checks;
 mod history;
 mod html;
+mod manifest;
 mod page;
 mod plot;
 mod privacy;
@@ -29,6 +30,7 @@ use transparency::policy::{MAX_POLICY_BYTES, Policy};
 use transparency::tile::TILE_WIDTH;
 
 use self::history::History;
+use self::manifest::Manifest;
 use crate::entries::{LogArguments, bad_policy, read_file, read_kept, unreadable};
 use crate::output::{Failure, Output, unwritten, visible, write_whole};
 use crate::witnesses::{Verified, verify};
@@ -46,6 +48,9 @@ pub(crate) struct Arguments {
     /// Where to write the page.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// The study file, if you have it: shown in the page if it is the one that was proposed.
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
     /// A checkpoint that you kept: the log must have grown out of it. May be given repeatedly.
     #[arg(long, value_name = "CHECKPOINT")]
     since: Vec<PathBuf>,
@@ -59,6 +64,7 @@ struct Evidence {
     checkpoint: String,
     policy: String,
     policy_digest: String,
+    manifest: Option<Manifest>,
     /// The last leaf's time.
     until: Option<transparency::time::UtcTime>,
 }
@@ -114,6 +120,9 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     let (reader, _) = Reader::open(&pinned, &policy).map_err(|error| unreadable(&error))?;
     let study = find(&reader, &arguments.study)?;
     let (history, until) = gather(&reader, &study).map_err(|error| unreadable(&error))?;
+    let manifest = arguments.manifest.as_ref();
+    let manifest =
+        manifest.map(|path| Manifest::read(path, history.proposal.as_ref())).transpose()?;
     let digest = ring::digest::digest(&ring::digest::SHA256, &policy_bytes);
     let evidence = Evidence {
         study,
@@ -122,6 +131,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         checkpoint,
         policy: String::from_utf8_lossy(&policy_bytes).into_owned(),
         policy_digest: HEXLOWER.encode(digest.as_ref()),
+        manifest,
         until,
     };
     let checks = checks::all(&evidence.history);

@@ -94,14 +94,20 @@ fn head(html: &mut Html, evidence: &Evidence, checks: &[Check]) {
     }
     html.raw("</div></header>\n");
 
-    let released = history.attempts.values().filter(|attempt| attempt.released()).count();
+    let all: Vec<_> = history.attempts.values().collect();
+    let scored = all.iter().filter(|it| it.work == "evaluate").count();
+    let released = all.iter().filter(|it| it.released() && it.work != "evaluate").count();
     let arrived: usize = history.attempts.values().map(|attempt| attempt.arrived.len()).sum();
     let missing: usize = history.attempts.values().map(|attempt| attempt.missing.len()).sum();
     let alarms = history.incidents.iter().filter(|it| it.outcome == Outcome::Alarm).count();
     let exceptions: usize = checks.iter().map(|check| check.exceptions.len()).sum();
     html.raw("<div class=\"tiles\"><div><b>").count(released as u64).raw(" <small>of ");
-    html.count(history.attempts.len() as u64);
-    html.raw("</small></b>attempts released a sum</div><div><b>");
+    html.count((all.len() - scored) as u64);
+    html.raw("</small></b>attempts at training released a sum");
+    if scored > 0 {
+        html.raw("; ").count(scored as u64).raw(" more only scored the model");
+    }
+    html.raw("</div><div><b>");
     html.count(history.sites().len() as u64).raw("</b>sites</div><div><b>");
     html.count(arrived as u64).raw(" <small>/ ").count(missing as u64);
     html.raw("</small></b>updates that arrived / that were missed</div><div><b>");
@@ -255,6 +261,11 @@ fn by_hand(evidence: &Evidence) -> Html {
     html.raw("</code></h3><p class=\"note\">");
     lines(&mut html, &evidence.policy);
     html.raw("</p>");
+    if let Some(manifest) = &evidence.manifest {
+        html.raw("<h3>The study file</h3><p class=\"note\">");
+        lines(&mut html, manifest.text());
+        html.raw("</p>");
+    }
     html
 }
 
