@@ -95,6 +95,8 @@ pub struct PrivacyPlan {
     pub sampling_rate: Option<f64>,
     /// The cap on the epsilon that holds if all other sites collude.
     pub solo_epsilon_cap: Option<f64>,
+    /// By which accountant epsilon is counted: `rdp` or `pld`.
+    pub accountant: Option<String>,
 }
 
 /// What one round cost a site.
@@ -254,6 +256,46 @@ pub enum Fact {
     #[serde(other)]
     Unknown,
 }
+
+/// The kinds of leaves that this program knows, in the order of [`Fact`].
+pub const KINDS: [&str; 36] = [
+    "site_invited",
+    "site_enrolled",
+    "site_approved",
+    "site_revoked",
+    "certificate_renewed",
+    "witness_announced",
+    "study_proposed",
+    "study_decided",
+    "study_changed",
+    "round_announced",
+    "round_absent",
+    "round_ready",
+    "round_declined",
+    "round_frozen",
+    "round_contribution",
+    "round_dropout",
+    "round_released",
+    "round_refused",
+    "round_kept",
+    "round_forgotten",
+    "round_abandoned",
+    "round_resumed",
+    "round_evaluated",
+    "key_announced",
+    "key_nonce",
+    "prekey_batch",
+    "round_final_set",
+    "round_set_signed",
+    "round_shares",
+    "round_wrong_share",
+    "round_recovery",
+    "ledger_charge",
+    "ledger_refused",
+    "model_changed",
+    "model_exported",
+    "alarm",
+];
 
 /// What a fact needs to know about its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

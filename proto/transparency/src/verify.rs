@@ -20,6 +20,7 @@ use serde::Serialize;
 use self::audit::Audit;
 use crate::checkpoint::SignedCheckpoint;
 use crate::folder::{CHECKPOINT, ReadError, Source, read_file};
+use crate::leaf::Leaf;
 use crate::note::MAX_NOTE_BYTES;
 use crate::policy::Policy;
 use crate::text::base64;
@@ -44,6 +45,24 @@ pub struct Cosigned {
     pub witness: String,
     /// When, by its own clock.
     pub time: String,
+}
+
+/// What the log has signed beyond the checkpoint that is cosigned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ahead {
+    /// How many entries are signed, and not cosigned.
+    pub entries: u64,
+    /// The time of the first of them, if it could be read.
+    pub since: Option<String>,
+}
+
+/// A checkpoint that an auditor kept.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Where it came from, for people.
+    pub from: String,
+    /// What was kept.
+    pub signed: SignedCheckpoint,
 }
 
 /// What was looked at.
@@ -78,14 +97,22 @@ pub struct Report {
     pub signed_by: Option<String>,
     /// The witnesses that vouch for it.
     pub cosigned_by: Vec<Cosigned>,
+    /// Those of the policy that do not.
+    pub not_cosigned_by: Vec<String>,
     /// Which of them the policy asks for.
     pub quorum: String,
+    /// The time of the newest entry, by the log's clock, if that entry is a leaf.
+    pub newest_entry: Option<String>,
+    /// What the log has signed since, where its own newest checkpoint is at hand.
+    pub ahead: Option<Ahead>,
     /// What was looked at.
     pub checked: Checked,
     /// What is wrong, in the order in which it was found.
     pub findings: Vec<Finding>,
     /// What nobody should conclude from this.
     pub not_checked: Vec<String>,
+    /// The same of files that the checkpoint does not need.
+    pub files_not_checked: Vec<String>,
 }
 
 /// Verifies a log as of its published checkpoint. `since` are checkpoints that the auditor kept.
@@ -97,37 +124,56 @@ pub fn verify<S: Source>(
     policy: &Policy,
     since: &[SignedCheckpoint],
 ) -> Result<Report, ReadError> {
+    let kept =
+        |signed: &SignedCheckpoint| Kept { from: "--since".to_owned(), signed: signed.clone() };
+    let since: Vec<_> = since.iter().map(kept).collect();
+    verify_each(source, policy, &since, &mut |_, _| {})
+}
+
+/// The same, and shows each leaf with its place while it is hashed. Those are the log's own only if
+/// nothing is wrong in the end.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_each<S: Source>(
+    source: &S,
+    policy: &Policy,
+    since: &[Kept],
+    visit: &mut dyn FnMut(u64, &Leaf),
+) -> Result<Report, ReadError> {
     let bytes = read_file(source, CHECKPOINT, MAX_NOTE_BYTES)?;
     let bytes = bytes.ok_or_else(|| ReadError::Missing { path: CHECKPOINT.to_owned() })?;
     let signed = SignedCheckpoint::parse(&bytes)?;
     let head = signed.checkpoint().head();
-    let mut audit = Audit::new(source, signed.checkpoint().origin(), head);
+    let mut audit = Audit::new(source, signed.checkpoint().origin(), head, visit);
     let verdict = policy.judge(&signed);
     for fault in verdict.faults() {
         audit.find(CHECKPOINT, fault);
     }
     let mut not_checked = Vec::new();
     for old in since {
-        audit.older(old, "--since", policy);
+        audit.older(&old.signed, &old.from, policy);
     }
-    audit.signed_file(&signed, policy, &mut not_checked)?;
+    let ahead = audit.signed_file(&signed, policy, &mut not_checked)?;
     let complete = audit.walk()? && audit.right_edge()?;
     audit.judge_olds(complete, &mut not_checked);
+    let mut files_not_checked = Vec::new();
     if complete {
-        audit.other_files(&mut not_checked)?;
+        audit.other_files(&mut files_not_checked)?;
     } else {
         not_checked.push(format!(
             "anything after the last finding: verification stopped at entry {}",
             audit.reached()
         ));
     }
-    say_limits(&signed, policy, since, audit.odd_entries, &mut not_checked);
+    say_limits(&signed, policy, since.is_empty(), audit.odd_entries, &mut not_checked);
     let cosigned = verdict.witnesses.iter().filter_map(|witness| {
         let seconds = *witness.cosigned.as_ref().ok()?;
         let time = seconds.checked_mul(1_000).and_then(UtcTime::from_millis);
         let time = time.map_or_else(|| format!("{seconds} s"), |time| time.to_string());
         Some(Cosigned { witness: witness.name.clone(), time })
     });
+    let missing = verdict.witnesses.iter().filter(|witness| witness.cosigned.is_err());
     Ok(Report {
         verified: complete && audit.findings.is_empty(),
         origin: signed.checkpoint().origin().to_owned(),
@@ -135,10 +181,14 @@ pub fn verify<S: Source>(
         root: base64(&head.root),
         signed_by: verdict.log.clone().ok(),
         cosigned_by: cosigned.collect(),
+        not_cosigned_by: missing.map(|witness| witness.name.clone()).collect(),
         quorum: verdict.quorum.clone(),
+        newest_entry: audit.newest.map(|time| time.to_string()),
+        ahead,
         checked: audit.checked,
         findings: audit.findings,
         not_checked,
+        files_not_checked,
     })
 }
 
@@ -146,11 +196,11 @@ pub fn verify<S: Source>(
 fn say_limits(
     signed: &SignedCheckpoint,
     policy: &Policy,
-    since: &[SignedCheckpoint],
+    nothing_kept: bool,
     odd_entries: u64,
     not_checked: &mut Vec<String>,
 ) {
-    if since.is_empty() {
+    if nothing_kept {
         not_checked.push(
             "whether the log grew out of a checkpoint that you kept: none was given".to_owned(),
         );

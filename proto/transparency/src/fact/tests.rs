@@ -40,6 +40,7 @@ fn kinds() -> Vec<String> {
 fn every_kind_is_among_those_that_tests_tell() {
     let mut told: Vec<_> = least().into_iter().map(|(kind, _)| kind.to_owned()).collect();
     let mut known = kinds();
+    assert_eq!(known, KINDS);
     known.sort();
     told.sort();
     assert!(known.len() > 30, "{known:?}");
@@ -104,4 +105,26 @@ fn a_leaf_as_the_coordinator_wrote_it_is_read() {
     let told = Told::read(&Leaf::decode(bytes.as_bytes()).expect("canonical")).expect("known");
     assert_eq!((told.round, told.slot, told.fact.site()), (Some(7), Some(9), Some("alpha")));
     assert_eq!(told.study.as_ref().map(Digest::short), Some("dddddddddddd"));
+}
+
+#[test]
+fn a_sentence_says_no_more_than_there_is() {
+    let of = |kind: &str, more: Value| {
+        let mut data = json!({"study": hex('a'), "round": 3, "slot": 4});
+        merge(&mut data, more);
+        told(kind, data).expect(kind).fact.sentence()
+    };
+    let nobody = of("round_recovery", json!({"missing": []}));
+    assert_eq!(nobody, "the sum was unmasked; nobody was missing");
+    let one = of("round_recovery", json!({"missing": ["south"]}));
+    assert_eq!(one, "the masks of south were taken out of the sum");
+    let proposed = |privacy: Value| {
+        let fields = json!({"name": "n", "by": "b", "sites": ["s"], "model": hex('b')});
+        let mut fields = fields;
+        merge(&mut fields, json!({ "privacy": privacy }));
+        of("study_proposed", fields)
+    };
+    assert_eq!(proposed(json!({"mode": "silo"})), "b proposed the study \"n\" to s");
+    let counted = proposed(json!({"mode": "silo", "accountant": "pld"}));
+    assert!(counted.ends_with("; epsilon is counted by pld"), "{counted}");
 }

@@ -78,8 +78,14 @@ impl Fact {
             Self::WitnessAnnounced { site, key, .. } => {
                 format!("{site} announced the key {} as the one it cosigns with", key.short())
             }
-            Self::StudyProposed { name, by, sites, .. } => {
-                format!("{by} proposed the study {name:?} to {}", sites.join(", "))
+            Self::StudyProposed { name, by, sites, privacy, .. } => {
+                let accountant = privacy.as_ref().and_then(|plan| plan.accountant.as_ref());
+                let counted = accountant.map(|name| format!("; epsilon is counted by {name}"));
+                let sites = sites.join(", ");
+                format!(
+                    "{by} proposed the study {name:?} to {sites}{}",
+                    counted.unwrap_or_default()
+                )
             }
             Self::StudyDecided { site, decision } => match decision.as_str() {
                 "approved" => format!("{site} approved the study"),
@@ -136,6 +142,9 @@ impl Fact {
             Self::RoundShares { site } => format!("{site} gave its shares"),
             Self::RoundWrongShare { site, of } => {
                 format!("{site} gave a share of {of} that is not the one it was given")
+            }
+            Self::RoundRecovery { missing } if missing.is_empty() => {
+                "the sum was unmasked; nobody was missing".to_owned()
             }
             Self::RoundRecovery { missing } => {
                 format!("the masks of {} were taken out of the sum", missing.join(", "))

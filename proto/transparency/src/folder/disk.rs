@@ -99,8 +99,12 @@ impl Folder {
     }
 
     fn walk(&self, at: &str, visit: &mut dyn FnMut(&str)) -> io::Result<()> {
-        for entry in fs::read_dir(self.root.join(at))? {
-            let entry = entry?;
+        let named = |error: io::Error| {
+            let at = if at.is_empty() { "." } else { at };
+            io::Error::new(error.kind(), format!("{at}: {error}"))
+        };
+        for entry in fs::read_dir(self.root.join(at)).map_err(named)? {
+            let entry = entry.map_err(named)?;
             let name = entry.file_name();
             // A name that is not UTF-8 is no file of a log; it is told in a readable form.
             let name = name.to_string_lossy();

@@ -8,13 +8,14 @@ use crate::leaf::Leaf;
 use crate::policy::Policy;
 use crate::text::base64;
 use crate::tile::{Row, TILE_WIDTH, Tile, decode_entries};
+use crate::time::UtcTime;
 use crate::tree::{Hash, Head, leaf_hash, root};
 
 /// An older checkpoint that the log must have grown out of.
 struct Old {
     head: Head,
     /// Where it came from, for people.
-    from: &'static str,
+    from: String,
 }
 
 /// A partial tile that differs from what lies below it; only the root can tell which is right.
@@ -39,11 +40,19 @@ pub(super) struct Audit<'a, S> {
     pub(super) checked: Checked,
     pub(super) findings: Vec<Finding>,
     pub(super) odd_entries: u64,
+    /// The time of the last entry that was hashed, if it is a leaf.
+    pub(super) newest: Option<UtcTime>,
     edge_differences: Vec<EdgeDifference>,
+    visit: &'a mut dyn FnMut(u64, &Leaf),
 }
 
 impl<'a, S: Source> Audit<'a, S> {
-    pub(super) fn new(source: &'a S, origin: &'a str, head: Head) -> Self {
+    pub(super) fn new(
+        source: &'a S,
+        origin: &'a str,
+        head: Head,
+        visit: &'a mut dyn FnMut(u64, &Leaf),
+    ) -> Self {
         Self {
             source,
             origin,
@@ -54,7 +63,9 @@ impl<'a, S: Source> Audit<'a, S> {
             checked: Checked { levels: levels(head.size), ..Checked::default() },
             findings: Vec::new(),
             odd_entries: 0,
+            newest: None,
             edge_differences: Vec::new(),
+            visit,
         }
     }
 
@@ -103,7 +114,7 @@ impl<'a, S: Source> Audit<'a, S> {
         false
     }
 
-    pub(super) fn older(&mut self, old: &SignedCheckpoint, from: &'static str, policy: &Policy) {
+    pub(super) fn older(&mut self, old: &SignedCheckpoint, from: &str, policy: &Policy) {
         let (old_head, size) = (old.checkpoint().head(), self.head.size);
         if !self.is_ours(old, from, policy) {
             return;
@@ -117,7 +128,7 @@ impl<'a, S: Source> Audit<'a, S> {
                 ),
             );
         } else if old_head.size > 0 {
-            self.olds.push(Old { head: old_head, from });
+            self.olds.push(Old { head: old_head, from: from.to_owned() });
         } else {
             self.checked.since.push(0);
         }
@@ -200,8 +211,18 @@ impl<'a, S: Source> Audit<'a, S> {
         let entries = &entries[..entries.len().min(usize::from(bundle.width()))];
         self.checked.bundles += 1;
         self.checked.entries += entries.len() as u64;
-        let odd = entries.iter().filter(|entry| Leaf::decode(entry).is_err()).count();
-        self.odd_entries += odd as u64;
+        for (index, entry) in (bundle.index() * TILE_WIDTH..).zip(entries) {
+            match Leaf::decode(entry) {
+                Ok(leaf) => {
+                    self.newest = Some(leaf.time());
+                    (self.visit)(index, &leaf);
+                }
+                Err(_) => {
+                    self.newest = None;
+                    self.odd_entries += 1;
+                }
+            }
+        }
         Ok((entries.iter().map(|entry| leaf_hash(entry)).collect(), path))
     }
 

@@ -3,10 +3,13 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use super::MAX_FINDINGS;
 use super::audit::{Audit, first_difference};
+use super::{Ahead, MAX_FINDINGS};
 use crate::checkpoint::SignedCheckpoint;
-use crate::folder::{CHECKPOINT, LOCK, ReadError, SIGNED, Source, TEMPORARY, read_file, read_tile};
+use crate::folder::{
+    CHECKPOINT, LOCK, ReadError, Reader, SIGNED, Source, TEMPORARY, read_file, read_tile,
+};
+use crate::leaf::Leaf;
 use crate::note::MAX_NOTE_BYTES;
 use crate::policy::Policy;
 use crate::tile::{Row, Tile, decode_entries, decode_hashes};
@@ -42,31 +45,44 @@ impl Others {
 
 impl<S: Source> Audit<'_, S> {
     /// `checkpoint.signed` may be ahead while cosignatures are gathered, but not on another branch.
+    /// Tells how far it is.
     pub(super) fn signed_file(
         &mut self,
         published: &SignedCheckpoint,
         policy: &Policy,
         not_checked: &mut Vec<String>,
-    ) -> Result<(), ReadError> {
+    ) -> Result<Option<Ahead>, ReadError> {
         let read = read_file(self.source, SIGNED, MAX_NOTE_BYTES);
-        let Some(Some(bytes)) = self.usable(read)? else { return Ok(()) };
+        let Some(found) = self.usable(read)? else { return Ok(None) };
+        let Some(bytes) = found else {
+            not_checked.push(format!(
+                "whether the log has signed more than is cosigned: {SIGNED} is not there"
+            ));
+            return Ok(None);
+        };
         let signed = match SignedCheckpoint::parse(&bytes) {
             Ok(signed) => signed,
             Err(error) => {
                 self.find(SIGNED, error.to_string());
-                return Ok(());
+                return Ok(None);
             }
         };
         if !self.is_ours(&signed, SIGNED, policy) {
-            return Ok(());
+            return Ok(None);
         }
         let (newest, shown) = (signed.checkpoint().head(), published.checkpoint().head());
         match newest.size.cmp(&shown.size) {
-            Ordering::Greater => not_checked.push(format!(
-                "entries {} to {}: the log has signed them, but not yet published them",
-                shown.size,
-                newest.size - 1
-            )),
+            Ordering::Greater => {
+                not_checked.push(format!(
+                    "entries {} to {}: the log has signed them, but not published them as cosigned",
+                    shown.size,
+                    newest.size - 1
+                ));
+                let first = Reader::at(self.source, signed).prove(shown.size).ok();
+                let first = first.and_then(|(entry, _)| Leaf::decode(&entry).ok());
+                let since = first.map(|leaf| leaf.time().to_string());
+                return Ok(Some(Ahead { entries: newest.size - shown.size, since }));
+            }
             Ordering::Equal if newest.root == shown.root => {}
             Ordering::Equal => self.find(
                 SIGNED,
@@ -74,7 +90,7 @@ impl<S: Source> Audit<'_, S> {
             ),
             Ordering::Less => self.older(&signed, SIGNED, policy),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Older partial files are compared with what took over from them; the rest is named.
@@ -107,7 +123,9 @@ impl<S: Source> Audit<'_, S> {
         if let Some(error) = failed {
             return Err(error);
         }
-        if !listed.map_err(|source| ReadError::Disk { path: String::new(), source })? {
+        if !listed
+            .map_err(|source| ReadError::Disk { path: "the log's folder".to_owned(), source })?
+        {
             not_checked.push("older partial files: this source cannot list its files".to_owned());
         }
         others.say(not_checked);

@@ -59,6 +59,12 @@ fn epsilons_are_the_published_ones() {
             text.out
         );
         assert!(text.out.contains("an upper bound by rdp"), "{}", text.out);
+        // Whoever does not say which is told both; whoever does, that one alone.
+        assert!(text.out.contains("an upper bound by pld"), "{}", text.out);
+        let also = &answer["also"];
+        assert_eq!((&also["accountant"], &also["epsilon"]), (&"pld".into(), &tighter["epsilon"]));
+        let alone = data(&format!("{line} --accountant rdp"));
+        assert!(alone.get("also").is_none() && tighter.get("also").is_none(), "{alone}");
     }
 }
 

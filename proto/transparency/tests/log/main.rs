@@ -17,3 +17,4 @@ mod rotation;
 mod story;
 mod tamper;
 mod tampered_folder;
+mod witnesses;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::thread;
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use transparency::folder::Folder;
 
 use crate::fixture::{build, policy};
@@ -31,14 +32,26 @@ enum Manner {
 
 /// A server with a certificate of its own; gives its port. It lives as long as the test program.
 fn serve(root: &Path, manner: Manner, ca: &Path) -> u16 {
+    serve_to(root, manner, ca, None)
+}
+
+/// The same; with `clients` only whoever has a certificate that these vouch for is let in.
+fn serve_to(root: &Path, manner: Manner, ca: &Path, clients: Option<RootCertStore>) -> u16 {
     let key = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a key");
     fs::write(ca, key.cert.pem()).expect("written");
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.signing_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let versions = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .expect("versions that ring has")
-        .with_no_client_auth()
+        .expect("versions that ring has");
+    let asking = match clients {
+        None => versions.with_no_client_auth(),
+        Some(roots) => {
+            let roots = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            versions.with_client_cert_verifier(roots.build().expect("a certificate to believe"))
+        }
+    };
+    let config = asking
         .with_single_cert(vec![key.cert.der().clone()], private)
         .expect("its own certificate");
     let config = Arc::new(config);
@@ -137,20 +150,22 @@ fn a_report_can_be_made_from_afar() {
     let open = format!("--log https://localhost:{port}/log --ca ca.pem --policy policy");
     let made = desk.run(&format!("report {open} --study radiographs --out far.html"));
     assert_eq!(made.code, Some(0), "{}", made.err);
-    let page = fs::read_to_string(desk.at("far.html")).expect("written");
-    assert!(page.contains("this source cannot list its files"));
+    let near = "report --log log --policy policy --study radiographs --out near.html";
+    assert_eq!(desk.run(near).code, Some(0));
+    let page = |name: &str| fs::read_to_string(desk.at(name)).expect("written");
+    assert_eq!(page("far.html"), page("near.html"));
 }
 
 #[test]
 fn a_server_that_does_not_behave_gets_nowhere() {
-    for (manner, said) in [
-        (Manner::Endless, "at most"),
-        (Manner::Redirecting, "found 302"),
-        (Manner::Broken, "found 500"),
+    for (manner, said, code) in [
+        (Manner::Endless, "at most", 1),
+        (Manner::Redirecting, "found 302", 2),
+        (Manner::Broken, "found 500", 2),
     ] {
         let (desk, open) = served(manner);
         let refused = desk.run(&format!("verify {open}"));
-        assert_eq!(refused.code, Some(1), "{}", refused.out);
+        assert_eq!(refused.code, Some(code), "{}", refused.out);
         assert!(refused.err.contains(said), "{}", refused.err);
     }
 }
@@ -159,8 +174,56 @@ fn a_server_that_does_not_behave_gets_nowhere() {
 fn a_server_of_another_authority_is_not_asked() {
     let (desk, open) = served(Manner::Honest);
     let public = desk.run(&format!("verify {}", open.replace("--ca ca.pem", "")));
-    assert_eq!(public.code, Some(1), "{}", public.out);
+    assert_eq!(public.code, Some(2), "{}", public.out);
     assert!(public.err.contains("certificate"), "{}", public.err);
+    assert!(public.err.contains("hint: --ca names"), "{}", public.err);
     let plain = desk.run(&format!("verify {}", open.replace("https", "http")));
     assert_eq!(plain.code, Some(4), "{}", plain.err);
+}
+
+#[test]
+fn a_client_certificate_with_the_key_of_another_is_a_wrong_argument() {
+    let (desk, open) = served(Manner::Honest);
+    for name in ["one", "other"] {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).expect("a key");
+        fs::write(desk.at(&format!("{name}.pem")), made.cert.pem()).expect("written");
+        let key = made.signing_key.serialize_pem();
+        fs::write(desk.at(&format!("{name}.key")), key).expect("written");
+    }
+    let line = format!("verify {open} --format json --client-cert one.pem --client-key");
+    let wrong = desk.run(&format!("{line} other.key"));
+    assert_eq!((wrong.code, wrong.err.lines().count()), (Some(4), 1), "{}", wrong.err);
+    assert_eq!(wrong.json()["status"], "error");
+    assert!(wrong.err.contains("expected the key of --client-cert"), "{}", wrong.err);
+    assert_eq!(desk.run(&format!("{line} one.key")).code, Some(0));
+}
+
+#[test]
+fn a_log_that_was_not_reached_does_not_look_forged() {
+    let desk = Desk::new();
+    let made = rcgen::generate_simple_self_signed(vec!["one".to_owned()]).expect("a key");
+    let mut clients = RootCertStore::empty();
+    clients.add(made.cert.der().clone()).expect("a certificate");
+    let port = serve_to(&desk.at("log"), Manner::Honest, &desk.at("ca.pem"), Some(clients));
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let nobody = free.local_addr().expect("bound").port();
+    drop(free);
+    for (address, hint) in [
+        (format!("localhost:{port}/log"), "--client-cert"),
+        (format!("localhost:{nobody}/log"), "is the address that of the log"),
+        (format!("nowhere.invalid:{port}/log"), "is the address that of the log"),
+    ] {
+        let line = format!("verify --log https://{address} --ca ca.pem --policy policy");
+        let refused = desk.run(&format!("{line} --format json"));
+        let code = &refused.json()["error_code"];
+        assert_eq!((refused.code, code), (Some(2), &"not_reached".into()), "{}", refused.err);
+        assert!(refused.err.lines().nth(1).is_some_and(|it| it.contains(hint)), "{}", refused.err);
+        assert!(!refused.err.contains("docs.rs"), "{}", refused.err);
+    }
+    // Served, and not the log.
+    let port = serve(&desk.at("log"), Manner::Honest, &desk.at("ca.pem"));
+    let open = format!("--log https://localhost:{port} --ca ca.pem --policy policy");
+    let missing = desk.run(&format!("verify {open}"));
+    assert_eq!(missing.code, Some(2), "{}", missing.err);
+    assert!(missing.err.contains("ends in /log?"), "{}", missing.err);
 }

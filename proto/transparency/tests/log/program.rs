@@ -8,6 +8,8 @@ use serde_json::Value;
 use transparency::folder::Folder;
 
 use crate::fixture::{build, leaf, policy, small};
+use crate::memory::Memory;
+use crate::story::{SITES, Story};
 
 /// A folder in which the program is run.
 pub(crate) struct Desk {
@@ -112,7 +114,43 @@ fn a_tampered_log_fails_with_exit_1_and_a_line_that_says_where() {
     }
     fs::remove_file(desk.at("log/checkpoint")).expect("removed");
     let gone = desk.run(&format!("verify {OPEN}"));
-    assert_eq!((gone.code, gone.err.contains("checkpoint: expected a file")), (Some(1), true));
+    assert_eq!((gone.code, gone.err.contains("checkpoint: expected a file")), (Some(2), true));
+}
+
+#[test]
+fn what_could_not_be_read_does_not_look_forged() {
+    let desk = Desk::new();
+    fs::create_dir(desk.at("empty")).expect("made");
+    for line in ["verify", "search", "report --study x --out page.html", "show"] {
+        let wrong = desk.run(&format!("{line} --log empty --policy policy --format json"));
+        assert_eq!((wrong.code, &wrong.json()["error_code"]), (Some(2), &"not_readable".into()));
+        assert!(wrong.err.contains("hint: is --log the folder"), "{}", wrong.err);
+    }
+    // What is there and is no checkpoint is another matter, and `verify` does not send to itself.
+    fs::write(desk.at("empty/checkpoint"), "nothing").expect("written");
+    let wrong = desk.run("verify --log empty --policy policy --format json");
+    assert_eq!((wrong.code, &wrong.json()["error_code"]), (Some(1), &"verification_failed".into()));
+    assert!(!wrong.err.contains("consilium-audit verify"), "{}", wrong.err);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named() {
+    let desk = Desk::new();
+    for line in ["export --to csv", "prove --index 3"] {
+        let refused = desk.run(&format!("{line} {OPEN} --out nowhere/file"));
+        assert_eq!(refused.code, Some(1), "{line}: {}", refused.out);
+        assert!(refused.err.contains("expected to write nowhere/file: "), "{}", refused.err);
+    }
+}
+
+#[test]
+fn of_several_kept_checkpoints_the_one_that_does_not_fit_is_named() {
+    let desk = Desk::new();
+    let other = build(Memory::default(), &[300], |at| leaf(at, "another history"));
+    fs::write(desk.at("other"), other[0].to_string()).expect("written");
+    let wrong = desk.run(&format!("verify {OPEN} --since kept --since other"));
+    assert_eq!(wrong.code, Some(1), "{}", wrong.out);
+    assert!(wrong.err.contains("rewritten history: --since other has"), "{}", wrong.err);
 }
 
 #[test]
@@ -140,7 +178,21 @@ fn wrong_arguments_end_with_exit_4_and_one_envelope() {
         let json = desk.run(&format!("{line} --format json"));
         assert_eq!((json.code, &json.json()["status"]), (Some(4), &"error".into()), "{line}");
     }
+    for (line, says) in [
+        ("verify --log log", "not provided: --policy <FILE>\n"),
+        ("verify", "not provided: --log <DIR|URL>, --policy <FILE>\n"),
+        (
+            "export --log log --policy policy --to xml",
+            "[possible values: jsonl, csv, fhir, ocsf]\n",
+        ),
+        ("", "error: expected a command, found none\n"),
+    ] {
+        let said = desk.run(line).err;
+        assert!(said.contains(says), "{line}: {said}");
+        assert_eq!(said.lines().count(), 2, "{line}: {said}");
+    }
     assert_eq!(desk.run("--help").code, Some(0));
+    assert!(desk.run("--help").out.starts_with("Verify and read"), "{}", desk.run("--help").out);
     assert_eq!(desk.run("--version").code, Some(0));
     assert!(desk.run("verify --log log --policy bad-policy").err.contains("line 1"));
 }
@@ -158,20 +210,32 @@ fn entries_are_shown_and_found() {
     assert!(found.out.contains("\"index\":28"), "{}", found.out);
     for (filter, count) in [
         ("--kind round_contribution", 450),
-        ("--kind round_ann", 0),
+        ("--kind alarm", 0),
         ("--kind round --where round=7", 4),
         ("--where site=hospital-2 --where round=3", 1),
         ("--where epsilon=0.125 --limit 5", 5),
+        ("--from 2026-11-18T11:06:45Z --until 2026-11-18T11:06:50.000Z", 5),
         ("--from 2026-11-19 --until 9999-01-01", 0),
     ] {
         let found = desk.run(&format!("search {OPEN} {filter}"));
         assert_eq!(found.code, Some(0));
-        if filter.starts_with("--from") {
-            // The fixture's first second is 2026-11-18T13:46:40Z.
-            assert!(found.out.lines().count() <= 600);
-        } else {
-            assert_eq!(found.out.lines().count(), count, "{filter}: {}", found.out);
-        }
+        // The fixture's first second is 2026-11-18T11:06:40Z.
+        assert_eq!(found.out.lines().count(), count, "{filter}: {}", found.out);
+        let said = match filter.contains("--limit") {
+            false => format!("note: {count} of 600 entries match\n"),
+            true => {
+                "note: 5 of the first 5 entries match; --limit ended the search of 600\n".to_owned()
+            }
+        };
+        assert_eq!(found.err, said, "{filter}");
+    }
+    for kind in ["alrm", "round_ann"] {
+        let line = format!("search {OPEN} --kind {kind}");
+        let unknown = desk.run(&line);
+        assert_eq!((unknown.code, unknown.out.as_str()), (Some(4), ""), "{}", unknown.err);
+        assert!(unknown.err.contains(kind) && unknown.err.contains("hint: the kinds are site_"));
+        let json = desk.run(&format!("{line} --format json")).json();
+        assert_eq!(json["error_code"], "no_such_kind");
     }
     desk.flip("log/tile/entries/001");
     for line in [
@@ -183,6 +247,34 @@ fn entries_are_shown_and_found() {
         assert_eq!(refused.code, Some(1), "{line}: {}", refused.out);
         assert!(refused.err.contains("tile/entries/001"), "{line}: {}", refused.err);
     }
+}
+
+#[test]
+fn a_digest_is_found_by_its_beginning() {
+    let desk = Desk::bare();
+    let story = Story::new("radiographs", SITES[4]).leaves;
+    let at = |number: u64| story[usize::try_from(number).expect("few")].clone();
+    let folder = Folder::create(&desk.at("log")).expect("made");
+    build(folder, &[story.len() as u64], at);
+    fs::write(desk.at("policy"), policy(2).to_string()).expect("written");
+    let lines = |filter: &str| {
+        let found = desk.run(&format!("search {OPEN} {filter}"));
+        assert_eq!(found.code, Some(0), "{filter}: {}", found.err);
+        found.out.lines().count()
+    };
+    let whole = Story::private();
+    let all = lines(&format!("--kind study --where study={whole}"));
+    assert!(all > 5, "{all}");
+    for short in [&whole[..8], &whole[..13].to_uppercase()] {
+        assert_eq!(lines(&format!("--kind study --where study={short}")), all, "{short}");
+    }
+    assert_eq!(lines(&format!("--where study={}", &whole[..7])), 0);
+    assert_eq!(lines("--where study=0000000000"), 0);
+    // A name is no digest.
+    assert_eq!(lines("--where name=radiogra"), 0);
+    // What a newer coordinator tells is found, known or not.
+    assert_eq!(lines("--kind fact_of_tomorrow"), 1);
+    assert_eq!(lines("--kind fact_of_tomorrow --where round=77"), 0);
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! The page that a compliance officer reads.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use aggregation::privacy::accountant::{Accountant, Composition, Mechanism};
+use aggregation::units::{Delta, NoiseMultiplier, SamplingRate};
 use serde_json::{Map, Value};
 use transparency::folder::Folder;
 use transparency::leaf::Leaf;
@@ -72,6 +75,155 @@ fn a_study_is_one_page_that_fetches_and_runs_nothing() {
     fs::write(kept, &page).expect("written");
     // The same log gives the same bytes.
     assert_eq!(self::page(&desk, &Story::private()[..10]), page);
+}
+
+#[test]
+fn files_that_nothing_needs_do_not_change_the_page() {
+    let leaves = Story::new("radiographs", SITES[4]).leaves;
+    let desk = desk_with(&leaves);
+    let before = page(&desk, "radiographs");
+    // As the log was when it was shorter.
+    let at = |number: u64| leaves[usize::try_from(number).expect("few")].clone();
+    build(Folder::create(&desk.at("shorter")).expect("made"), &[100], at);
+    for old in ["tile/0/000.p/100", "tile/entries/000.p/100"] {
+        let to = desk.at("log").join(old);
+        fs::create_dir_all(to.parent().expect("a folder")).expect("made");
+        fs::copy(desk.at("shorter").join(old), to).expect("copied");
+    }
+    fs::write(desk.at("log/stranger"), "no part of a log").expect("written");
+    let verified = desk.run("verify --log log --policy policy");
+    assert!(verified.out.contains(" 2 older partial files"), "{}", verified.out);
+    assert!(verified.out.contains("\"stranger\""), "{}", verified.out);
+    assert_eq!(page(&desk, "radiographs"), before);
+}
+
+#[test]
+fn the_study_file_is_shown_if_it_is_the_one_that_was_proposed() {
+    let text = "name = \"radiographs\"\n[task]\nkind = \"classification\"\n[model]\narch = \"<linear>\"\n[train]\nrounds = 48\n[cohort]\nquorum = 3\ntolerate_colluding = 1\n";
+    let sha = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let sha = data_encoding::HEXLOWER.encode(sha.as_ref());
+    let desk = desk_with(&bent("study_proposed", put("manifest", sha.into())));
+    let without = page(&desk, "radiographs");
+    let studied = section(&without, "What was studied");
+    assert!(studied.contains("Not in the log:") && !studied.contains("Quorum"), "{studied}");
+    fs::write(desk.at("study.toml"), text).expect("written");
+    let with = page(&desk, "radiographs --manifest study.toml");
+    let studied = section(&with, "What was studied");
+    for row in [
+        "<dt>Task</dt><dd>classification</dd>",
+        "<dt>Model</dt><dd>&lt;linear&gt;</dd>",
+        "<dt>Rounds planned</dt><dd>48</dd>",
+        "<dt>Quorum</dt><dd>3</dd>",
+        "<dt>Tolerated colluders</dt><dd>1</dd>",
+    ] {
+        assert!(studied.contains(row), "{row}: {studied}");
+    }
+    assert!(section(&with, "To check this by hand").contains("tolerate_colluding = 1"));
+    fs::write(desk.at("study.toml"), format!("{text}\n")).expect("written");
+    fs::remove_file(desk.at("report.html")).expect("removed");
+    let line = "report --log log --policy policy --study radiographs --out report.html";
+    let other = desk.run(&format!("{line} --manifest study.toml --format json"));
+    assert_eq!((other.code, &other.json()["error_code"]), (Some(1), &"another_manifest".into()));
+    assert!(!desk.at("report.html").exists());
+}
+
+/// Gives a leaf this field.
+fn put(key: &'static str, value: Value) -> impl Fn(&mut Map<String, Value>) -> bool {
+    move |data| {
+        data.insert(key.to_owned(), value.clone());
+        true
+    }
+}
+
+/// Charges as they are where every site is charged the same, and what they make.
+fn counted_by(accountant: Accountant) -> Vec<Vec<u8>> {
+    let mut steps: BTreeMap<String, u64> = BTreeMap::new();
+    let mechanism = Mechanism::new(
+        NoiseMultiplier::new(1.125).expect("positive"),
+        SamplingRate::new(0.05).expect("a rate"),
+    );
+    let mut told: BTreeMap<u64, f64> = BTreeMap::new();
+    let mut count = |steps: u64| {
+        *told.entry(steps).or_insert_with(|| {
+            let delta = Delta::new(1e-5).expect("a delta");
+            accountant.epsilon(&Composition::of(mechanism, steps), delta).get()
+        })
+    };
+    let bend = |bytes: Vec<u8>| {
+        let leaf = Leaf::decode(&bytes).expect("a leaf");
+        let mut data = leaf.data().clone();
+        if leaf.kind() != "ledger_charge" {
+            return bytes;
+        }
+        let site = data["site"].as_str().expect("a site").to_owned();
+        let steps = steps.entry(site).or_default();
+        *steps += 1;
+        data.insert("epsilon_planned".to_owned(), count(*steps).into());
+        Leaf::new(leaf.kind(), leaf.time(), data).expect("a leaf").bytes().to_vec()
+    };
+    Story::new("radiographs", SITES[4]).leaves.into_iter().map(bend).collect()
+}
+
+#[test]
+fn the_accountant_is_told_with_the_line_to_type() {
+    for (accountant, name) in [(Accountant::Rdp, "rdp"), (Accountant::Pld, "pld")] {
+        let desk = desk_with(&counted_by(accountant));
+        let line = "report --log log --policy policy --study radiographs --out report.html";
+        desk.run(line);
+        let page = fs::read_to_string(desk.at("report.html")).expect("written");
+        let privacy = section(&page, "Privacy spent");
+        assert!(privacy.contains(&format!("figures are those of <b>{name}</b>")), "{privacy}");
+        let command = format!(
+            "epsilon --noise-multiplier 1.125 --sampling-rate 0.05 --steps 48 --delta 0.00001 --accountant {name}"
+        );
+        assert!(privacy.contains(&format!("<code>consilium-audit {command}</code>")), "{privacy}");
+        // What is typed gives what is shown.
+        let typed = desk.run(&command).out;
+        let shown = typed.split(' ').nth(1).and_then(|it| it.parse::<f64>().ok()).expect("epsilon");
+        assert!(privacy.contains(&format!("<td>{shown:.3} ")), "{shown}: {privacy}");
+    }
+    let plan = serde_json::json!({"mode": "distributed", "epsilon": 3, "accountant": "pld"});
+    let desk = desk_with(&bent("study_proposed", put("privacy", plan)));
+    let page = page(&desk, "radiographs");
+    let privacy = section(&page, "Privacy spent");
+    assert!(privacy.contains("accountant <b>pld</b>, as the proposal says"), "{privacy}");
+    assert!(privacy.contains("; the study may spend 3<"), "{privacy}");
+    assert!(privacy.contains("class=\"promised\""), "{privacy}");
+}
+
+#[test]
+fn a_round_that_only_scored_made_no_model() {
+    let mut leaves = Story::new("radiographs", SITES[4]).leaves;
+    let study = Story::private();
+    let mut last = 0;
+    for leaf in leaves.iter().map(|bytes| Leaf::decode(bytes).expect("a leaf")) {
+        if leaf.data().get("study").and_then(Value::as_str) == Some(&study) {
+            last = last.max(leaf.data().get("slot").and_then(Value::as_u64).unwrap_or(0));
+        }
+    }
+    let model = digest(&format!("{study} model {ROUNDS}"));
+    let time = Leaf::decode(leaves.last().expect("many")).expect("a leaf").time();
+    let mut tell = |kind: &str, mut fields: Value| {
+        fields["study"] = study.clone().into();
+        (fields["round"], fields["slot"]) = ((ROUNDS + 1).into(), (last + 1).into());
+        let Value::Object(fields) = fields else { return };
+        leaves.push(Leaf::new(kind, time, fields).expect("a leaf").bytes().to_vec());
+    };
+    let terms = digest("terms");
+    tell(
+        "round_announced",
+        serde_json::json!({"terms": terms, "work": "evaluate", "model": model, "invited": [SITES[0]]}),
+    );
+    let update = digest("scores");
+    tell("round_contribution", serde_json::json!({"site": SITES[0], "digest": update, "bytes": 9}));
+    tell("round_released", serde_json::json!({"contributed": [SITES[0]]}));
+    tell("model_changed", serde_json::json!({"before": model, "after": model}));
+    let desk = desk_with(&leaves);
+    let page = page(&desk, "radiographs");
+    let lineage = section(&page, "Where the model came from, and where it went");
+    assert!(lineage.contains(&format!("made by round {ROUNDS}, ")), "{lineage}");
+    assert_eq!(lineage.matches("as before").count(), 1, "{lineage}");
+    assert!(page.contains("<b>48 <small>of 49</small></b>attempts at training released a sum; 1 more only scored the model"));
 }
 
 #[test]
@@ -325,6 +477,10 @@ fn there_is_no_report_of_a_log_that_is_not_verified_or_of_no_study() {
     let none = desk.run("report --log log --policy policy --study nothing --out report.html");
     assert_eq!(none.code, Some(4), "{}", none.err);
     assert!(none.err.contains("\"rehearsal\""), "{}", none.err);
+    let nowhere = "report --log log --policy policy --study radiographs --out nowhere/page.html";
+    let unwritten = desk.run(nowhere);
+    assert_eq!(unwritten.code, Some(1), "{}", unwritten.out);
+    assert!(unwritten.err.contains("expected to write nowhere/page.html: "), "{}", unwritten.err);
     desk.flip("log/tile/entries/001");
     let line = "report --log log --policy policy --study radiographs --out report.html";
     let refused = desk.run(line);

@@ -369,7 +369,8 @@ fn what_is_not_checked_is_said() {
     disk.tamper("tile/0/001", Some(vec![0; 8_192]));
     disk.tamper("tile/entries/000.p/3.tmp", Some(Vec::new()));
     disk.tamper("notes\u{1b}.txt", Some(Vec::new()));
-    let said = report(&disk, &[]).not_checked.join("\n");
+    let found = report(&disk, &[]);
+    let said = [found.not_checked, found.files_not_checked].concat().join("\n");
     for expected in [
         "1 tiles and bundles that reach beyond",
         "1 files of an unfinished write",

@@ -121,7 +121,7 @@ fn truncated_and_rewritten_histories_with_valid_signatures_are_found_by_a_kept_c
     verified(&desk, &since);
     for (sizes, salt, said) in [
         (&[100, 399][..], "", "rollback: expected at least the 400 entries"),
-        (&[100, 400], "rewritten", "rewritten history: --since has the root"),
+        (&[100, 400], "rewritten", "rewritten history: --since kept has the root"),
         (&[100, 400, 700], "rewritten", "for the first 400 entries"),
     ] {
         fs::remove_dir_all(desk.at("log")).expect("removed");
@@ -188,7 +188,7 @@ fn a_checkpoint_of_another_log_and_a_policy_with_a_wrong_key_are_found() {
         let foreign = Checkpoint::new(other, head).expect("a checkpoint");
         let foreign = SignedCheckpoint::sign(foreign, &stranger).expect("its own").to_string();
         write("foreign", foreign.clone());
-        caught(&desk, &format!("{VERIFY} --since foreign"), "--since", ORIGIN);
+        caught(&desk, &format!("{VERIFY} --since foreign"), "--since foreign", ORIGIN);
         write("log/checkpoint", foreign);
         caught(&desk, VERIFY, CHECKPOINT, &format!("expected a signature by {ORIGIN}+"));
         fs::write(desk.at("log").join(CHECKPOINT), &ours).expect("written");

@@ -1,7 +1,7 @@
 //! What the commands share: opening a log under a policy, and an entry as it is shown.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,14 +9,15 @@ use data_encoding::{BASE64, HEXLOWER};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use transparency::checkpoint::SignedCheckpoint;
-use transparency::folder::{Folder, ReadError, Reader};
+use transparency::folder::{CHECKPOINT, Folder, ReadError, Reader};
 use transparency::leaf::Leaf;
 use transparency::note::MAX_NOTE_BYTES;
 use transparency::policy::{MAX_POLICY_BYTES, Policy, PolicyError, Verdict};
 use transparency::tree::leaf_hash;
+use transparency::verify::Kept;
 
 use crate::output::{Failure, chain, visible};
-use crate::place::{MAX_CA_BYTES, Place, Url};
+use crate::place::{MAX_CA_BYTES, Place, Unreached, Url};
 
 /// Which log, and whom to believe.
 #[derive(Args)]
@@ -77,8 +78,53 @@ impl LogArguments {
 
 /// A log that cannot be read or is not to be believed.
 pub(crate) fn unreadable(error: &ReadError) -> Failure {
-    Failure::failed("verification_failed", chain(error))
-        .hint("consilium-audit verify says what else is wrong")
+    match unread(error) {
+        Some(failure) => failure,
+        None => disbelieved(error).hint("consilium-audit verify says what else is wrong"),
+    }
+}
+
+/// The same where `verify` itself says so.
+pub(crate) fn unverifiable(error: &ReadError) -> Failure {
+    unread(error).unwrap_or_else(|| disbelieved(error))
+}
+
+fn disbelieved(error: &ReadError) -> Failure {
+    Failure::failed("verification_failed", visible(&chain(error)))
+}
+
+/// Why nothing could be looked at, if that is it: it must not read as if something had been forged.
+fn unread(error: &ReadError) -> Option<Failure> {
+    let message = visible(&chain(error));
+    match error {
+        ReadError::Missing { path } if path == CHECKPOINT => {
+            Some(Failure::unread("not_readable", message).hint(
+                "is --log the folder with checkpoint and tile/, or the address that ends in /log?",
+            ))
+        }
+        // What is there and is no file of a log.
+        ReadError::Disk { source, .. }
+            if matches!(source.kind(), ErrorKind::FileTooLarge | ErrorKind::Unsupported) =>
+        {
+            None
+        }
+        ReadError::Disk { source, .. } => {
+            let unreached = source.get_ref().and_then(|inner| inner.downcast_ref::<Unreached>());
+            Some(match unreached {
+                Some(_) if source.kind() == ErrorKind::TimedOut => Failure::timeout(message),
+                Some(why) => Failure::unread("not_reached", message).hint(why.hint),
+                None => Failure::unread("not_readable", message)
+                    .hint("may this user read all files of the log?"),
+            })
+        }
+        ReadError::Missing { .. }
+        | ReadError::Malformed { .. }
+        | ReadError::Checkpoint(_)
+        | ReadError::Policy(_)
+        | ReadError::Altered { .. }
+        | ReadError::NoSuchEntry { .. }
+        | ReadError::Inconsistent { .. } => None,
+    }
 }
 
 pub(crate) fn read_policy(path: &Path) -> Result<Policy, Failure> {
@@ -92,12 +138,17 @@ pub(crate) fn bad_policy(path: &Path, error: &PolicyError) -> Failure {
     Failure::usage("bad_policy", message)
 }
 
-pub(crate) fn read_checkpoint(path: &Path) -> Result<SignedCheckpoint, Failure> {
-    let bytes = read_file(path, MAX_NOTE_BYTES)?;
-    SignedCheckpoint::parse(&bytes).map_err(|error| {
-        let message = format!("expected a checkpoint at {}: {}", path.display(), chain(&error));
-        Failure::usage("bad_checkpoint", message)
-    })
+/// The checkpoints that a person kept.
+pub(crate) fn read_kept(paths: &[PathBuf]) -> Result<Vec<Kept>, Failure> {
+    let read = |path: &PathBuf| {
+        let bytes = read_file(path, MAX_NOTE_BYTES)?;
+        let signed = SignedCheckpoint::parse(&bytes).map_err(|error| {
+            let message = format!("expected a checkpoint at {}: {}", path.display(), chain(&error));
+            Failure::usage("bad_checkpoint", message)
+        })?;
+        Ok(Kept { from: format!("--since {}", path.display()), signed })
+    };
+    paths.iter().map(read).collect()
 }
 
 /// A file that a person named.

@@ -28,15 +28,16 @@ pub(crate) struct Arguments {
     /// The delta at which epsilon is counted: above 0 and below 1.
     #[arg(long, value_name = "D", allow_hyphen_values = true, value_parser = quantity(Delta::new))]
     delta: Option<Delta>,
-    /// Renyi divergences at integer orders, or privacy loss distributions: slower and tighter.
-    #[arg(long, value_enum, default_value_t)]
-    accountant: Bound,
+    /// Renyi divergences at integer orders, or privacy loss distributions: slower and tighter. A study
+    /// counts by the one that its file names, and by rdp where it names none. Without this option
+    /// epsilon is told by both.
+    #[arg(long, value_enum)]
+    accountant: Option<Bound>,
 }
 
 /// Which bound is meant.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Bound {
-    #[default]
     Rdp,
     Pld,
 }
@@ -60,6 +61,15 @@ struct Answer {
     steps: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     target_epsilon: Option<f64>,
+    /// The same noise by the other accountant, where none was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    also: Option<Also>,
+}
+
+#[derive(Serialize)]
+struct Also {
+    epsilon: f64,
+    accountant: &'static str,
 }
 
 /// A quantity that is checked where it is read.
@@ -82,7 +92,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     let rate = needed(arguments.sampling_rate, "--sampling-rate Q")?;
     let steps = needed(arguments.steps, "--steps N")?;
     let delta = needed(arguments.delta, "--delta D")?;
-    let accountant = Accountant::from(arguments.accountant);
+    let accountant = arguments.accountant.map_or(Accountant::Rdp, Accountant::from);
     let noise = match (arguments.noise_multiplier, arguments.target_epsilon) {
         (Some(noise), None) => noise,
         (None, Some(target)) => solve::noise_multiplier(accountant, target, delta, rate, steps)
@@ -94,16 +104,27 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
             return Err(Failure::usage("bad_arguments", message));
         }
     };
-    let spent = accountant.epsilon(&Composition::of(Mechanism::new(noise, rate), steps), delta);
+    let composition = Composition::of(Mechanism::new(noise, rate), steps);
+    let spent = accountant.epsilon(&composition, delta);
     if !spent.get().is_finite() {
         let message = format!("noise multiplier {noise} over {steps} steps has no finite epsilon");
         return Err(Failure::failed("unbounded", message));
     }
     let name = accountant.name();
     output.line(&format!("epsilon {spent} at delta {delta}, an upper bound by {name}"))?;
+    let other = arguments.accountant.is_none().then_some(Accountant::Pld);
+    let also = other.map(|other| (other.name(), other.epsilon(&composition, delta)));
+    if let Some((name, spent)) = also {
+        output.line(&format!("epsilon {spent} at delta {delta}, an upper bound by {name}"))?;
+        output.line(
+            "a study counts by the accountant that its file names; by rdp where it names none",
+        )?;
+    }
     output.line(&format!("noise multiplier {noise}, sampling rate {rate}, {steps} steps"))?;
     if let Some(target) = arguments.target_epsilon {
-        output.line(&format!("the least noise, in steps of 2^-20, within epsilon {target}"))?;
+        output.line(&format!(
+            "the least noise, in steps of 2^-20, within epsilon {target} by {name}"
+        ))?;
     }
     Ok(output.data(&Answer {
         epsilon: spent.get(),
@@ -113,6 +134,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         sampling_rate: rate.get(),
         steps,
         target_epsilon: arguments.target_epsilon.map(Epsilon::get),
+        also: also.map(|(accountant, spent)| Also { epsilon: spent.get(), accountant }),
     })?)
 }
 

@@ -3,8 +3,7 @@
 mod fhir;
 mod ocsf;
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -17,7 +16,7 @@ use transparency::tile::TILE_WIDTH;
 use transparency::tree::leaf_hash;
 
 use crate::entries::{Item, LogArguments, unreadable};
-use crate::output::{Failure, Output};
+use crate::output::{Failure, Output, write_whole};
 use crate::place::Place;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -76,13 +75,11 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         output.flush()?;
         return Ok(say_left_out(left_out, output)?);
     };
-    // A file that is there is whole.
-    let mut beside = out.clone().into_os_string();
-    beside.push(".tmp");
-    let mut file = BufWriter::new(File::create(&beside)?);
-    let left_out = write_all(&reader, arguments.to, &mut file)?;
-    file.flush()?;
-    fs::rename(&beside, out)?;
+    let mut left_out = 0;
+    write_whole(out, |file| {
+        left_out = write_all(&reader, arguments.to, file)?;
+        Ok(())
+    })?;
     say_left_out(left_out, output)?;
     let entries = reader.size() - left_out;
     output.line(&format!("{entries} entries: {}", out.display()))?;

@@ -16,16 +16,18 @@ mod search;
 mod show;
 mod verify;
 mod verify_proof;
+mod witnesses;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::output::{Exit, Failure, Format, Output};
 
 /// Verify and read a Consilium transparency log, trusting nothing but a policy file.
 #[derive(Parser)]
-#[command(name = "consilium-audit", version, about, propagate_version = true)]
+#[command(name = "consilium-audit", version, propagate_version = true)]
 struct Arguments {
     /// What stdout carries: text for people, or one JSON envelope (streams: JSON lines).
     #[arg(long, value_enum, global = true, default_value_t)]
@@ -64,10 +66,7 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {
-            let text = error.render().to_string();
-            let message = text.lines().next().unwrap_or_default();
-            let message = message.strip_prefix("error: ").unwrap_or(message);
-            let failure = Failure::usage("bad_arguments", message)
+            let failure = Failure::usage("bad_arguments", misread(&error))
                 .hint("consilium-audit --help lists commands and options");
             return Output::new(Format::from_raw_arguments()).failure(&failure);
         }
@@ -96,4 +95,27 @@ fn main() -> ExitCode {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => output.failure(&failure),
     }
+}
+
+/// What is wrong with the arguments, on one line: usage is for `--help`.
+fn misread(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "expected a command, found none".to_owned();
+    }
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let mut said = String::new();
+    for line in lines {
+        let between = match said.chars().next_back() {
+            None => "",
+            Some(':') => " ",
+            Some(_) if line.starts_with('[') => " ",
+            Some(_) => ", ",
+        };
+        said.push_str(between);
+        said.push_str(line);
+    }
+    said
 }

@@ -4,7 +4,9 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Stdout, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -44,6 +46,10 @@ pub(crate) enum Exit {
     Ok = 0,
     /// It tried, and the answer is no.
     Failed = 1,
+    /// The log was not reached, or could not be read: nothing is known about it.
+    Unread = 2,
+    /// It took too long.
+    Timeout = 3,
     /// The arguments are wrong; nothing was tried.
     Usage = 4,
 }
@@ -79,6 +85,16 @@ impl Failure {
         Self::new(Exit::Usage, code, message)
     }
 
+    /// Nothing could be looked at.
+    pub(crate) fn unread(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Exit::Unread, code, message)
+    }
+
+    /// It took too long.
+    pub(crate) fn timeout(message: impl Into<String>) -> Self {
+        Self::new(Exit::Timeout, "timeout", message)
+    }
+
     /// What to do about it.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
@@ -98,6 +114,28 @@ impl From<io::Error> for Failure {
         let code = if error.kind() == ErrorKind::BrokenPipe { "closed" } else { "output" };
         Self::failed(code, format!("expected to write the output: {error}"))
     }
+}
+
+/// A file that could not be written.
+pub(crate) fn unwritten(path: &Path) -> impl Fn(io::Error) -> Failure {
+    move |error| {
+        let message = format!("expected to write {}: {error}", path.display());
+        Failure::failed("output", visible(&message))
+    }
+}
+
+/// Writes a file in one step: one that is there is whole.
+pub(crate) fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let unwritten = unwritten(path);
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".tmp");
+    let mut file = BufWriter::new(File::create(&beside).map_err(&unwritten)?);
+    write(&mut file)?;
+    file.flush().map_err(&unwritten)?;
+    fs::rename(&beside, path).map_err(&unwritten)
 }
 
 /// An error with all its causes, on one line.

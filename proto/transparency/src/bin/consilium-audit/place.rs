@@ -6,9 +6,15 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::ClientConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{InconsistentKeys, RootCertStore};
 use transparency::folder::{Folder, Source};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Error};
@@ -55,6 +61,8 @@ impl Source for Place {
 pub(crate) struct Url {
     base: String,
     agent: Agent,
+    /// Whether the server is shown a certificate.
+    known: bool,
     kept: RefCell<BTreeMap<String, Vec<u8>>>,
 }
 
@@ -78,9 +86,8 @@ impl Url {
         }
         if let Some((shown, key)) = client {
             let shown = certificates(shown, "--client-cert")?;
-            // What the key is, and why it is none, stays out of messages.
-            let key = PrivateKey::from_pem(key)
-                .map_err(|_| "expected a private key in PEM in the file of --client-key")?;
+            fit(&shown, key)?;
+            let key = PrivateKey::from_pem(key).map_err(|_| NO_KEY)?;
             tls = tls.client_cert(Some(ClientCert::new_with_certs(&shown, key)));
         }
         let config = Agent::config_builder()
@@ -94,7 +101,7 @@ impl Url {
             .user_agent(concat!("consilium-audit/", env!("CARGO_PKG_VERSION")))
             .build();
         let (base, agent) = (base.trim_end_matches('/').to_owned(), config.new_agent());
-        Ok(Self { base, agent, kept: RefCell::default() })
+        Ok(Self { base, agent, known: client.is_some(), kept: RefCell::default() })
     }
 
     fn ask(&self, path: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
@@ -102,31 +109,81 @@ impl Url {
         let time = ANSWER + Duration::from_secs(most / SLOW);
         let question = self.agent.get(format!("{}/{path}", self.base));
         let question = question.config().timeout_global(Some(time)).build();
-        let mut answer = question.call().map_err(io_error)?;
+        let mut answer = question.call().map_err(|error| self.unreached(error))?;
         match answer.status().as_u16() {
             200 => {}
             404 => return Ok(None),
             other => {
                 let hint = match other {
-                    401 | 403 => "; it may want another --client-cert",
-                    _ => "",
+                    401 | 403 => WANTS_ANOTHER,
+                    300..=399 => {
+                        "redirects are not followed; is the address the log's own, .../log?"
+                    }
+                    _ => IS_IT_THE_LOG,
                 };
-                let message =
-                    format!("expected the server to answer 200 or 404, found {other}{hint}");
-                return Err(io::Error::other(message));
+                let what = format!("expected the server to answer 200 or 404, found {other}");
+                return Err(io::Error::other(Unreached { what, hint }));
             }
         }
         let too_long = || {
             let message = format!("expected at most {limit} bytes");
-            io::Error::new(io::ErrorKind::FileTooLarge, message)
+            io::Error::new(ErrorKind::FileTooLarge, message)
         };
         match answer.body_mut().with_config().limit(most).read_to_vec() {
             Ok(bytes) if bytes.len() <= limit => Ok(Some(bytes)),
             Ok(_) | Err(Error::BodyExceedsLimit(_)) => Err(too_long()),
-            Err(error) => Err(io_error(error)),
+            Err(error) => Err(self.unreached(error)),
         }
     }
+
+    /// Why the server gave no answer, for people, and what may help.
+    fn unreached(&self, error: Error) -> io::Error {
+        let new = |kind, what: String, hint| io::Error::new(kind, Unreached { what, hint });
+        let wants = if self.known { WANTS_ANOTHER } else { WANTS_ONE };
+        let error = match error {
+            Error::Io(error) => error,
+            Error::Rustls(error) => io::Error::other(error),
+            Error::Timeout(which) => {
+                let what = format!("expected an answer in time, found none ({which})");
+                return new(ErrorKind::TimedOut, what, "");
+            }
+            other => return new(ErrorKind::NotConnected, other.to_string(), IS_IT_THE_LOG),
+        };
+        let kind = error.kind();
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::InvalidCertificate(_)) = inner {
+            return new(kind, error.to_string(), "--ca names the certificates to believe");
+        }
+        if let Some(rustls::Error::AlertReceived(_)) = inner {
+            return new(kind, error.to_string(), wants);
+        }
+        if [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe]
+            .contains(&kind)
+        {
+            return new(kind, "the server hung up".to_owned(), wants);
+        }
+        new(kind, error.to_string(), IS_IT_THE_LOG)
+    }
 }
+
+const WANTS_ONE: &str = "the server may want --client-cert and --client-key";
+const WANTS_ANOTHER: &str = "the server may want another --client-cert";
+const IS_IT_THE_LOG: &str = "is the address that of the log, https://.../log?";
+
+/// A server that was not reached or did not let us in: nothing was learnt about the log.
+#[derive(Debug)]
+pub(crate) struct Unreached {
+    what: String,
+    pub(crate) hint: &'static str,
+}
+
+impl fmt::Display for Unreached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for Unreached {}
 
 impl Source for Url {
     fn read(&self, path: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
@@ -171,8 +228,28 @@ fn certificates(pem: &[u8], option: &str) -> Result<Vec<Certificate<'static>>, S
     Ok(certificates)
 }
 
-fn io_error(error: Error) -> io::Error {
-    if let Error::Io(error) = error { error } else { io::Error::other(error) }
+/// What the key is, and why it is none, stays out of messages.
+const NO_KEY: &str = "expected a private key in PEM in the file of --client-key";
+
+/// Whether a key is that of the certificate that is shown.
+fn fit(shown: &[Certificate<'_>], key: &[u8]) -> Result<(), String> {
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| NO_KEY)?;
+    let chain = shown.iter().map(|one| CertificateDer::from(one.der().to_vec())).collect();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS: {error}"))?
+        .with_root_certificates(RootCertStore::empty())
+        .with_client_auth_cert(chain, key);
+    match config {
+        Ok(_) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err("expected the key of --client-cert in --client-key, found another one".to_owned())
+        }
+        Err(error) => Err(format!(
+            "expected a certificate in --client-cert and a key in --client-key that TLS can use: {error}"
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -198,5 +275,23 @@ mod tests {
         assert!(Url::new("https://log.example", Some(none), None).is_err());
         let error = Url::new("https://log.example", None, Some((none, none))).expect_err("none");
         assert!(error.contains("--client-cert"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_is_shown_with_its_own_key_alone() {
+        let [one, other] =
+            [(); 2].map(|()| rcgen::generate_simple_self_signed(vec![]).expect("a key"));
+        let [own, another] = [&one, &other].map(|it| it.signing_key.serialize_pem());
+        let shown = one.cert.pem();
+        let open = |key: &str| {
+            Url::new("https://log.example", None, Some((shown.as_bytes(), key.as_bytes())))
+        };
+        assert!(open(&own).is_ok());
+        let error = open(&another).expect_err("the key of another");
+        assert!(error.contains("--client-key, found another one"), "{error}");
+        let rubbish = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let client = Some((rubbish.as_bytes(), own.as_bytes()));
+        let error = Url::new("https://log.example", None, client).expect_err("no certificate");
+        assert!(error.contains("that TLS can use"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::entries::{Item, LogArguments, unreadable};
-use crate::output::{Failure, Output};
+use crate::output::{Failure, Output, unwritten};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -52,7 +52,5 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    fs::write(path, bytes).map_err(|error| {
-        Failure::failed("output", format!("expected to write {}: {error}", path.display()))
-    })
+    fs::write(path, bytes).map_err(unwritten(path))
 }

@@ -8,6 +8,7 @@ mod accounted;
 mod checks;
 mod history;
 mod html;
+mod manifest;
 mod page;
 mod plot;
 mod privacy;
@@ -15,8 +16,7 @@ mod rounds;
 mod study;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -28,11 +28,12 @@ use transparency::leaf::Leaf;
 use transparency::note::MAX_NOTE_BYTES;
 use transparency::policy::{MAX_POLICY_BYTES, Policy};
 use transparency::tile::TILE_WIDTH;
-use transparency::verify::{Report, verify};
 
 use self::history::History;
-use crate::entries::{LogArguments, bad_policy, read_checkpoint, read_file, unreadable};
-use crate::output::{Failure, Output, visible};
+use self::manifest::Manifest;
+use crate::entries::{LogArguments, bad_policy, read_file, read_kept, unreadable};
+use crate::output::{Failure, Output, unwritten, visible, write_whole};
+use crate::witnesses::{Verified, verify};
 
 /// How many studies a hint names.
 const MOST_NAMED: usize = 20;
@@ -47,6 +48,9 @@ pub(crate) struct Arguments {
     /// Where to write the page.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// The study file, if you have it: shown in the page if it is the one that was proposed.
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
     /// A checkpoint that you kept: the log must have grown out of it. May be given repeatedly.
     #[arg(long, value_name = "CHECKPOINT")]
     since: Vec<PathBuf>,
@@ -56,10 +60,11 @@ pub(crate) struct Arguments {
 struct Evidence {
     study: Digest,
     history: History,
-    report: Report,
+    verified: Verified,
     checkpoint: String,
     policy: String,
     policy_digest: String,
+    manifest: Option<Manifest>,
     /// The last leaf's time.
     until: Option<transparency::time::UtcTime>,
 }
@@ -96,8 +101,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     let policy_bytes = read_file(&arguments.log.policy, MAX_POLICY_BYTES)?;
     let policy =
         Policy::parse(&policy_bytes).map_err(|error| bad_policy(&arguments.log.policy, &error))?;
-    let since = arguments.since.iter().map(|path| read_checkpoint(path));
-    let since = since.collect::<Result<Vec<_>, _>>()?;
+    let since = read_kept(&arguments.since)?;
     let source = arguments.log.place()?;
     let checkpoint = source
         .read(CHECKPOINT, MAX_NOTE_BYTES)
@@ -105,36 +109,37 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
     let checkpoint = checkpoint
         .ok_or_else(|| unreadable(&ReadError::Missing { path: CHECKPOINT.to_owned() }))?;
     let pinned = Pinned { source, checkpoint };
-    let report = verify(&pinned, &policy, &since).map_err(|error| unreadable(&error))?;
-    if let Some(first) = report.findings.first() {
+    let verified = verify(&pinned, &policy, &since).map_err(|error| unreadable(&error))?;
+    if let Some(first) = verified.report.findings.first() {
         let message = format!("expected a log that is verified; {}: {}", first.place, first.what);
         return Err(Failure::failed("verification_failed", visible(&message))
             .hint("consilium-audit verify says what else is wrong; no report was written")
-            .data(&report));
+            .data(&verified));
     }
     let checkpoint = String::from_utf8_lossy(&pinned.checkpoint).into_owned();
     let (reader, _) = Reader::open(&pinned, &policy).map_err(|error| unreadable(&error))?;
     let study = find(&reader, &arguments.study)?;
     let (history, until) = gather(&reader, &study).map_err(|error| unreadable(&error))?;
+    let manifest = arguments.manifest.as_ref();
+    let manifest =
+        manifest.map(|path| Manifest::read(path, history.proposal.as_ref())).transpose()?;
     let digest = ring::digest::digest(&ring::digest::SHA256, &policy_bytes);
     let evidence = Evidence {
         study,
         history,
-        report,
+        verified,
         checkpoint,
         policy: String::from_utf8_lossy(&policy_bytes).into_owned(),
         policy_digest: HEXLOWER.encode(digest.as_ref()),
+        manifest,
         until,
     };
     let checks = checks::all(&evidence.history);
     let page = page::write(&evidence, &checks);
-    // A file that is there is whole.
-    let mut beside = arguments.out.clone().into_os_string();
-    beside.push(".tmp");
-    fs::write(&beside, page.as_bytes())?;
-    fs::rename(&beside, &arguments.out)?;
+    let unwritten = unwritten(&arguments.out);
+    write_whole(&arguments.out, |file| file.write_all(page.as_bytes()).map_err(unwritten))?;
     let exceptions: usize = checks.iter().map(|check| check.exceptions.len()).sum();
-    output.line(&format!("verified: {} entries", evidence.report.size))?;
+    output.line(&format!("verified: {} entries", evidence.verified.report.size))?;
     for check in &checks {
         for exception in &check.exceptions {
             let line = format!("does not fit: {}: {exception}", check.rule.to_lowercase());
@@ -142,7 +147,7 @@ pub(crate) fn run(arguments: &Arguments, output: &mut Output) -> Result<(), Fail
         }
     }
     output.line(&format!("report: {}", arguments.out.display()))?;
-    let (study, size) = (&evidence.study, evidence.report.size);
+    let (study, size) = (&evidence.study, evidence.verified.report.size);
     let written = Written { study, size, exceptions, out: &arguments.out };
     if exceptions > 0 {
         let message = format!("expected facts that fit together, found {exceptions} that do not");

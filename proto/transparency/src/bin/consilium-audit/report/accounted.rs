@@ -7,6 +7,13 @@ use transparency::fact::Charge;
 use super::checks::Check;
 use super::history::{Charged, History};
 
+/// How near a figure is to the bound that it was counted by: the grid of privacy loss distributions is
+/// another where steps are added one by one.
+const NEAR: f64 = 1e-6;
+
+/// How many different lines to type are told.
+const MOST_COMMANDS: usize = 8;
+
 /// What two computers may make different of the same sum, relative to it.
 const SLACK: f64 = 1e-9;
 
@@ -71,6 +78,46 @@ pub(super) fn released(history: &History) -> Check {
         });
     }
     check
+}
+
+/// The accountant whose bound the planned figures are, if it is one that we know.
+pub(super) fn counted_by(history: &History) -> Option<&'static str> {
+    let charges = history.charges.values().max_by_key(|charges| charges.len())?;
+    let (composition, delta) = composed(charges)?;
+    let told = charges.last()?.charge.epsilon_planned;
+    [Accountant::Rdp, Accountant::Pld].into_iter().find_map(|one| {
+        let bound = one.epsilon(&composition, delta).get();
+        ((told / bound - 1.0).abs() <= NEAR).then_some(one.name())
+    })
+}
+
+/// What to type to count the planned figures of sites again whose charges are all alike.
+pub(super) fn commands(history: &History, accountant: Option<&str>) -> Vec<String> {
+    let mut commands = Vec::new();
+    // Nothing from the log stands in a line that people paste but numbers and these two words.
+    let known = accountant.filter(|name| ["rdp", "pld"].contains(name));
+    let accountant = known.map(|name| format!(" --accountant {name}")).unwrap_or_default();
+    for charges in history.charges.values() {
+        let Some(Charged { charge: last, .. }) = charges.last() else { continue };
+        let alike = |one: &Charged| {
+            one.charge.z.total_cmp(&last.z).is_eq() && one.charge.q.total_cmp(&last.q).is_eq()
+        };
+        if !charges.iter().all(alike) {
+            continue;
+        }
+        let command = format!(
+            "consilium-audit epsilon --noise-multiplier {} --sampling-rate {} --steps {} --delta {}{accountant}",
+            last.z,
+            last.q,
+            charges.len(),
+            last.delta
+        );
+        if !commands.contains(&command) {
+            commands.push(command);
+        }
+    }
+    commands.truncate(MOST_COMMANDS);
+    commands
 }
 
 /// The charges of one site one after another, at the delta of the last.

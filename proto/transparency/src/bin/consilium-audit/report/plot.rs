@@ -1,6 +1,8 @@
 //! Drawings: who took part, and values over rounds. They are SVG in the page, drawn with classes of
 //! the style sheet, and tell by shape what they tell by colour, so that they print in black.
 
+use std::iter;
+
 use super::history::{History, Part};
 use super::html::{Html, value_text};
 
@@ -26,14 +28,16 @@ fn round_at(round: u64) -> f64 {
 pub(super) fn participation(history: &History, sites: &[String]) -> Html {
     let mut html = Html::default();
     let attempts: Vec<_> = history.attempts.values().collect();
-    for band in attempts.chunks(BAND) {
-        let (left, row, top) = (132.0, 20.0, 20.0);
-        let step = ((WIDTH - left) / real(band.len().max(24))).min(22.0);
-        let size = (step - 2.0).clamp(2.0, 14.0);
+    // Bands of about the same length, with marks of one size.
+    let width = attempts.len().div_ceil(attempts.len().div_ceil(BAND).max(1)).max(1);
+    let (left, right, row, top) = (132.0, WIDTH - 12.0, 20.0, 20.0);
+    let step = ((right - left) / real(width.max(24))).min(22.0);
+    let size = (step - 2.0).clamp(2.0, 14.0);
+    let every = labelled_every(history.rounds(), step);
+    for band in attempts.chunks(width) {
         let height = top + row * real(sites.len()) + 4.0;
         html.raw("<svg class=\"plot\" role=\"img\" aria-label=\"participation by site and round\" viewBox=\"0 0 760 ");
         html.at(height).raw("\">");
-        let every = if step >= 16.0 { 1 } else { 4 };
         let mut labelled = None;
         for (at, attempt) in band.iter().enumerate() {
             let middle = left + step * (real(at) + 0.5);
@@ -62,6 +66,16 @@ pub(super) fn participation(history: &History, sites: &[String]) -> Html {
     }
     html
 }
+
+/// Every how many rounds a number has room, so that no two run into each other.
+fn labelled_every(rounds: u64, step: f64) -> u64 {
+    let wide = 7.0 * real(rounds.to_string().len()) + 5.0;
+    let fits = |every: &u64| step * round_at(*every) >= wide;
+    NICE.into_iter().find(fits).unwrap_or(1_000)
+}
+
+/// Steps in which people count.
+const NICE: [u64; 12] = [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1_000];
 
 /// One mark: its shape says what its colour says.
 pub(super) fn mark(html: &mut Html, part: Part, (x, y): (f64, f64), size: f64) {
@@ -110,12 +124,21 @@ pub(super) struct Curve {
 }
 
 /// Values over rounds, with the names of the curves below when there are several.
-pub(super) fn curves(label: &str, curves: &[Curve], rounds: u64, from_zero: bool) -> Html {
+/// `promised` is a line for all of them.
+pub(super) fn curves(
+    label: &str,
+    curves: &[Curve],
+    rounds: u64,
+    from_zero: bool,
+    promised: Option<f64>,
+) -> Html {
     let mut html = Html::default();
     let values = || curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1));
     let largest = values().fold(f64::NEG_INFINITY, f64::max);
-    let cap_of = |curve: &Curve| curve.cap.filter(|cap| *cap <= FAR * largest);
-    let most = curves.iter().filter_map(cap_of).fold(largest, f64::max);
+    let near = |cap: &f64| *cap <= FAR * largest;
+    let cap_of = |curve: &Curve| curve.cap.filter(near);
+    let promised = promised.filter(near);
+    let most = curves.iter().filter_map(cap_of).chain(promised).fold(largest, f64::max);
     let least = if from_zero { 0.0 } else { values().fold(f64::INFINITY, f64::min) };
     if !(most.is_finite() && least.is_finite()) {
         return html;
@@ -128,7 +151,8 @@ pub(super) fn curves(label: &str, curves: &[Curve], rounds: u64, from_zero: bool
     if !(low.is_finite() && high.is_finite()) {
         return html;
     }
-    let (left, right, top, bottom) = (44.0, 368.0, 10.0, 168.0);
+    // Half of the last round's number stands right of the axis.
+    let (left, right, top, bottom) = (44.0, 360.0, 10.0, 168.0);
     let last = round_at(rounds.max(2));
     let x = |round: u64| left + (right - left) * (round_at(round) - 1.0) / (last - 1.0);
     let y = |value: f64| bottom - (bottom - top) * (value - low) / (high - low);
@@ -147,12 +171,15 @@ pub(super) fn curves(label: &str, curves: &[Curve], rounds: u64, from_zero: bool
         html.text(&value_text((value / step).round() * step)).raw("</text>");
     }
     let every = (rounds / 6).max(1);
-    let rounded = [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1_000];
-    let every = rounded.into_iter().find(|nice| *nice >= every).unwrap_or(every);
-    for round in (0..=rounds).step_by(usize::try_from(every).unwrap_or(usize::MAX)) {
-        let round = round.max(1);
+    let every = NICE.into_iter().find(|nice| *nice >= every).unwrap_or(every);
+    let after_first = (1..=rounds).filter(|round| *round > 1 && round.is_multiple_of(every));
+    for round in iter::once(1).chain(after_first) {
         html.raw("<text class=\"tick mid\" x=\"").at(x(round)).raw("\" y=\"183\">");
         html.count(round).raw("</text>");
+    }
+    if let Some(promised) = promised {
+        html.raw("<line class=\"promised\" x1=\"").at(left).raw("\" x2=\"").at(right);
+        html.raw("\" y1=\"").at(y(promised)).raw("\" y2=\"").at(y(promised)).raw("\"/>");
     }
     for (at, curve) in curves.iter().enumerate() {
         let class = CLASSES[at % CLASSES.len()];
@@ -199,8 +226,8 @@ fn tick_step(range: f64) -> f64 {
     step.unwrap_or(10.0) * power
 }
 
-/// How much of a cap is spent, as a bar.
-pub(super) fn gauge(spent: f64, cap: Option<f64>) -> Html {
+/// How much of a cap is spent, as a bar, with a notch at what the study promised.
+pub(super) fn gauge(spent: f64, cap: Option<f64>, promised: Option<f64>) -> Html {
     let mut html = Html::default();
     let Some(cap) = cap.filter(|cap| *cap > 0.0) else { return html };
     let share = (spent / cap).clamp(0.0, 1.0);
@@ -213,12 +240,21 @@ pub(super) fn gauge(spent: f64, cap: Option<f64>) -> Html {
     } else {
         "fill"
     });
-    html.raw("\" width=\"").at(120.0 * share).raw("\" height=\"8\" rx=\"4\"/></svg>");
+    html.raw("\" width=\"").at(120.0 * share).raw("\" height=\"8\" rx=\"4\"/>");
+    if let Some(promised) = promised.filter(|promised| *promised < cap) {
+        html.raw("<rect class=\"notch\" width=\"1.6\" height=\"8\" x=\"")
+            .at(120.0 * promised / cap);
+        html.raw("\"/>");
+    }
+    html.raw("</svg>");
     html
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::history::Attempt;
     use super::*;
 
     #[test]
@@ -231,24 +267,50 @@ mod tests {
     #[test]
     fn a_curve_of_one_point_and_of_none_can_be_drawn() {
         let one = Curve { name: "a".to_owned(), points: vec![(1, 0.5)], cap: None };
-        let drawn = curves("x", &[one], 1, false).into_string();
+        let drawn = curves("x", &[one], 1, false, None).into_string();
         assert!(drawn.contains("points=\"44.0,"), "{drawn}");
         assert!(!drawn.contains("NaN") && !drawn.contains("inf"), "{drawn}");
         let none = Curve { name: "a".to_owned(), points: vec![], cap: None };
-        assert_eq!(curves("x", &[none], 5, false).into_string(), "");
+        assert_eq!(curves("x", &[none], 5, false, None).into_string(), "");
     }
 
     #[test]
     fn a_cap_that_is_far_away_does_not_flatten_the_curve() {
         let drawn = |cap| {
             let one = Curve { name: "a".to_owned(), points: vec![(1, 1.0), (2, 2.0)], cap };
-            curves("x", &[one], 2, true).into_string()
+            curves("x", &[one], 2, true, None).into_string()
         };
         assert!(
             drawn(Some(3.0)).contains("class=\"cap ")
                 && !drawn(Some(30.0)).contains("class=\"cap ")
         );
         assert_eq!(drawn(Some(30.0)), drawn(None));
+    }
+
+    #[test]
+    fn numbers_of_rounds_do_not_run_into_each_other() {
+        for (rounds, step, every) in [(9, 22.0, 1), (48, 12.0, 2), (101, 12.0, 5), (1_000, 9.0, 5)]
+        {
+            assert_eq!(labelled_every(rounds, step), every, "{rounds}");
+        }
+    }
+
+    #[test]
+    fn marks_have_one_size_in_every_band() {
+        let mut history = History::default();
+        for slot in 1..=101 {
+            let mut attempt = Attempt { round: slot, slot, ..Attempt::default() };
+            attempt.declined.insert("a".to_owned());
+            history.attempts.insert(slot, attempt);
+        }
+        let drawn = participation(&history, &["a".to_owned()]).into_string();
+        assert_eq!(drawn.matches("<svg").count(), 2, "{drawn}");
+        let marks = drawn.split("<rect class=\"declined\"").skip(1);
+        let width = |mark: &str| mark.split("width=\"").nth(1).map(|rest| rest[..4].to_owned());
+        let widths: BTreeSet<_> = marks.map(width).collect();
+        assert_eq!(widths.len(), 1, "{widths:?}");
+        let second = drawn.rsplit("<svg").next().unwrap_or_default();
+        assert_eq!(second.matches("<rect class=\"declined\"").count(), 50);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use transparency::fact::Charge;
 
+use super::accounted;
 use super::history::{Charged, History, NO_PRIVACY};
 use super::html::Html;
 use super::plot::{Curve, curves, gauge};
@@ -37,6 +38,7 @@ pub(super) fn section(history: &History) -> Html {
     } else {
         "The unit is the patient.</p>"
     });
+    counted(&mut html, history, plan.and_then(|plan| plan.accountant.as_deref()));
     html.raw("<table><thead><tr><th class=\"site\">Site</th><th class=\"num\">Charges</th><th>Planned epsilon</th><th>Solo epsilon</th><th class=\"num\">Delta</th><th class=\"num\">Noise <i>z</i></th><th class=\"num\">Rate <i>q</i></th><th>Last ledger record</th></tr></thead><tbody>");
     for (site, charges) in &history.charges {
         let Some(Charged { charge, .. }) = charges.last() else { continue };
@@ -62,6 +64,8 @@ pub(super) fn section(history: &History) -> Html {
     }
     html.raw("</tbody></table>");
     let rounds = history.rounds();
+    let promised = plan.and_then(|plan| plan.epsilon);
+    let promised_solo = plan.and_then(|plan| plan.solo_epsilon_cap);
     let planned = all_curves(
         history,
         |charged| charged.charge.epsilon_planned,
@@ -73,11 +77,36 @@ pub(super) fn section(history: &History) -> Html {
         |charge| charge.cap_solo.filter(|_| same(charge.spent_solo, charge.epsilon_solo)),
     );
     html.raw("<div class=\"pair\"><div><h3>Planned epsilon by round</h3>");
-    html.part(&curves("planned epsilon by round", &planned, rounds, true));
+    html.part(&curves("planned epsilon by round", &planned, rounds, true, promised));
     html.raw("</div><div><h3>Solo epsilon by round</h3>");
-    html.part(&curves("solo epsilon by round", &solo, rounds, true));
-    html.raw("</div></div><p class=\"soft\">Dotted: the sites&#39; own caps, where they are in the study&#39;s measure and not above ten times what was spent.</p>");
+    html.part(&curves("solo epsilon by round", &solo, rounds, true, promised_solo));
+    html.raw("</div></div><p class=\"soft\">Solid grey: the most that the study may spend. Dotted: the sites&#39; own caps, where they are in the study&#39;s measure. Neither is drawn above ten times what was spent.</p>");
     html
+}
+
+/// By which accountant epsilon is counted, and how to count it again.
+fn counted(html: &mut Html, history: &History, named: Option<&str>) {
+    let found = accounted::counted_by(history);
+    html.raw("<p>");
+    match (named, found) {
+        (Some(named), _) => {
+            html.raw("Epsilon is counted by the accountant <b>").text(named);
+            html.raw("</b>, as the proposal says.")
+        }
+        (None, Some(found)) => {
+            html.raw("The log does not name the accountant; the planned figures are those of <b>");
+            html.text(found).raw("</b>.")
+        }
+        (None, None) => html.raw("The log does not name the accountant, and the planned figures are neither those of <b>rdp</b> nor of <b>pld</b>; the study file names it."),
+    };
+    let commands = accounted::commands(history, named.or(found));
+    if !commands.is_empty() {
+        html.raw(" To count a site&#39;s planned epsilon again:</p><p>");
+        for command in &commands {
+            html.raw("<code>").text(command).raw("</code><br>");
+        }
+    }
+    html.raw("</p><p class=\"soft\">The noise that holds against all other sites together is not in the log, so solo figures cannot be counted again from it.</p>");
 }
 
 /// What was spent, and how much of a cap that is: of the site's own, in whose measure it may be
@@ -93,7 +122,11 @@ fn spent(html: &mut Html, spent: f64, own: Option<(f64, f64)>, promised: Option<
         Some(cap) => html.raw(" <span class=\"soft\">of ").value(cap).raw("</span>"),
         None => html.raw(" <span class=\"soft\">no cap told</span>"),
     };
-    html.part(&gauge(against, cap));
+    let promised = promised.filter(|_| own.is_some());
+    if let Some(promised) = promised {
+        html.raw("<span class=\"soft\">; the study may spend ").value(promised).raw("</span>");
+    }
+    html.part(&gauge(against, cap, promised.filter(|_| against.total_cmp(&spent).is_eq())));
 }
 
 /// Whether the site counts as the study does, so that its cap can be drawn beside the study's figures.

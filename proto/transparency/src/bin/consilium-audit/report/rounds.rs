@@ -87,7 +87,7 @@ pub(super) fn quality(history: &History) -> Option<Html> {
         }
         html.raw("</h3>");
         let curve = Curve { name: label.to_owned(), points, cap: None };
-        html.part(&curves(label, &[curve], history.rounds(), false)).raw("</div>");
+        html.part(&curves(label, &[curve], history.rounds(), false, None)).raw("</div>");
     }
     html.raw("</div>");
     Some(html)
@@ -97,7 +97,8 @@ pub(super) fn quality(history: &History) -> Option<Html> {
 pub(super) fn lineage(evidence: &Evidence) -> Html {
     let history = &evidence.history;
     let mut html = Html::default();
-    if let Some(last) = history.changes.last() {
+    // A round that only scores a model gives it on as it was.
+    if let Some(last) = history.changes.iter().rfind(|change| change.before != change.after) {
         html.raw("<dl>");
         if let Some(proposal) = &history.proposal {
             html.raw("<dt>First model</dt><dd><code>").text(proposal.model.as_str());
@@ -123,8 +124,13 @@ pub(super) fn lineage(evidence: &Evidence) -> Html {
     html.raw("<table><thead><tr><th>Round</th><th>When</th><th>Model made</th><th class=\"num\">Entry</th></tr></thead><tbody>");
     for change in &history.changes {
         html.raw("<tr><td>").count(change.round).raw("</td><td>").time(change.time);
-        html.raw("</td><td><code>").text(change.after.as_str());
-        html.raw("</code></td><td class=\"num soft\">").count(change.index).raw("</td></tr>");
+        html.raw("</td><td><code>").text(change.after.as_str()).raw("</code>");
+        html.raw(if change.before == change.after {
+            " <span class=\"soft\">as before</span>"
+        } else {
+            ""
+        });
+        html.raw("</td><td class=\"num soft\">").count(change.index).raw("</td></tr>");
     }
     html.raw("</tbody></table>");
     html

@@ -22,15 +22,25 @@ pub(super) fn proposal(evidence: &Evidence) -> Html {
     html.raw("<dl><dt>Proposed</dt><dd>").time(proposal.time).raw(" by ").text(&proposal.by);
     html.raw(" <span class=\"soft\">(entry ").count(proposal.index).raw(")</span></dd>");
     html.raw("<dt>Study digest</dt><dd><code>").text(evidence.study.as_str());
-    html.raw("</code><br><span class=\"soft\">covers the whole study file; it is what the sites approved</span></dd>");
+    html.raw("</code><br><span class=\"soft\">of what the study file means; it is what the sites approved</span></dd>");
     if let Some(manifest) = &proposal.manifest {
-        html.raw("<dt>Study file</dt><dd><code>").text(manifest.as_str()).raw("</code></dd>");
+        html.raw("<dt>Study file, SHA-256</dt><dd><code>").text(manifest.as_str());
+        html.raw("</code><br><span class=\"soft\">of its text as it was proposed: what <code>sha256sum</code> says of the file</span></dd>");
     }
     html.raw("<dt>Initial model</dt><dd><code>").text(proposal.model.as_str());
     html.raw("</code></dd><dt>Sites</dt><dd>").text(&proposal.sites.join(", "));
     html.raw("</dd><dt>Privacy as proposed</dt><dd>");
     plan(&mut html, proposal.privacy.as_ref());
-    html.raw("</dd></dl>");
+    html.raw("</dd>");
+    if let Some(manifest) = &evidence.manifest {
+        manifest.summary(&mut html);
+    }
+    html.raw("</dl>");
+    html.raw(if evidence.manifest.is_some() {
+        "<p class=\"soft\">Task, model, rounds, quorum and colluders are from the study file, whose digest is the one above; all of it stands at the end.</p>"
+    } else {
+        "<p class=\"note\"><b>Not in the log:</b> task, model, planned rounds, quorum, tolerated colluders, preprocessing and the other settings. They stand in the study file. <code>report --manifest FILE</code> holds a file against the digest above and then shows them.</p>"
+    });
     html
 }
 
@@ -64,7 +74,7 @@ pub(super) fn approvals(evidence: &Evidence) -> Html {
     let mut html = Html::default();
     html.raw("<p class=\"soft\">Every decision is on the digest <code>");
     html.text(evidence.study.short())
-        .raw("&hellip;</code>, so on every word of the study file.</p>");
+        .raw("&hellip;</code>, so on all that the study file means.</p>");
     html.raw("<table><thead><tr><th class=\"site\">Site</th><th>Decision</th><th>When</th><th class=\"num\">Entry</th></tr></thead><tbody>");
     for decision in &history.decisions {
         html.raw("<tr><td>").text(&decision.site).raw("</td><td>");
