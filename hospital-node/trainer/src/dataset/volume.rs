@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use aggregation::study::TaskKind;
+use hospital_images::Limit;
 
 use super::answers::Answer;
 use super::cache::Kept;
@@ -103,7 +104,7 @@ fn series(folder: &Path) -> Result<([u8; 32], Scene), Fault> {
         };
         held += stored.data.len() as u64;
         if held > MAX_SERIES_BYTES {
-            return Err(Fault::TooLarge);
+            return Err(Fault::TooLarge(Limit::Pixels(held)));
         }
         digests.push(sha256(&bytes));
         slices.push(*stored);
