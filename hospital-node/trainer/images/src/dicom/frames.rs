@@ -8,6 +8,11 @@ use super::elements::{DOUBLE_PIXELS, Elements, FLOAT_PIXELS, PIXELS};
 use super::{Kind, Photometric, Stored, rle};
 use crate::{Fault, jpeg, jpeg2000, jpegls};
 
+/// Values that frames in JPEG-LS and JPEG 2000 may have together, however few bytes they are, and for
+/// each byte: a blank codestream of a hundred bytes is a quarter of a million, and takes its time.
+const BLANK_VALUES: usize = 1 << 27;
+const VALUES_PER_BYTE: usize = 2048;
+
 const MORE_BITS: Fault = Fault::Unreadable("its codestream has more bits than its header");
 const EMPTY: Fault = Fault::NotAnImage("its pixel data is empty");
 const LARGER: Fault = Fault::WrongShape("a codestream larger than its header says");
@@ -56,6 +61,12 @@ pub(super) fn all(
     };
     let codec = codec(syntax)?;
     let frames = by_frame(stored, codec, elements, fragments)?;
+    if stored.frames > 1 && matches!(codec, Codec::JpegLs | Codec::Jpeg2000) {
+        let bytes: usize = fragments.iter().map(|fragment| fragment.len()).sum();
+        if count > BLANK_VALUES.saturating_add(bytes.saturating_mul(VALUES_PER_BYTE)) {
+            return Err(Fault::Unsupported("many large frames with next to nothing in them"));
+        }
+    }
     let each = stored.frame_values() * stored.value_bytes();
     // Grows frame by frame, so that memory follows what was really decoded.
     let mut data = Vec::new();

@@ -630,3 +630,18 @@ fn a_fault_is_said_as_what_it_is() {
     let ended = [&few[..], &[0xfe, 0xff, 0xdd, 0xe0, 0, 0, 0, 0]].concat();
     assert!(fault(&ended).contains("fewer frames than its header says"), "{}", fault(&ended));
 }
+
+#[test]
+fn blank_frames_are_no_way_to_take_hours() {
+    let of = |frames: &[u8]| {
+        let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 8), b"IS", frames)];
+        let syntax = b"1.2.840.10008.1.2.4.90";
+        let what = Made { syntax, sides: (8192, 8192), bits: (8, 8), more: &more, ..PLAIN };
+        // Each frame is the same few bytes, and no codestream.
+        let count: usize = std::str::from_utf8(frames).expect("text").trim().parse().expect("few");
+        let file = [compressed(&what, b"no"), item(b"no").repeat(count - 1)].concat();
+        Stored::decode(&file).expect_err("refused")
+    };
+    assert!(matches!(of(b"2 "), Fault::Unreadable(_)), "looked into");
+    assert!(matches!(of(b"3 "), Fault::Unsupported(_)));
+}
