@@ -167,13 +167,14 @@ impl Stored {
             None | Some("") => 1,
             // Writers of single images say 0.
             Some(word) => frames_of(word)
-                .ok_or(Fault::Unreadable("its number of frames is not a number"))?
+                .ok_or(Fault::Unreadable("its number of frames is not a sensible number"))?
                 .max(1),
         };
         let kind = match (floating, bits_allocated) {
             ([true, _], 32) | ([_, true], 64) => Kind::Float,
             ([false, false], 1 | 8 | 16 | 32) if whole((0x28, 0x103)) == Some(1) => Kind::Signed,
             ([false, false], 1 | 8 | 16 | 32) => Kind::Unsigned,
+            ([false, false], 64) => return Err(Fault::Unsupported("integers of 64 bits")),
             _ => return Err(Fault::Unreadable("bits allocated and stored make no sense")),
         };
         if bits_stored == 0 || bits_stored > bits_allocated {

@@ -16,6 +16,44 @@ pub enum Image {
     Raster(raster::Stored),
 }
 
+/// What a file is that is not read here, as far as its first bytes say: what people try, and what a
+/// failed download leaves.
+fn found_instead(file: &[u8]) -> &'static str {
+    const KNOWN: [(&[u8], &str); 20] = [
+        (b"PK\x03\x04", "a zip archive; unpack it, or name it as an NPZ file"),
+        (b"\x93NUMPY", "an array of NumPy by itself; arrays are read from NPZ files"),
+        (b"II*\0", "a TIFF file; PNG is read"),
+        (b"MM\0*", "a TIFF file; PNG is read"),
+        (b"GIF8", "a GIF file; PNG is read"),
+        (b"RIFF", "a WebP file or a video; PNG is read"),
+        (b"\0\0\0\x0cjP  ", "a JPEG 2000 file by itself; such pixels are read from DICOM"),
+        (b"\xff\x4f\xff\x51", "a JPEG 2000 file by itself; such pixels are read from DICOM"),
+        (b"BZh", "compressed with bzip2; gzip is read"),
+        (b"\xfd7zXZ", "compressed with xz; gzip is read"),
+        (b"\x28\xb5\x2f\xfd", "compressed with zstd; gzip is read"),
+        (b"7z\xbc\xaf", "a 7z archive; unpack it"),
+        (b"Rar!", "a RAR archive; unpack it"),
+        (b"%PDF", "a PDF file"),
+        (b"NRRD", "an NRRD file; NIfTI is read"),
+        (b"ObjectType", "a MetaImage file; NIfTI is read"),
+        (b"\x89HDF", "an HDF5 file, such as MINC; NIfTI is read"),
+        (b"<!DOCTYPE", "a web page, as a failed download leaves it"),
+        (b"<!doctype", "a web page, as a failed download leaves it"),
+        (b"<html", "a web page, as a failed download leaves it"),
+    ];
+    // An Analyze header is as long as it says, and a NIfTI one has a name in it besides.
+    if file.len() == 348 && matches!(file, [0x5c, 1, 0, 0, ..] | [0, 0, 1, 0x5c, ..]) {
+        return "an Analyze 7.5 header; NIfTI is read";
+    }
+    if matches!(file, [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..]) {
+        return "a BMP file; PNG is read";
+    }
+    KNOWN.iter().find(|(begin, _)| file.trim_ascii_start().starts_with(begin)).map_or(
+        "it begins like no image that is read here: DICOM, NIfTI, PNG, JPEG, NPZ",
+        |(_, found)| found,
+    )
+}
+
 const NO_LABELS: Fault = Fault::WrongShape("expected a label map of whole numbers");
 
 impl Image {
@@ -66,7 +104,7 @@ impl Image {
             }
             return Err(Fault::NotAnImage("a compressed file without an image in it"));
         }
-        Err(Fault::NotAnImage("it begins like no image that is read here"))
+        Err(Fault::NotAnImage(found_instead(file)))
     }
 
     /// The two-dimensional picture that it is.
@@ -213,5 +251,31 @@ impl Image {
             }
         }
         digest.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_read_here_is_named() {
+        let mut analyze = vec![0; 348];
+        analyze[..4].copy_from_slice(&348_i32.to_le_bytes());
+        for (file, text) in [
+            (&b"II*\0\x08\0\0\0"[..], "a TIFF file"),
+            (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 file by itself"),
+            (b"BZh91AY&SY", "bzip2"),
+            (b"\n <!DOCTYPE html>", "a web page"),
+            (b"PK\x03\x04", "a zip archive; unpack it"),
+            (&analyze, "Analyze"),
+            (b"BM\x46\0\0\0\0\0\0\0", "a BMP file"),
+            (b"BMI,age,sex", "DICOM, NIfTI, PNG, JPEG, NPZ"),
+            (b"something else", "DICOM, NIfTI, PNG, JPEG, NPZ"),
+        ] {
+            let fault = Image::decode(file).expect_err("no image");
+            assert!(fault.to_string().contains(text), "{fault}");
+            assert_eq!(fault.code(), "not_an_image");
+        }
     }
 }

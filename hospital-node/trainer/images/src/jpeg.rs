@@ -23,6 +23,9 @@ const MAX_VALUES_PER_BYTE: usize = 2048;
 /// Scans of one codestream: each goes over all blocks, however few bytes it has. Writers make ten.
 const MAX_SCANS: u32 = 100;
 
+/// Values that all scans of one codestream go over: sixteen times those of the largest.
+const MAX_SCANNED: usize = 1 << 32;
+
 /// A decoded image.
 #[derive(Debug)]
 pub(crate) struct Decoded {
@@ -301,7 +304,9 @@ impl<'a> Decoder<'a> {
         let count = usize::from(count);
         let (said, end) = rest.split_at_checked(2 * count).ok_or(BROKEN)?;
         let &[first, last, approximation] = end.first_chunk::<3>().ok_or(BROKEN)?;
-        if !(1..=4).contains(&count) || self.scans == MAX_SCANS {
+        let values = frame.width * frame.height * frame.components.len();
+        let scanned = usize::try_from(self.scans + 1).map_or(usize::MAX, |scans| scans * values);
+        if !(1..=4).contains(&count) || self.scans == MAX_SCANS || scanned > MAX_SCANNED {
             return Err(BROKEN);
         }
         let mut components = Vec::new();

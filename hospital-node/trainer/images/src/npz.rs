@@ -166,6 +166,9 @@ pub fn read(mut file: impl Read + Seek) -> Result<Vec<Arrays>, NpzFault> {
             _ => return Err(wrong(format!("{} and {} come in pairs", names[0], names[1]))),
         }
     }
+    if parts.is_empty() && !archive.archive.file_names().any(|name| name.ends_with(".npy")) {
+        return Err(wrong("expected an NPZ file, found another zip archive: unpack it"));
+    }
     if parts.is_empty() {
         return Err(wrong("expected arrays named train_images and train_labels, found neither"));
     }
@@ -197,10 +200,19 @@ impl<R: Read + Seek> Archive<R> {
             wrong(format!("{name}: expected a stored or deflated entry, found another"))
         })?;
         let damaged = || wrong(format!("{name}: the entry is cut off or damaged"));
-        let other = || wrong(format!("{name}: expected an array of numbers with all its values"));
+        let expected = |found| {
+            let text = "expected an array of numbers with all its values";
+            wrong(format!("{name}: {text}, found {found}"))
+        };
         let header = header(&mut entry).map_err(|_| damaged())?;
+        let header = header.ok_or_else(|| expected("something else"))?;
+        if number_type(&header).is_none() {
+            let text = "expected an array of truths, integers or floats of up to 64 bits";
+            return Err(wrong(format!("{name}: {text}, found another type")));
+        }
         let Header { datatype, big_endian, shape, columns_first } =
-            header.and_then(|text| Header::parse(&text)).ok_or_else(other)?;
+            Header::parse(&header).ok_or_else(|| expected("no shape of one"))?;
+        let few = || expected("too few");
         let size = shape
             .iter()
             .try_fold(datatype.bytes(), |all, side| all.checked_mul(*side))
@@ -208,7 +220,7 @@ impl<R: Read + Seek> Archive<R> {
                 let packed = self.packed.min(entry.compressed_size());
                 *size as u64 <= packed.saturating_mul(MAX_INFLATION)
             })
-            .ok_or_else(other)?;
+            .ok_or_else(few)?;
         self.room = self.room.checked_sub(size as u64).ok_or_else(|| {
             let most = MAX_PIXEL_BYTES >> 20;
             wrong(format!("{name}: its arrays are more than {most} MiB when unpacked"))
@@ -217,8 +229,11 @@ impl<R: Read + Seek> Archive<R> {
         let read = (&mut entry).take(size as u64).read_to_end(&mut data);
         // The entry's checksum is compared when it has come to its end.
         let after = read.and_then(|_| entry.read(&mut [0])).map_err(|_| damaged())?;
-        if data.len() != size || after != 0 {
-            return Err(other());
+        if data.len() != size {
+            return Err(few());
+        }
+        if after != 0 {
+            return Err(expected("more of them"));
         }
         if big_endian {
             data.chunks_exact_mut(datatype.bytes()).for_each(<[u8]>::reverse);
@@ -230,7 +245,7 @@ impl<R: Read + Seek> Archive<R> {
                 4 => rows_first::<4>(&shape, &data),
                 _ => rows_first::<8>(&shape, &data),
             }
-            .ok_or_else(other)?;
+            .ok_or_else(few)?;
         }
         Ok(Array { shape, datatype, data })
     }
@@ -282,20 +297,14 @@ impl Header {
     /// Reads a dictionary as NumPy writes it: `{'descr': '|u1', 'fortran_order': False, 'shape': (2,
     /// 3), }`.
     fn parse(text: &str) -> Option<Self> {
+        let (datatype, big_endian) = number_type(text)?;
         let text = text.trim().strip_prefix('{')?.strip_suffix('}')?.replace('"', "'");
-        let after = |key: &str| {
-            let at = text.find(key)? + key.len();
-            text[at..].trim_start().strip_prefix(':').map(str::trim_start)
-        };
-        let kind = after("'descr'")?.strip_prefix('\'')?.split('\'').next()?;
-        let big_endian = kind.starts_with('>');
-        let datatype = datatype_of(kind.trim_start_matches(['|', '<', '>', '=']))?;
-        let order = after("'fortran_order'")?;
+        let order = after(&text, "'fortran_order'")?;
         let columns_first = order.starts_with("True");
         if !columns_first && !order.starts_with("False") {
             return None;
         }
-        let sides = after("'shape'")?.strip_prefix('(')?.split(')').next()?.trim();
+        let sides = after(&text, "'shape'")?.strip_prefix('(')?.split(')').next()?.trim();
         let sides = sides.strip_suffix(',').unwrap_or(sides);
         // No side at all is a single value, which is no image and no labels.
         let shape: Option<Vec<usize>> = sides
@@ -306,6 +315,20 @@ impl Header {
         let shape = shape.filter(|shape| shape.len() <= MAX_AXES)?;
         Some(Self { datatype, big_endian, shape, columns_first })
     }
+}
+
+/// What follows a key in such a dictionary.
+fn after<'t>(text: &'t str, key: &str) -> Option<&'t str> {
+    let at = text.find(key)? + key.len();
+    text[at..].trim_start().strip_prefix(':').map(str::trim_start)
+}
+
+/// The number type that a header names, and whether its numbers are big-endian.
+fn number_type(text: &str) -> Option<(Datatype, bool)> {
+    let text = text.replace('"', "'");
+    let kind = after(&text, "'descr'")?.strip_prefix('\'')?.split('\'').next()?;
+    let datatype = datatype_of(kind.trim_start_matches(['|', '<', '>', '=']))?;
+    Some((datatype, kind.starts_with('>')))
 }
 
 /// The number type of NumPy's word for it. Truths are bytes of 0 and 1.

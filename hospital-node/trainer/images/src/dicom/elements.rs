@@ -65,6 +65,8 @@ pub(super) struct Elements<'a> {
     pub(super) in_words: bool,
     /// Compressed pixels, fragment by fragment, the offset table first.
     pub(super) fragments: Option<Vec<&'a [u8]>>,
+    /// Whether the end of those is marked.
+    pub(super) ended: bool,
 }
 
 impl<'a> File<'a> {
@@ -327,7 +329,8 @@ impl<'a> Reader<'a> {
                 }
             }
             PIXELS if length == UNDEFINED => {
-                found.fragments = Some(self.fragments(encoding)?);
+                let (fragments, ended) = self.fragments(encoding)?;
+                (found.fragments, found.ended) = (Some(fragments), ended);
                 return Ok(depth > 0);
             }
             _ if length == UNDEFINED || (wanted && is_sequence(vr)) => {
@@ -418,7 +421,8 @@ impl<'a> Reader<'a> {
             .ok_or(Fault::Truncated)
     }
 
-    fn fragments(&mut self, encoding: Encoding) -> Result<Vec<&'a [u8]>, Fault> {
+    /// The fragments, and whether their end is marked.
+    fn fragments(&mut self, encoding: Encoding) -> Result<(Vec<&'a [u8]>, bool), Fault> {
         let mut fragments = Vec::new();
         while let Some(Header { tag, length, .. }) = self.header(encoding) {
             match tag {
@@ -427,10 +431,10 @@ impl<'a> Reader<'a> {
                     fragments.push(self.take(length)?);
                 }
                 // Some files lack the end; what is there counts.
-                _ => break,
+                _ => return Ok((fragments, tag == SEQUENCE_END)),
             }
         }
-        Ok(fragments)
+        Ok((fragments, false))
     }
 }
 

@@ -8,7 +8,13 @@ use super::elements::{DOUBLE_PIXELS, Elements, FLOAT_PIXELS, PIXELS};
 use super::{Kind, Photometric, Stored, rle};
 use crate::{Fault, jpeg, jpeg2000, jpegls};
 
+/// Values that frames in JPEG-LS and JPEG 2000 may have together, however few bytes they are, and for
+/// each byte: a blank codestream of a hundred bytes is a quarter of a million, and takes its time.
+const BLANK_VALUES: usize = 1 << 27;
+const VALUES_PER_BYTE: usize = 2048;
+
 const MORE_BITS: Fault = Fault::Unreadable("its codestream has more bits than its header");
+const EMPTY: Fault = Fault::NotAnImage("its pixel data is empty");
 const LARGER: Fault = Fault::WrongShape("a codestream larger than its header says");
 const OTHER_SHAPE: Fault = Fault::WrongShape("a codestream of another shape than its header says");
 
@@ -55,6 +61,12 @@ pub(super) fn all(
     };
     let codec = codec(syntax)?;
     let frames = by_frame(stored, codec, elements, fragments)?;
+    if stored.frames > 1 && matches!(codec, Codec::JpegLs | Codec::Jpeg2000) {
+        let bytes: usize = fragments.iter().map(|fragment| fragment.len()).sum();
+        if count > BLANK_VALUES.saturating_add(bytes.saturating_mul(VALUES_PER_BYTE)) {
+            return Err(Fault::Unsupported("many large frames with next to nothing in them"));
+        }
+    }
     let each = stored.frame_values() * stored.value_bytes();
     // Grows frame by frame, so that memory follows what was really decoded.
     let mut data = Vec::new();
@@ -86,10 +98,14 @@ fn native(
         && !syntax.is_empty()
     {
         // Compressed pixels come in fragments.
+        codec(syntax)?;
         return Err(Fault::Unreadable("pixels that are not as its transfer syntax says"));
     }
     let element = [PIXELS, FLOAT_PIXELS, DOUBLE_PIXELS].into_iter().find_map(|t| elements.value(t));
     let bytes = element.ok_or(Fault::NotAnImage("there is no pixel data in it"))?;
+    if bytes.is_empty() {
+        return Err(EMPTY);
+    }
     let big = elements.is_big_endian();
     if stored.bits_allocated == 1 {
         return unpacked(bytes, count);
@@ -197,8 +213,10 @@ fn by_frame<'f>(
 ) -> Result<Vec<&'f [&'f [u8]]>, Fault> {
     let frames = usize::try_from(stored.frames).unwrap_or(usize::MAX);
     let (table, fragments) = fragments.split_first().ok_or(Fault::Truncated)?;
+    // What is short is the file, or else what was put into it.
+    let short = |whole| if elements.ended { whole } else { Fault::Truncated };
     if fragments.iter().all(|fragment| fragment.is_empty()) {
-        return Err(Fault::Truncated);
+        return Err(short(EMPTY));
     }
     if frames == 1 {
         return Ok(vec![fragments]);
@@ -207,7 +225,7 @@ fn by_frame<'f>(
         return Ok(fragments.chunks(1).collect());
     }
     if fragments.len() < frames {
-        return Err(Fault::Truncated);
+        return Err(short(Fault::Unreadable("it has fewer frames than its header says")));
     }
     // More fragments than frames: the offset tables say which begin one, or else the codestreams do.
     let mut starts = vec![0_u64];

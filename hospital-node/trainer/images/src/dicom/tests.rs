@@ -155,7 +155,7 @@ fn headers_that_make_no_sense_are_refused() {
         let many = Made { sides: (32_768, 32_768), more: &more, ..PLAIN };
         assert!(matches!(fault(&many), Fault::TooLarge(_)));
     }
-    for bits in [(12, 12), (16, 0), (16, 17), (24, 8), (64, 64)] {
+    for bits in [(12, 12), (16, 0), (16, 17), (24, 8)] {
         assert!(matches!(fault(&Made { bits, ..PLAIN }), Fault::Unreadable(_)), "{bits:?}");
     }
     assert!(matches!(fault(&Made { sides: (0, 4), ..PLAIN }), Fault::NotAnImage(_)));
@@ -611,4 +611,37 @@ fn colours_are_those_of_the_codestream_where_it_says_them() {
         let stored = Stored::decode(&compressed(&what, &codestream)).expect("sound");
         assert_eq!(stored.photometric, expected, "{said} {ids:?}");
     }
+}
+
+#[test]
+fn a_fault_is_said_as_what_it_is() {
+    let fault = |file: &[u8]| Stored::decode(file).expect_err("refused").to_string();
+    let wide = fault(&made(&Made { bits: (64, 64), ..PLAIN }));
+    assert!(wide.contains("unsupported: integers of 64 bits"), "{wide}");
+    for syntax in [&b"1.2.840.113619.5.2"[..], b"1.2.3.4 "] {
+        let private = fault(&made(&Made { syntax, ..PLAIN }));
+        assert!(private.contains("not a registered one"), "{private}");
+    }
+    let empty = fault(&made(&Made { pixels: &[], ..PLAIN }));
+    assert!(empty.contains("its pixel data is empty"), "{empty}");
+    let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 8), b"IS", b"3 ")];
+    let few = compressed(&Made { syntax: b"1.2.840.10008.1.2.5 ", more: &more, ..PLAIN }, &[0; 64]);
+    assert!(fault(&few).contains("truncated"), "without an end");
+    let ended = [&few[..], &[0xfe, 0xff, 0xdd, 0xe0, 0, 0, 0, 0]].concat();
+    assert!(fault(&ended).contains("fewer frames than its header says"), "{}", fault(&ended));
+}
+
+#[test]
+fn blank_frames_are_no_way_to_take_hours() {
+    let of = |frames: &[u8]| {
+        let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 8), b"IS", frames)];
+        let syntax = b"1.2.840.10008.1.2.4.90";
+        let what = Made { syntax, sides: (8192, 8192), bits: (8, 8), more: &more, ..PLAIN };
+        // Each frame is the same few bytes, and no codestream.
+        let count: usize = std::str::from_utf8(frames).expect("text").trim().parse().expect("few");
+        let file = [compressed(&what, b"no"), item(b"no").repeat(count - 1)].concat();
+        Stored::decode(&file).expect_err("refused")
+    };
+    assert!(matches!(of(b"2 "), Fault::Unreadable(_)), "looked into");
+    assert!(matches!(of(b"3 "), Fault::Unsupported(_)));
 }

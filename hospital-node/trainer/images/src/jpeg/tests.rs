@@ -188,3 +188,31 @@ fn few_bytes_that_claim_many_pixels_set_no_memory_aside() {
     file[sides..sides + 4].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
     assert_eq!(decode(&file, usize::MAX).expect_err("refused"), Fault::Truncated);
 }
+
+#[test]
+fn scans_are_counted_by_what_they_go_over() {
+    // A frame of 2^28 values, with one scan of a component that it has and nothing in it.
+    let (mut frame, mut scan) = (Vec::new(), Vec::new());
+    segment(&mut frame, 0xc2, &[8, 0x40, 0, 0x40, 0, 1, 1, 0x11, 0]);
+    segment(&mut scan, 0xda, &[1, 1, 0, 0, 0, 0]);
+    let mut decoder = Decoder::new(&frame, usize::MAX, |_| BROKEN);
+    decoder.frame = Some(Frame {
+        width: 1 << 14,
+        height: 1 << 14,
+        precision: 8,
+        kind: Kind::Progressive,
+        components: vec![Component {
+            id: 1,
+            factors: (1, 1),
+            quantisation: 0,
+            size: (0, 0),
+            blocks: (0, 0),
+            coefficients: Vec::new(),
+        }],
+        most: (1, 1),
+    });
+    decoder.scans = 15;
+    assert_eq!(decoder.scan(&scan[4..]), Ok(()));
+    decoder.scans = 16;
+    assert_eq!(decoder.scan(&scan[4..]), Err(BROKEN));
+}

@@ -157,12 +157,24 @@ fn only_numbers_of_the_size_that_the_header_says_are_taken() {
         read(packed(&[("train_images.npy", images), ("train_labels.npy", &labels)]))
     };
     assert!(with(&array(&said("(2, 1, 3)"), 6)).is_ok());
-    for (shape, values) in [("(2, 1, 3)", 5), ("(2, 1, 3)", 7), ("(2, 1, -3)", 6), ("()", 1)] {
+    for (shape, values, found) in [
+        ("(2, 1, 3)", 5, "too few"),
+        ("(2, 1, 3)", 7, "more of them"),
+        ("(2, 1, -3)", 6, "no shape"),
+        ("()", 1, "no shape"),
+    ] {
         let fault = with(&array(&said(shape), values)).expect_err("refused").0;
-        assert!(fault.contains("all its values"), "{shape}: {fault}");
+        let text = format!("all its values, found {found}");
+        assert!(fault.contains(&text), "{shape}: {fault}");
     }
     let complex = typed("<c8", "False", "(2, 1, 3)", &[0; 48]);
-    assert!(with(&complex).expect_err("refused").0.contains("an array of numbers"));
+    for other in [complex, typed("|O", "False", "(2, 1, 3)", &[0; 48])] {
+        assert!(with(&other).expect_err("refused").0.contains("floats of up to 64 bits, found"));
+    }
+    let texts = read(packed(&[("scan/1.dcm", b"text")])).expect_err("no arrays").0;
+    assert!(texts.contains("another zip archive: unpack it"), "{texts}");
+    let arrays = read(packed(&[("pictures.npy", &labels)])).expect_err("other arrays").0;
+    assert!(arrays.contains("train_images and train_labels"), "{arrays}");
     for cut in [0, 7, 9, 20] {
         assert!(with(&labels[..cut]).expect_err("refused").0.contains("cut off"), "{cut}");
     }
