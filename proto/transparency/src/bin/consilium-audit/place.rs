@@ -140,14 +140,16 @@ impl Url {
     fn unreached(&self, error: Error) -> io::Error {
         let new = |kind, what: String, hint| io::Error::new(kind, Unreached { what, hint });
         let wants = if self.known { WANTS_ANOTHER } else { WANTS_ONE };
-        let error = match error {
-            Error::Io(error) => error,
-            Error::Rustls(error) => io::Error::other(error),
-            Error::Timeout(which) => {
-                let what = format!("expected an answer in time, found none ({which})");
-                return new(ErrorKind::TimedOut, what, "");
-            }
-            other => return new(ErrorKind::NotConnected, other.to_string(), IS_IT_THE_LOG),
+        if let Error::Timeout(which) = error {
+            let what = format!("expected an answer in time, found none ({which})");
+            return new(ErrorKind::TimedOut, what, "");
+        }
+        let error = if let Error::Io(error) = error {
+            error
+        } else if let Error::Rustls(error) = error {
+            io::Error::other(error)
+        } else {
+            return new(ErrorKind::NotConnected, error.to_string(), IS_IT_THE_LOG);
         };
         let kind = error.kind();
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
