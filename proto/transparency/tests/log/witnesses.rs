@@ -160,6 +160,7 @@ fn what_is_signed_and_not_cosigned_is_in_the_answer_and_in_the_seal() {
     let line = "report --log log --policy policy --study radiographs --out page.html";
     assert_eq!(desk.run(line).code, Some(0));
     let page = fs::read_to_string(desk.at("page.html")).expect("written");
+    assert!(page.contains("5 later entries are signed and not cosigned, and may tell otherwise"));
     let seal = &page[page.find("class=\"seal thin\"").expect("a thin seal")..];
     let seal = &seal[..seal.find("</header>").expect("it ends")];
     for text in ["<strong>5 entries are signed and not cosigned", "2026-11-28 21:06:40", "fourth"] {

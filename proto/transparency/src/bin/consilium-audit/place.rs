@@ -140,13 +140,14 @@ impl Url {
     fn unreached(&self, error: Error) -> io::Error {
         let new = |kind, what: String, hint| io::Error::new(kind, Unreached { what, hint });
         let wants = if self.known { WANTS_ANOTHER } else { WANTS_ONE };
+        if let Error::Timeout(which) = error {
+            let what = format!("expected an answer in time, found none ({which})");
+            return new(ErrorKind::TimedOut, what, "");
+        }
         let error = if let Error::Io(error) = error {
             error
         } else if let Error::Rustls(error) = error {
             io::Error::other(error)
-        } else if let Error::Timeout(which) = error {
-            let what = format!("expected an answer in time, found none ({which})");
-            return new(ErrorKind::TimedOut, what, "");
         } else {
             return new(ErrorKind::NotConnected, error.to_string(), IS_IT_THE_LOG);
         };

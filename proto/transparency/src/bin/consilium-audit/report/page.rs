@@ -227,6 +227,10 @@ fn witnesses(html: &mut Html, witnesses: &[Standing]) {
 
 fn incidents(evidence: &Evidence) -> Html {
     let mut html = Html::default();
+    if let Some(ahead) = &evidence.verified.report.ahead {
+        html.raw("<p class=\"note warn\">As far as this page goes: ").count(ahead.entries);
+        html.raw(" later entries are signed and not cosigned, and may tell otherwise.</p>");
+    }
     let incidents = &evidence.history.incidents;
     if incidents.is_empty() {
         html.raw("<p>None: nobody refused, nobody dropped out, no round was abandoned and there was no alarm.</p>");

@@ -122,7 +122,8 @@ fn spent(html: &mut Html, spent: f64, own: Option<(f64, f64)>, promised: Option<
         Some(cap) => html.raw(" <span class=\"soft\">of ").value(cap).raw("</span>"),
         None => html.raw(" <span class=\"soft\">no cap told</span>"),
     };
-    let promised = promised.filter(|_| own.is_some());
+    let promised =
+        promised.filter(|promised| own.is_some_and(|(_, cap)| promised.total_cmp(&cap).is_ne()));
     if let Some(promised) = promised {
         html.raw("<span class=\"soft\">; the study may spend ").value(promised).raw("</span>");
     }
