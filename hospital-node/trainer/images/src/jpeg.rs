@@ -306,8 +306,11 @@ impl<'a> Decoder<'a> {
         let &[first, last, approximation] = end.first_chunk::<3>().ok_or(BROKEN)?;
         let values = frame.width * frame.height * frame.components.len();
         let scanned = usize::try_from(self.scans + 1).map_or(usize::MAX, |scans| scans * values);
-        if !(1..=4).contains(&count) || self.scans == MAX_SCANS || scanned > MAX_SCANNED {
+        if !(1..=4).contains(&count) {
             return Err(BROKEN);
+        }
+        if self.scans == MAX_SCANS || scanned > MAX_SCANNED {
+            return Err(Fault::Unsupported("JPEG in more scans than writers make"));
         }
         let mut components = Vec::new();
         for pair in said.chunks_exact(2) {
