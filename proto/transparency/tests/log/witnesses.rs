@@ -129,6 +129,17 @@ fn a_key_that_was_changed_since_is_said_and_no_fault() {
     assert!(verified.out.contains("missing      hospital-2: "), "{}", verified.out);
 }
 
+/// Whoever writes the log can announce anything under an identity that it made up.
+#[test]
+fn a_key_under_another_identity_is_no_earlier_key() {
+    let desk = desk(&[announced(2, &cosigner(2), 66), announced(2, &renewed(), 2)]);
+    let refused = verify(&desk);
+    assert_eq!(refused.code, Some(1), "{}", refused.out);
+    assert!(refused.err.contains("hospital-2 announced in entry 1"), "{}", refused.err);
+    let said = "whether hospital-2 changed its identity: entry 1 is under another one than entry 0";
+    assert!(refused.out.contains(said), "{}", refused.out);
+}
+
 #[test]
 fn what_is_signed_and_not_cosigned_is_in_the_answer_and_in_the_seal() {
     let desk = Desk::bare();

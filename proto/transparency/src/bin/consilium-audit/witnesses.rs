@@ -39,7 +39,7 @@ pub(crate) enum Said {
     Announced,
     /// Its site announced it, and another one since.
     Earlier,
-    /// Its site announced another one and never this.
+    /// Its site announced another one, and never this under the same identity.
     Other,
     /// Announced, and not by its site's identity.
     Unsigned,
@@ -77,6 +77,9 @@ impl Standing {
         }
     }
 }
+
+/// How many sites with two identities are told.
+const MOST_TOLD: usize = 20;
 
 /// A site's word on its key.
 struct Announced {
@@ -127,6 +130,10 @@ impl Announcements {
         else {
             return;
         };
+        // A name that no site can have; and what is kept has a bound.
+        if HospitalId::new(&site).is_err() {
+            return;
+        }
         let announced = Announced { index, key, identity, signature: bytes(&signature) };
         if self.kept == MOST {
             self.left_out += 1;
@@ -157,7 +164,7 @@ impl Announcements {
                 Said::Other => report.findings.push(Finding {
                     place: "policy".to_owned(),
                     what: format!(
-                        "expected the key that {name} announced in {place} of the log, found {}, which it never announced",
+                        "expected the key that {name} announced in {place} of the log, found {}, which it never announced under that identity",
                         standing.key
                     ),
                 }),
@@ -169,6 +176,15 @@ impl Announcements {
                     ),
                 }),
             }
+        }
+        let changed = self.sites.iter().filter_map(|(site, said)| {
+            let pair = said.windows(2).find(|pair| pair[0].identity != pair[1].identity)?;
+            Some((site, pair[0].index, pair[1].index))
+        });
+        for (site, one, next) in changed.take(MOST_TOLD) {
+            report.not_checked.push(format!(
+                "whether {site} changed its identity: entry {next} is under another one than entry {one}"
+            ));
         }
         if !nobody.is_empty() {
             report.not_checked.push(format!(
@@ -206,7 +222,11 @@ impl Announcements {
         match (own, last) {
             (None, last) => new(Said::Other, last),
             (Some(own), _) if !own.holds(&report.origin, site) => new(Said::Unsigned, Some(own)),
-            (Some(own), Some(last)) if last.key != own.key => new(Said::Earlier, Some(last)),
+            (Some(own), Some(last)) if last.key != own.key => {
+                // Only the identity that it was announced under can change a key.
+                let said = if last.identity == own.identity { Said::Earlier } else { Said::Other };
+                new(said, Some(last))
+            }
             (Some(own), _) => new(Said::Announced, Some(own)),
         }
     }
