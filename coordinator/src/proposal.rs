@@ -155,5 +155,6 @@ fn promised(privacy: &Privacy) -> serde_json::Value {
         "clipping_norm": rules.clipping_norm,
         "sampling_rate": rules.sampling_rate,
         "solo_epsilon_cap": rules.solo_cap,
+        "accountant": rules.accountant.name(),
     })
 }

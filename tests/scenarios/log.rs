@@ -129,7 +129,7 @@ fn every_hospital_cosigns_and_an_auditor_with_the_policy_alone_verifies_all_of_i
         .arg("--policy")
         .arg(&policy)
         .run()?;
-    assert_eq!(stranger.exit, Some(1), "{stranger:?}");
+    assert_eq!(stranger.exit, Some(2), "{stranger:?}");
 
     // Every leaf is of a kind that the page documents, and lacks nothing.
     let (told, kinds) = facts(&house, &policy)?;

@@ -72,7 +72,7 @@ pub(super) async fn run(
                         Failure::failed("not_written", format!("{}: {fault}", file.display()))
                     })?;
                     let said = format!(
-                        "{}: give it to auditors, who compare the identities with the hospitals'",
+                        "{}: give it to auditors, who compare its keys with the hospitals'",
                         file.display()
                     );
                     out.result(&data, &said)
@@ -235,7 +235,7 @@ impl Log {
             return Err(Failure::usage("bad_quorum", message));
         }
         let policy = Policy::threshold(&self.key, &witnesses, quorum).map_err(bad)?;
-        let mut text = "# Whom to believe of this log. Each hospital's cosigning key was said under its identity;\n# compare the identities with what the hospitals say of themselves (`hospital-node roster list`).\n".to_owned();
+        let mut text = "# Whom to believe of this log: each hospital's cosigning key, said under its identity. Compare each with\n# the line \"witness key\" of `hospital-node doctor` there, and the identities with `hospital-node roster list`.\n".to_owned();
         for one in &self.witnesses {
             text += &format!("# {}: identity {}\n", one.site, fingerprint(&one.identity));
         }

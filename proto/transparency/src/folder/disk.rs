@@ -76,6 +76,16 @@ pub struct Folder {
     locked: Option<File>,
 }
 
+/// A child that is about to become another program holds the lock with us until it is; ours is ours to end.
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Some(lock) = &self.locked {
+            // It ends with the last who has the file in any case.
+            let _ = lock.unlock();
+        }
+    }
+}
+
 impl Folder {
     /// A folder that is there.
     ///
