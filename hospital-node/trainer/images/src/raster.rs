@@ -48,6 +48,12 @@ impl Stored {
         let most = usize::try_from(MAX_PIXEL_BYTES / 4).unwrap_or(usize::MAX);
         let jpeg::Decoded { width, height, components, precision, mut values, transformed, .. } =
             jpeg::decode(bytes, most, |values| Fault::TooLarge(Limit::Pixels(4 * values as u64)))?;
+        // Lossless values are counted modulo 2^16, whatever their precision (T.81 H.1.2.1); only the bits
+        // of the precision are values.
+        let greatest = u16::MAX >> 16_u32.saturating_sub(precision);
+        for value in &mut values {
+            *value &= greatest;
+        }
         match components {
             1 => {}
             // Without a word on it three components are luma and chroma (T.871).

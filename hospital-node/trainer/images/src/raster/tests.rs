@@ -116,3 +116,17 @@ fn grey_luma_and_chroma_are_grey() {
     assert_eq!(red_green_blue([77, 128, 128], 128, 255), [77, 77, 77]);
     assert_eq!(red_green_blue([76, 85, 255], 128, 255), [254, 0, 0]);
 }
+
+/// A codestream of few bits that encodes greater values has no greater ones.
+#[test]
+fn a_lossless_jpeg_has_the_bits_of_its_precision() {
+    let values: Vec<u16> = (0..60_u16).map(|place| place.wrapping_mul(40_503)).collect();
+    let mut file = jpeg::tests::lossless(10, &values);
+    let frame = file.windows(2).position(|word| word == [0xff, 0xc3]).expect("a frame");
+    file[frame + 4] = 12;
+    let stored = Stored::decode(&file).expect("sound");
+    // It begins at the middle of 12 bits where it began at that of 16.
+    let expected: Vec<u16> =
+        values.iter().map(|value| value.wrapping_sub(30_720) & 4_095).collect();
+    assert_eq!((stored.bits, stored.values), (12, expected));
+}
