@@ -116,6 +116,18 @@ pub struct Preprocess {
     pub sd: f32,
 }
 
+impl Preprocess {
+    /// Stored values between 0 and 1, each side stretched, and no more.
+    pub const PLAIN: Self = Self {
+        window: Window::Full,
+        spacing: None,
+        fit: Fit::Stretch,
+        normalise: Normalise::Fixed,
+        mean: 0.0,
+        sd: 1.0,
+    };
+}
+
 /// How an image of other proportions is fitted to the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fit {
@@ -455,14 +467,7 @@ pub(crate) mod tests {
                 classes: vec!["normal".to_owned(), "pneumonia".to_owned()],
                 class_weights: Vec::new(),
                 input: InputShape { channels: 1, depth: 1, height: 2, width: 3 },
-                preprocess: Preprocess {
-                    window: Window::Full,
-                    spacing: None,
-                    fit: Fit::Stretch,
-                    normalise: Normalise::Fixed,
-                    mean: 0.5,
-                    sd: 0.25,
-                },
+                preprocess: Preprocess { mean: 0.5, sd: 0.25, ..Preprocess::PLAIN },
             },
             model: Architecture::Linear,
             training: Training {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use aggregation::architecture::Architecture;
 use aggregation::privacy::grid::FineGrid;
-use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Task, TaskKind, Window};
+use aggregation::study::{InputShape, Preprocess, Task, TaskKind};
 use aggregation::units::ClipNorm;
 use clap::Args;
 use harness::{Outcome, Trouble};
@@ -124,14 +124,7 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
         classes: vec!["without".to_owned(), "with".to_owned()],
         class_weights: Vec::new(),
         input,
-        preprocess: Preprocess {
-            window: Window::Full,
-            spacing: None,
-            fit: Fit::Stretch,
-            normalise: Normalise::Fixed,
-            mean: 0.0,
-            sd: 1.0,
-        },
+        preprocess: Preprocess::PLAIN,
     };
     let device = backend::device(name).map_err(|error| Trouble::new(error.to_string()))?;
     let network = Network::new(architecture, &task, device);

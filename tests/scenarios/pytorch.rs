@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use aggregation::architecture::Architecture;
-use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Task, TaskKind, Window};
+use aggregation::study::{InputShape, Preprocess, Task, TaskKind};
 use harness::{Outcome, Trouble};
 use hospital_trainer::backend;
 use hospital_trainer::random::Random;
@@ -27,14 +27,7 @@ fn task(architecture: Architecture, side: u16) -> Task {
         classes: ["a", "b", "c"].map(str::to_owned).into(),
         class_weights: Vec::new(),
         input: InputShape { channels: 1, depth, height: side, width: side },
-        preprocess: Preprocess {
-            window: Window::Full,
-            spacing: None,
-            fit: Fit::Stretch,
-            normalise: Normalise::Fixed,
-            mean: 0.0,
-            sd: 1.0,
-        },
+        preprocess: Preprocess::PLAIN,
     }
 }
 

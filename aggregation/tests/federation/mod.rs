@@ -26,9 +26,8 @@ use aggregation::setup::SignedAnnounce;
 use aggregation::setup::gathering::{Awaited, Gathering};
 use aggregation::setup::keyring::{Announced, Keyring};
 use aggregation::study::{
-    Augment, CohortRules, EvaluationRules, Fit, InitialModel, InputShape, Local, LocalOptimizer,
-    Normalise, Preprocess, Privacy, ServerOptimizer, Split, Strategy, Study, Task, TaskKind,
-    Training, Window,
+    Augment, CohortRules, EvaluationRules, InitialModel, InputShape, Local, LocalOptimizer,
+    Preprocess, Privacy, ServerOptimizer, Split, Strategy, Study, Task, TaskKind, Training,
 };
 use aggregation::units::Timestamp;
 use aggregation::vector::{Contribution, encode};
@@ -51,14 +50,7 @@ pub(crate) fn study(quorum: u16, colluding: u16) -> Study {
             classes: vec!["normal".to_owned(), "pneumonia".to_owned()],
             class_weights: Vec::new(),
             input: InputShape { channels: 1, depth: 1, height: 70, width: 70 },
-            preprocess: Preprocess {
-                window: Window::Full,
-                spacing: None,
-                fit: Fit::Stretch,
-                normalise: Normalise::Fixed,
-                mean: 0.5,
-                sd: 0.25,
-            },
+            preprocess: Preprocess { mean: 0.5, sd: 0.25, ..Preprocess::PLAIN },
         },
         model: Architecture::Linear,
         training: Training {

@@ -225,7 +225,7 @@ fn count(n: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use aggregation::study::{Fit, InputShape, Normalise, Preprocess, TaskKind, Window};
+    use aggregation::study::{InputShape, Preprocess, TaskKind};
 
     use super::layers::{conv3x3, group_norm};
     use super::*;
@@ -241,14 +241,7 @@ mod tests {
             classes: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
             class_weights: Vec::new(),
             input: InputShape { channels: 1, depth, height: side, width: side },
-            preprocess: Preprocess {
-                window: Window::Full,
-                spacing: None,
-                fit: Fit::Stretch,
-                normalise: Normalise::Fixed,
-                mean: 0.0,
-                sd: 1.0,
-            },
+            preprocess: Preprocess::PLAIN,
         }
     }
 

@@ -25,6 +25,14 @@ fn put(store: &mut Store, instance: &str, patient: &str) {
     store.keep(draft, done(instance, patient)).expect("kept");
 }
 
+/// A new folder with an image of each of two patients.
+fn of_two(folder: &Path) -> Store {
+    let mut store = Store::open(folder, "k").expect("a folder");
+    put(&mut store, "aa1", "p1");
+    put(&mut store, "bb1", "p2");
+    store
+}
+
 /// Lists what is there, of all but these patients; `whole` are series.
 fn listed(store: &mut Store, rows: Rows, whole: &[&str], off: &[&str]) -> String {
     let whole = whole.iter().map(|one| (*one).to_owned()).collect();
@@ -243,9 +251,7 @@ fn a_list_that_cannot_be_read_is_told_of_before_anything_else() {
 #[test]
 fn a_series_is_one_row_once_it_is_whole() {
     let scratch = tempfile::tempdir().expect("a scratch folder");
-    let mut store = Store::open(scratch.path(), "k").expect("a folder");
-    put(&mut store, "aa1", "p1");
-    put(&mut store, "bb1", "p2");
+    let mut store = of_two(scratch.path());
     assert_eq!(store.patient_of("series-p1"), Some("p1"));
     let series = |patient: &str| {
         format!("series-{patient},site:{patient},study-{patient},series-{patient},CR,normal\n")
@@ -264,9 +270,7 @@ fn a_series_is_one_row_once_it_is_whole() {
 fn the_rows_of_whom_nobody_asks_for_go_and_come_again() {
     for rows in [Rows::Image, Rows::Series] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
-        let mut store = Store::open(scratch.path(), "k").expect("a folder");
-        put(&mut store, "aa1", "p1");
-        put(&mut store, "bb1", "p2");
+        let mut store = of_two(scratch.path());
         let whole = ["series-p1", "series-p2"];
         let all = listed(&mut store, rows, &whole, &[]);
         assert_eq!(all.lines().count(), 3);
@@ -284,9 +288,7 @@ fn the_rows_of_whom_nobody_asks_for_go_and_come_again() {
 fn the_rows_of_whom_nobody_asks_for_go_when_their_files_went_first() {
     for rows in [Rows::Image, Rows::Series] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
-        let mut store = Store::open(scratch.path(), "k").expect("a folder");
-        put(&mut store, "aa1", "p1");
-        put(&mut store, "bb1", "p2");
+        let mut store = of_two(scratch.path());
         let whole = ["series-p1", "series-p2"];
         let all = listed(&mut store, rows, &whole, &[]);
         drop(store);
@@ -308,9 +310,7 @@ fn the_rows_of_whom_nobody_asks_for_go_when_their_files_went_first() {
 #[test]
 fn rows_that_a_person_made_go_too_with_whom_nobody_asks_for() {
     let scratch = tempfile::tempdir().expect("a scratch folder");
-    let mut store = Store::open(scratch.path(), "k").expect("a folder");
-    put(&mut store, "aa1", "p1");
-    put(&mut store, "bb1", "p2");
+    let mut store = of_two(scratch.path());
     // A series that two patients share.
     let mut draft = store.draft("bb2").expect("a draft");
     draft.to().write_all(b"bb2").expect("written");

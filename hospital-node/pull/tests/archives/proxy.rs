@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -88,19 +89,19 @@ fn a_proxy_that_refuses_is_told_from_an_archive_that_does() {
     assert_eq!(asked.about("studies"), 0);
 }
 
-#[test]
-fn a_proxy_that_we_cannot_speak_with_is_a_fault_of_the_configuration() {
+/// The program with such words on proxies in its environment; what it said, and its exit code.
+fn program(from: &str, into: &Path, variables: &[(&str, &str)]) -> (String, Option<i32>) {
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, SECRET).expect("written");
     let job = format!(
         "name = \"test\"\nbase = \"/\"\nsecret = {secret:?}\nproxy = \"auto\"\n[pull]\n\
-         from = \"https://pacs.hospital.invalid/\"\ninto = {:?}\nmodality = \"CR\"\n",
-        scratch.path().join("set")
+         from = {from:?}\ninto = {into:?}\nmodality = \"CR\"\n"
     );
     let mut child = Command::new(env!("CARGO_BIN_EXE_hospital-pull"))
         .env_clear()
         .env("ALL_PROXY", "socks5://127.0.0.1:1")
+        .envs(variables.iter().copied())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -108,10 +109,17 @@ fn a_proxy_that_we_cannot_speak_with_is_a_fault_of_the_configuration() {
         .expect("the program");
     child.stdin.take().expect("a pipe").write_all(job.as_bytes()).expect("a job");
     let ended = child.wait_with_output().expect("an end");
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert_eq!(ended.status.code(), Some(4), "{said}");
+    (String::from_utf8_lossy(&ended.stderr).into_owned(), ended.status.code())
+}
+
+#[test]
+fn a_proxy_that_we_cannot_speak_with_is_a_fault_of_the_configuration() {
+    let scratch = tempfile::tempdir().expect("a scratch folder");
+    let into = scratch.path().join("set");
+    let (said, code) = program("https://pacs.hospital.invalid/", &into, &[]);
+    assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("found SOCKS"), "{said}");
-    assert!(!scratch.path().join("set").exists(), "nothing was begun");
+    assert!(!into.exists(), "nothing was begun");
 }
 
 #[test]
@@ -124,26 +132,8 @@ fn socks_in_the_environment_is_no_fault_where_it_is_not_used() {
         ([("HTTPS_PROXY", "socks5://127.0.0.1:1"), ("http_proxy", http.as_str())], true),
     ] {
         let scratch = tempfile::tempdir().expect("a scratch folder");
-        let secret = scratch.path().join("secret");
-        std::fs::write(&secret, SECRET).expect("written");
-        let job = format!(
-            "name = \"test\"\nbase = \"/\"\nsecret = {secret:?}\n[pull]\nproxy = \"auto\"\n\
-             from = {base:?}\ninto = {:?}\nmodality = \"CR\"\n",
-            scratch.path().join("set")
-        );
-        let mut child = Command::new(env!("CARGO_BIN_EXE_hospital-pull"))
-            .env_clear()
-            .env("ALL_PROXY", "socks5://127.0.0.1:1")
-            .envs(variables)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program");
-        child.stdin.take().expect("a pipe").write_all(job.as_bytes()).expect("a job");
-        let ended = child.wait_with_output().expect("an end");
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert_eq!(ended.status.code(), Some(0), "{variables:?}: {said}");
+        let (said, code) = program(&base, &scratch.path().join("set"), &variables);
+        assert_eq!(code, Some(0), "{variables:?}: {said}");
         let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
         assert_eq!(!lines.is_empty(), is_through, "{variables:?}");
         lines.clear();

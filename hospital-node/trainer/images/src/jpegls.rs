@@ -349,4 +349,4 @@ impl<'a> Scan<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

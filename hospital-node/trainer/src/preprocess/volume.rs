@@ -81,7 +81,7 @@ pub(crate) fn measured(values: &[f32]) -> Result<Cow<'_, [f32]>, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use aggregation::study::{Fit, InputShape, Normalise, TaskKind};
+    use aggregation::study::{InputShape, TaskKind};
 
     use super::*;
 
@@ -90,14 +90,7 @@ mod tests {
             kind: TaskKind::Segmentation,
             classes: 2,
             input: InputShape { channels: 1, depth, height, width },
-            preprocess: Preprocess {
-                window: Window::Full,
-                spacing: None,
-                fit: Fit::Stretch,
-                normalise: Normalise::Fixed,
-                mean: 0.0,
-                sd: 1.0,
-            },
+            preprocess: Preprocess::PLAIN,
             cache: None,
         }
     }

@@ -14,7 +14,7 @@ use aggregation::message::Work;
 use aggregation::privacy::noise::NoiseSeed;
 use aggregation::privacy::sampling::{MicroBatches, Patients, SamplingSeed};
 use aggregation::secret::Secret;
-use aggregation::study::{Fit, InputShape, Normalise, Preprocess, Study, Task, TaskKind, Window};
+use aggregation::study::{InputShape, Preprocess, Study, Task, TaskKind};
 use aggregation::units::ClipNorm;
 use aggregation::vector::{Accumulator, VectorFormat, encode_noised};
 use burn::tensor::{Device, Tensor};
@@ -48,14 +48,7 @@ fn task(architecture: Architecture, kind: TaskKind, side: u16) -> Task {
         classes: ["a", "b", "c"].map(str::to_owned).into(),
         class_weights: vec![1.0, 2.0, 0.5],
         input: InputShape { channels: 1, depth, height: side, width: side },
-        preprocess: Preprocess {
-            window: Window::Full,
-            spacing: None,
-            fit: Fit::Stretch,
-            normalise: Normalise::Fixed,
-            mean: 0.0,
-            sd: 1.0,
-        },
+        preprocess: Preprocess::PLAIN,
     }
 }
 

@@ -1,4 +1,4 @@
-use aggregation::study::{InputShape, Normalise, Preprocess, TaskKind, Window};
+use aggregation::study::{InputShape, Preprocess, TaskKind};
 
 use super::*;
 use crate::random::Random;
@@ -9,14 +9,7 @@ fn preparation(to: [u16; 3], fit: Fit, spacing: Option<[f64; 3]>) -> Preparation
         kind: TaskKind::Segmentation,
         classes: 256,
         input: InputShape { channels: 1, depth, height, width },
-        preprocess: Preprocess {
-            window: Window::Full,
-            spacing,
-            fit,
-            normalise: Normalise::Fixed,
-            mean: 0.0,
-            sd: 1.0,
-        },
+        preprocess: Preprocess { spacing, fit, ..Preprocess::PLAIN },
         cache: None,
     }
 }

@@ -1,6 +1,7 @@
 //! Pixels in fragments.
 
 use super::*;
+use crate::jpegls::tests::EXAMPLE;
 
 /// Such a file, its pixels one frame in one fragment.
 fn compressed(what: &Made<'_>, frame: &[u8]) -> Vec<u8> {
@@ -8,14 +9,6 @@ fn compressed(what: &Made<'_>, frame: &[u8]) -> Vec<u8> {
     let pixels = [0xe0, 0x7f, 0x10, 0, b'O', b'B', 0, 0, 0xff, 0xff, 0xff, 0xff];
     [&head[..head.len() - 12], &pixels, &item(&[]), &item(frame)].concat()
 }
-
-/// The example of T.87 annex H.3 as pixels in fragments; its precision is the seventh byte.
-const JPEG_LS: [u8; 58] = [
-    0xff, 0xd8, 0xff, 0xf7, 0x00, 0x0b, 0x08, 0x00, 0x04, 0x00, 0x04, 0x01, 0x01, 0x11, 0x00, 0xff,
-    0xda, 0x00, 0x08, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0xc0, 0x00, 0x00, 0x6c, 0x80, 0x20, 0x8e,
-    0x01, 0xc0, 0x00, 0x00, 0x57, 0x40, 0x00, 0x00, 0x6e, 0xe6, 0x00, 0x00, 0x01, 0xbc, 0x18, 0x00,
-    0x00, 0x05, 0xd8, 0x00, 0x00, 0x91, 0x60, 0xff, 0xd9, 0x00,
-];
 
 #[test]
 fn a_jpeg_ls_image_has_the_bits_of_its_codestream() {
@@ -26,10 +19,10 @@ fn a_jpeg_ls_image_has_the_bits_of_its_codestream() {
     let first = |file: &[u8]| values(&Stored::decode(file).expect("sound"))[..8].to_vec();
     let expected = [0.0, 0.0, 90.0, 74.0, 68.0, 50.0, 43.0, -51.0];
     for bits in [(8, 8), (16, 8), (16, 16), (16, 12)] {
-        assert_eq!(first(&file(bits, &JPEG_LS)), expected, "{bits:?}");
+        assert_eq!(first(&file(bits, &EXAMPLE)), expected, "{bits:?}");
     }
-    let mut deeper = JPEG_LS;
-    deeper[6] = 12;
+    let mut deeper = EXAMPLE;
+    deeper[6] = 12; // bits
     let fault = Stored::decode(&file((8, 8), &deeper)).expect_err("more bits than there is room");
     assert!(matches!(fault, Fault::Unreadable(_)), "{fault}");
 }
