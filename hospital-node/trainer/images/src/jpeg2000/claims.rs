@@ -149,7 +149,7 @@ impl Style {
             vec![[15; 2]; resolutions]
         };
         let sound = levels <= 32 && width <= 8 && height <= 8;
-        sound.then_some(Self { levels, block: [width + 2, height + 2], precincts })
+        sound.then(|| Self { levels, block: [width + 2, height + 2], precincts })
     }
 }
 
