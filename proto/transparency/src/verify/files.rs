@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use super::audit::{Audit, first_difference};
+use super::audit::{Audit, first_difference, why};
 use super::{Ahead, MAX_FINDINGS};
 use crate::checkpoint::SignedCheckpoint;
 use crate::folder::{
@@ -93,8 +93,9 @@ impl<S: Source> Audit<'_, S> {
         Ok(None)
     }
 
-    /// Older partial files are compared with what took over from them; the rest is named.
-    pub(super) fn other_files(&mut self, not_checked: &mut Vec<String>) -> Result<(), ReadError> {
+    /// Older partial files are compared with what took over from them; the rest is named. The
+    /// checkpoint needs none of them, so one that cannot be read takes nothing from the answer.
+    pub(super) fn other_files(&mut self, not_checked: &mut Vec<String>) {
         let mut others = Others::default();
         let mut failed = None;
         let reported: BTreeSet<String> = self.findings.iter().map(|it| it.place.clone()).collect();
@@ -121,15 +122,16 @@ impl<S: Source> Audit<'_, S> {
             }
         });
         if let Some(error) = failed {
-            return Err(error);
+            not_checked.push(format!("the older partial files from here on: {}", why(&error)));
         }
-        if !listed
-            .map_err(|source| ReadError::Disk { path: "the log's folder".to_owned(), source })?
-        {
-            not_checked.push("older partial files: this source cannot list its files".to_owned());
+        match listed {
+            Ok(true) => {}
+            Ok(false) => not_checked
+                .push("older partial files: this source cannot list its files".to_owned()),
+            Err(error) => not_checked
+                .push(format!("files that could not be listed, in the log's folder: {error}")),
         }
         others.say(not_checked);
-        Ok(())
     }
 
     /// An older partial file must be the beginning of what took over from it.
