@@ -155,9 +155,9 @@ pub fn verify_each<S: Source>(
     for old in since {
         audit.older(&old.signed, &old.from, policy);
     }
-    let mut ahead = None;
+    let mut newest = None;
     let walked = audit.signed_file(&signed, policy, &mut not_checked).and_then(|found| {
-        ahead = found;
+        newest = found;
         Ok(audit.walk()? && audit.right_edge()?)
     });
     let (complete, stopped) = match walked {
@@ -165,6 +165,7 @@ pub fn verify_each<S: Source>(
         Err(error) => (false, Some(audit.cut_short(error)?)),
     };
     audit.judge_olds(&mut not_checked);
+    let ahead = newest.map(|newest| audit.ahead(newest, &mut not_checked));
     let mut files_not_checked = Vec::new();
     if complete {
         audit.other_files(&mut files_not_checked);

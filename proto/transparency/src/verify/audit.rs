@@ -305,7 +305,7 @@ impl<'a, S: Source> Audit<'a, S> {
     }
 
     /// Whether all entries were hashed, and lead to the checkpoint's root.
-    fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         self.edge.size() == self.head.size && self.edge.root() == self.head.root
     }
 

@@ -266,6 +266,47 @@ fn a_fork_is_refused_by_the_witness_and_lacks_its_cosignature() {
     assert!(matches!(asked, Err(ReadError::Inconsistent { old: 120, size: 180 })));
 }
 
+/// The witnesses were shown one branch; the log has signed another since.
+#[test]
+fn a_fork_beyond_what_is_cosigned_is_found_and_what_cannot_be_read_of_it_is_told() {
+    let (one, two) = (Memory::default(), Memory::default());
+    fork(one.clone(), two.clone());
+    // What the second branch has beyond the first lies beside it, as far as names allow.
+    let forked = one.copy();
+    for path in two.paths().iter().filter(|path| *path == SIGNED || path.ends_with("/180")) {
+        forked.tamper(path, two.peek(path));
+    }
+    let ask = |disk: &Memory| verify(disk, &policy(1), &[]).expect("there is a checkpoint");
+    let found = ask(&forked);
+    only_at(&found, SIGNED);
+    assert!(found.findings[0].what.starts_with("fork: expected its 180"), "{:?}", found.findings);
+    assert_eq!(found.ahead.expect("it is ahead").entries, 60);
+
+    let unknown = "whether the 180 entries of checkpoint.signed are there, and grew out of the 120";
+    let told = |report: &Report| report.not_checked.iter().any(|it| it.starts_with(unknown));
+    for path in ["tile/0/000.p/180", "tile/entries/000.p/180"] {
+        let honest = one.copy();
+        let mut writer = Writer::open(honest.clone(), signer(), None).expect("whole");
+        let more: Vec<_> = (120..180).map(small).collect();
+        writer.append(&more).expect("appended");
+        let grown = ask(&honest);
+        assert!(grown.verified && !told(&grown), "{:?}", grown.findings);
+        let content = honest.peek(path).expect("it is there");
+        honest.tamper(path, Some(flipped(&content, content.len() * 8 - 1)));
+        let altered = ask(&honest);
+        only_at(&altered, if path.contains("entries") { path } else { SIGNED });
+        honest.tamper(path, None);
+        let missing = ask(&honest);
+        assert!(missing.verified && told(&missing), "{:?}", missing.not_checked);
+        // A damaged log says nothing of forks.
+        let first = honest.peek("tile/0/000.p/120").expect("it is there");
+        honest.tamper("tile/0/000.p/120", Some(flipped(&first, 9)));
+        let damaged = ask(&honest);
+        only_at(&damaged, "tile/0/000.p/120");
+        assert!(told(&damaged), "{:?}", damaged.not_checked);
+    }
+}
+
 #[test]
 fn a_missing_and_a_repeated_cosignature_are_found() {
     let disk = Memory::default();
