@@ -117,18 +117,24 @@ impl Keeping {
             let order = if *fate == Fate::Drawn && fits {
                 // An auditor has the whole retention from when the log says that there is something.
                 sqlx::query(
-                    "UPDATE kept_rounds SET kept = 1, closed_ms = $1 WHERE study = $2 AND slot = $3",
+                    "UPDATE kept_rounds SET kept = 1, closed_ms = $1
+                     WHERE study = $2 AND slot = $3 AND kept = $4",
                 )
                 .bind(millis(now))
             } else {
-                sqlx::query("DELETE FROM kept_rounds WHERE study = $1 AND slot = $2")
+                sqlx::query("DELETE FROM kept_rounds WHERE study = $1 AND slot = $2 AND kept = $3")
             };
-            order
+            let done = order
                 .bind(row.study.to_string())
                 .bind(slot_column(row.slot))
+                .bind(i64::from(row.kept))
                 .execute(&mut **tx)
                 .await?;
-            leaf::append(tx, now, told.as_slice()).await?;
+            // Of one that was decided meanwhile, by the end of its study or by another sweep, the log
+            // has heard already.
+            if done.rows_affected() == 1 {
+                leaf::append(tx, now, told.as_slice()).await?;
+            }
         }
         if let Some(row) = &self.fresh {
             sqlx::query(
@@ -386,9 +392,10 @@ mod tests {
             assert_eq!(synced, wanted);
         }
     }
+
     /// An auditor could not have asked for it before: nobody knew that it would be drawn.
     #[tokio::test]
-    async fn what_is_drawn_is_kept_for_its_time_from_then_on() {
+    async fn what_is_drawn_is_kept_once_and_for_its_time_from_then_on() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path()).await.expect("opened");
         let (digest, at) = (Digest::sha256(b"any"), Timestamp::from_millis);
@@ -403,11 +410,18 @@ mod tests {
             kept: false,
             closed: at(1_000),
         };
-        let settled = vec![(fresh.clone(), Fate::Drawn)];
-        for (fresh, settled, now) in [(Some(fresh), Vec::new(), 1_000), (None, settled, 5_000)] {
-            let keeping = Keeping { fresh, settled, space: 9 };
+        let fate = |fate| vec![(fresh.clone(), fate)];
+        // The last two were read before the row was drawn.
+        for (fresh, settled, now) in [
+            (Some(fresh.clone()), Vec::new(), 1_000),
+            (None, fate(Fate::Drawn), 5_000),
+            (None, fate(Fate::Drawn), 6_000),
+            (None, fate(Fate::NotDrawn), 7_000),
+        ] {
+            let keeping = Keeping { fresh, settled, space: 99 };
             store.settle_kept(&keeping, at(now)).await.expect("settled");
         }
+        assert_eq!(store.leaves("round_kept").await, 1);
         let rows = store.kept_rounds(None).await.expect("read");
         assert_eq!(rows.len(), 1);
         assert!(rows[0].kept && rows[0].closed == at(5_000), "{rows:?}");
