@@ -248,6 +248,11 @@ impl Driver {
             match command {
                 Command::Expect { from, round, slot, terms, reply } => {
                     let answer = self.expects(Some(open), &from, terms, (round, slot));
+                    if let Err(turned) = &answer
+                        && terms == open.digest
+                    {
+                        self.turned_away(open, &from, turned).await;
+                    }
                     // Who asked may be gone.
                     let _ = reply.send(answer);
                 }
@@ -264,10 +269,7 @@ impl Driver {
                             replies.push(reply);
                         }
                         Err(turned) => {
-                            if let Turned::Refused(refusal) = &turned {
-                                self.house.refused(&self.entry, &from, refusal.rule()).await;
-                            }
-                            self.refused(Some(open.terms.round.get()), &from, &turned);
+                            self.turned_away(open, &from, &turned).await;
                             let _ = reply.send(Err(turned));
                         }
                     }
@@ -374,6 +376,14 @@ impl Driver {
         let said = heard.said(Vec::new());
         round.handle(now, Input::Said { from: from.clone(), said })?;
         Ok(Heed::Repeated)
+    }
+
+    /// Tells of who was refused something in the open round.
+    async fn turned_away(&self, open: &Open, from: &HospitalId, turned: &Turned) {
+        if let Turned::Refused(refusal) = turned {
+            self.house.refused(&self.entry, from, refusal.rule()).await;
+        }
+        self.refused(Some(open.terms.round.get()), from, turned);
     }
 
     /// Names who was refused what, by which rule; the round is unknown of one that is long over.

@@ -19,15 +19,22 @@ impl Coordinator {
             }
             terms
         };
+        let slot = terms.slot;
         let leaf = Leaf::of(terms.study, "round_refused")
             .with("round", terms.round.get())
-            .with("slot", terms.slot.get())
+            .with("slot", slot.get())
             .with("site", site.as_str())
             .with("rule", rule);
         let study = terms.study.short();
         match self.store.record(self.clock.now(), &[leaf]).await {
             Ok(()) => self.log.ask(),
             Err(fault) => {
+                // The next one is told, if it is of the same attempt.
+                let mut standing = entry.standing();
+                if standing.offer.as_ref().is_some_and(|terms| terms.slot == slot) {
+                    standing.refused.remove(&(site.clone(), rule));
+                }
+                drop(standing);
                 tracing::error!(%study, %site, rule, fault = %fault.chain(), "a refusal is not in the log");
             }
         }

@@ -41,7 +41,7 @@ impl Desk {
         let (host, program) = (self.host.as_str(), env!("CARGO_PKG_NAME"));
         let line = Line { severity, millis, host, program, kind: &kind, fields, text };
         let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
-        spool.append(&line.frame())?;
+        spool.append(&line.frame()).inspect_err(|_| spool.lose())?;
         self.own_up(&mut spool)?;
         drop(spool);
         self.news.notify_one();
@@ -68,7 +68,10 @@ impl Desk {
         let (host, program) = (self.host.as_str(), env!("CARGO_PKG_NAME"));
         let millis = clock::now().as_millis();
         let line = Line { severity, millis, host, program, kind, fields: &fields, text };
-        spool.append(&line.frame())
+        spool.append(&line.frame())?;
+        // What a full disk did not take is said when there is room again.
+        spool.owned_up(lost);
+        Ok(())
     }
 }
 
@@ -221,6 +224,24 @@ mod tests {
         assert!(said.contains("update sent") && !said.contains("a fork"), "{said}");
         assert!(said.ends_with("cut or removed") && said.contains(r#"lost="1""#), "{said}");
         assert_eq!(desk.next(after).expect("read"), None, "it is said once");
+    }
+
+    #[test]
+    fn lines_that_the_disk_did_not_take_are_owned_up_to_when_there_is_room_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let own = folder.path().join("lines");
+        let spool = Spool::open(&own, 1 << 20).expect("opened");
+        let desk = Desk { spool: Mutex::new(spool), host: "north".to_owned(), news: Notify::new() };
+        std::fs::remove_dir_all(&own).expect("removed");
+        std::fs::write(&own, "").expect("in the way");
+        for _ in 0..3 {
+            desk.take(Severity::Alert, &[], "ALARM: a fork").expect_err("there is no room");
+        }
+        std::fs::remove_file(&own).expect("room again");
+        desk.take(Severity::Informational, &[], "update sent").expect("kept");
+        let (bytes, _) = desk.next(None).expect("read").expect("two lines");
+        let said = String::from_utf8(bytes).expect("text");
+        assert!(said.contains("update sent") && said.contains(r#"lost="3""#), "{said}");
     }
 
     #[test]

@@ -65,6 +65,15 @@ pub(super) fn run(args: &CertifyArgs, config: &Path, out: Out) -> Result<(), Fai
         PartyName { consortium: name(&config.consortium)?, role, name: name(role.as_str())? };
     let (lifetime, now) = (DAY * args.days, clock::now());
     let key_file = args.out.with_extension("key");
+    if args.request.is_none() && key_file == args.out {
+        let message = format!(
+            "--out: expected a name that does not end in .key, found {}",
+            key_file.display()
+        );
+        return Err(
+            Failure::usage("bad_out", message).hint("the key is put beside it, under that name")
+        );
+    }
     let (issued, key) = match &args.request {
         Some(file) => {
             let request = request(file)?;
@@ -150,6 +159,11 @@ mod tests {
         // Nothing is overwritten, and nothing is left half done.
         let again = issue(&args("one.pem", None)).expect_err("there is one");
         assert_eq!((again.exit, again.code), (Exit::Usage, "already_there"));
+
+        // A key of that name would be in its certificate's place.
+        let wrong = issue(&args("two.key", None)).expect_err("no name for a certificate");
+        assert_eq!((wrong.exit, wrong.code), (Exit::Usage, "bad_out"));
+        assert!(!at("two.key").exists());
 
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
         let request = CertificateParams::new(Vec::new()).expect("no names");

@@ -207,10 +207,19 @@ pub(super) fn write_new(files: &[(&Path, String, bool)]) -> Result<(), Failure> 
         let message = format!("{} is there already; nothing was written", path.display());
         return Err(Failure::usage("already_there", message).hint("choose another --out"));
     }
-    files.iter().try_for_each(|(path, text, secret)| {
-        create(path, text, *secret)
-            .map_err(|fault| Failure::failed("not_written", format!("{}: {fault}", path.display())))
-    })
+    for (place, (path, text, secret)) in files.iter().enumerate() {
+        if let Err(fault) = create(path, text, *secret) {
+            // A key without its certificate would stand in the way of the next attempt. What cannot be
+            // removed either is named then.
+            let ours = fault.kind() != std::io::ErrorKind::AlreadyExists;
+            for (written, ..) in &files[..place + usize::from(ours)] {
+                let _ = fs::remove_file(written);
+            }
+            let message = format!("{}: {fault}", path.display());
+            return Err(Failure::failed("not_written", message));
+        }
+    }
+    Ok(())
 }
 
 fn create(path: &Path, text: &str, secret: bool) -> std::io::Result<()> {

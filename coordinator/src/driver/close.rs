@@ -215,8 +215,9 @@ impl Driver {
         self.swept().await;
         self.sweeping = Some(tokio::spawn(async move {
             // What is kept goes to its place before the rest goes away.
-            house.tidy(&keeping).await;
-            house.store.blobs.drop_staged(study, Some(slot)).await;
+            if house.tidy(&keeping).await {
+                house.store.blobs.drop_staged(study, Some(slot)).await;
+            }
             if let Err(fault) = house.expire_kept().await {
                 tracing::warn!(fault = %fault.chain(), "kept rounds were not looked through");
             }

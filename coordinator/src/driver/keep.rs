@@ -108,20 +108,24 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Makes the files what the rows say after this.
-    pub(crate) async fn tidy(&self, keeping: &Keeping) {
+    /// Makes the files what the rows say after this; gives whether the updates of the round that closed
+    /// are where they belong, and the rest may go.
+    pub(crate) async fn tidy(&self, keeping: &Keeping) -> bool {
+        let mut shelved = true;
         if let Some(row) = &keeping.fresh
             && let Err(fault) = self.store.shelf.shelve(row).await
         {
+            shelved = false;
             tracing::error!(study = %row.study.short(), round = row.round.get(), fault = %fault.chain(),
                 "the updates of a round cannot be kept; it is tried again at the next start");
         }
-        let Ok(rows) = self.store.kept_rounds(None).await else { return };
+        let Ok(rows) = self.store.kept_rounds(None).await else { return shelved };
         for row in keeping.settled.iter().map(|(row, _)| row).chain(&keeping.fresh) {
             if !rows.iter().any(|kept| (kept.study, kept.slot) == (row.study, row.slot)) {
                 self.store.shelf.forget(row.study, row.slot).await;
             }
         }
+        shelved
     }
 
     /// Before any study is driven: makes files and rows agree after a crash, and decides on what

@@ -74,6 +74,8 @@ pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     der: CertificateDer<'static>,
     pem: String,
+    /// When its own certificate ends: nothing that it makes is good for longer.
+    ends: Timestamp,
 }
 
 impl std::fmt::Debug for Authority {
@@ -103,6 +105,7 @@ impl Authority {
             der: certificate.der().clone(),
             pem: certificate.pem(),
             issuer: Issuer::new(params, key),
+            ends: now.saturating_add(CA_LIFETIME),
         };
         Ok((ca, key_pem))
     }
@@ -127,8 +130,11 @@ impl Authority {
         if parsed.public_key().subject_public_key.data.as_ref() != key.der_bytes() {
             return Err(AuthorityError::ForeignKey);
         }
+        let seconds =
+            u64::try_from(parsed.validity().not_after.timestamp()).map_err(|_| not_ours())?;
+        let ends = Timestamp::from_millis(seconds.saturating_mul(1000));
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|_| not_ours())?;
-        Ok(Self { issuer, der, pem })
+        Ok(Self { issuer, der, pem, ends })
     }
 
     /// The CA's certificate in PEM.
@@ -174,6 +180,7 @@ impl Authority {
         lifetime: Duration,
         now: Timestamp,
     ) -> Result<Issued, AuthorityError> {
+        let lifetime = lifetime.min(self.ends.since(now));
         let mut params = parameters(party.name.as_str(), now, lifetime)?;
         params.subject_alt_names = vec![SanType::URI(party.to_string().try_into()?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -192,6 +199,7 @@ impl Authority {
         lifetime: Duration,
         now: Timestamp,
     ) -> Result<Issued, AuthorityError> {
+        let lifetime = lifetime.min(self.ends.since(now));
         let mut params = parameters(host, now, lifetime)?;
         let mut names = vec![host];
         names.extend(["localhost", "127.0.0.1", "::1"].into_iter().filter(|known| *known != host));
@@ -288,6 +296,15 @@ mod tests {
         assert_eq!(read.not_after, issued.ends);
         assert_eq!(NOW.since(read.not_before), BACK_DATED);
         assert!(!String::from_utf8_lossy(&der).contains("evil"));
+    }
+
+    #[test]
+    fn nothing_is_good_for_longer_than_the_authority() {
+        let (ca, _) = Authority::create("north", NOW).expect("a CA");
+        let key = KeyPair::generate().expect("a key");
+        let later = NOW.saturating_add(DAY * 3_000);
+        let issued = ca.certify_key(&party(Role::Auditor, "auditor"), &key, DAY * 3_000, later);
+        assert_eq!(issued.expect("a certificate").ends, NOW.saturating_add(CA_LIFETIME));
     }
 
     #[test]

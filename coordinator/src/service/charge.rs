@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use aggregation::ids::HospitalId;
+use aggregation::ids::{HospitalId, SlotId};
 use aggregation::message::LedgerStatement;
 use aggregation::privacy::charge::ChargeParts;
 use proto::decode;
@@ -74,7 +74,7 @@ pub(super) async fn receive(
     }
     let ChargeParts { mode, .. } = charged.charge.parts();
     let unit = entry.study.privacy.rules().map_or("patient", |rules| rules.unit.name());
-    let fact = Leaf::of(study, "ledger_charge")
+    let mut fact = Leaf::of(study, "ledger_charge")
         .with("round", round.get())
         .with("slot", slot.get())
         .with("site", site.as_str())
@@ -86,12 +86,16 @@ pub(super) async fn receive(
         .with("epsilon_solo", said.epsilon_solo)
         .with("cap_planned", said.cap_planned)
         .with("cap_solo", said.cap_solo)
-        .with("cap_delta", said.cap_delta)
-        .with("spent_planned", said.spent_planned)
-        .with("spent_solo", said.spent_solo)
         .with("unit", unit)
         .with("seq", record.seq())
         .with("head", record.hash().to_string());
+    // A node of an earlier version does not say what it holds against its caps; no delta is 0.
+    if said.cap_delta > 0.0 {
+        fact = fact
+            .with("cap_delta", said.cap_delta)
+            .with("spent_planned", said.spent_planned)
+            .with("spent_solo", said.spent_solo);
+    }
     let charged = Charged { site, study, slot, seq: record.seq(), end, opened_on: terms.log.size };
     let kept = house.store.keep_charge(&charged, clock::now(), fact).await;
     match kept.map_err(|fault| store_status(&fault))? {
@@ -108,17 +112,19 @@ pub(super) async fn receive(
     }
 }
 
-/// Whether an update may be taken in: one of a private study only after its charge.
+/// Whether an update may be taken in: one of a private study only after its charge. One for another slot
+/// than the open one is turned away for that.
 pub(super) async fn is_paid(
     house: &Coordinator,
     entry: &Entry,
     site: &HospitalId,
+    slot: SlotId,
 ) -> Result<(), Status> {
-    let terms = entry.standing().offer.clone();
-    let Some(terms) = terms.filter(|terms| entry.noise.is_some() && terms.work.trains()) else {
+    let terms = entry.standing().offer.clone().filter(|terms| terms.slot == slot);
+    if !terms.is_some_and(|terms| entry.noise.is_some() && terms.work.trains()) {
         return Ok(());
-    };
-    let charged = house.store.has_charged(entry.id, terms.slot, site).await;
+    }
+    let charged = house.store.has_charged(entry.id, slot, site).await;
     if charged.map_err(|fault| store_status(&fault))? {
         Ok(())
     } else {

@@ -61,6 +61,9 @@ struct Header {
     digest: Digest,
 }
 
+/// What an update of another length than the model's is refused by.
+const WRONG_LENGTH: &str = "R-09";
+
 /// Receives an update, hands it to the study's driver, and gives its digest once it is kept.
 pub(super) async fn receive(
     house: &Arc<Coordinator>,
@@ -80,7 +83,7 @@ pub(super) async fn receive(
         .filter(|entry| entry.sites.contains(site))
         .ok_or_else(|| Status::not_found("no such study asks this site to take part"))?;
     let driver = driver_of(&entry)?;
-    charge::is_paid(house, &entry, site).await?;
+    charge::is_paid(house, &entry, site, header.slot).await?;
     let turn = slots.take(header.study, site)?;
     let gone = || Status::unavailable("the coordinator is stopping");
     let (reply, answer) = oneshot::channel();
@@ -89,8 +92,9 @@ pub(super) async fn receive(
     driver.send(ask).await.map_err(|_| gone())?;
     let expected = answer.await.map_err(|_| gone())?.map_err(|turned| turned_status(&turned))?;
     if u64::try_from(expected) != Ok(header.bytes) {
+        house.refused(&entry, site, WRONG_LENGTH).await;
         return Err(Status::invalid_argument(format!(
-            "update: expected {expected} bytes, found {} declared",
+            "{WRONG_LENGTH}: update: expected {expected} bytes, found {} declared",
             header.bytes
         )));
     }

@@ -44,7 +44,7 @@ pub(crate) struct KeptRow {
     pub(crate) bytes: u64,
     /// Whether it was drawn; otherwise that is still open.
     pub(crate) kept: bool,
-    /// When it closed.
+    /// When it closed; of one that was drawn, when it was.
     pub(crate) closed: Timestamp,
 }
 
@@ -115,16 +115,26 @@ impl Keeping {
                 Fate::NotDrawn => None,
             };
             let order = if *fate == Fate::Drawn && fits {
-                "UPDATE kept_rounds SET kept = 1 WHERE study = $1 AND slot = $2"
+                // An auditor has the whole retention from when the log says that there is something.
+                sqlx::query(
+                    "UPDATE kept_rounds SET kept = 1, closed_ms = $1
+                     WHERE study = $2 AND slot = $3 AND kept = $4",
+                )
+                .bind(millis(now))
             } else {
-                "DELETE FROM kept_rounds WHERE study = $1 AND slot = $2"
+                sqlx::query("DELETE FROM kept_rounds WHERE study = $1 AND slot = $2 AND kept = $3")
             };
-            sqlx::query(order)
+            let done = order
                 .bind(row.study.to_string())
                 .bind(slot_column(row.slot))
+                .bind(i64::from(row.kept))
                 .execute(&mut **tx)
                 .await?;
-            leaf::append(tx, now, told.as_slice()).await?;
+            // Of one that was decided meanwhile, by the end of its study or by another sweep, the log
+            // has heard already.
+            if done.rows_affected() == 1 {
+                leaf::append(tx, now, told.as_slice()).await?;
+            }
         }
         if let Some(row) = &self.fresh {
             sqlx::query(
@@ -381,5 +391,40 @@ mod tests {
             assert!(place.is_dir());
             assert_eq!(synced, wanted);
         }
+    }
+
+    /// An auditor could not have asked for it before: nobody knew that it would be drawn.
+    #[tokio::test]
+    async fn what_is_drawn_is_kept_once_and_for_its_time_from_then_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path()).await.expect("opened");
+        let (digest, at) = (Digest::sha256(b"any"), Timestamp::from_millis);
+        let fresh = KeptRow {
+            study: StudyId::new(digest),
+            slot: SlotId::new(7),
+            round: round_of(6).expect("a round"),
+            sum: digest,
+            share: 1.0,
+            record: digest,
+            bytes: 9,
+            kept: false,
+            closed: at(1_000),
+        };
+        let fate = |fate| vec![(fresh.clone(), fate)];
+        // The last two were read before the row was drawn.
+        for (fresh, settled, now) in [
+            (Some(fresh.clone()), Vec::new(), 1_000),
+            (None, fate(Fate::Drawn), 5_000),
+            (None, fate(Fate::Drawn), 6_000),
+            (None, fate(Fate::NotDrawn), 7_000),
+        ] {
+            let keeping = Keeping { fresh, settled, space: 99 };
+            store.settle_kept(&keeping, at(now)).await.expect("settled");
+        }
+        assert_eq!(store.leaves("round_kept").await, 1);
+        let rows = store.kept_rounds(None).await.expect("read");
+        assert_eq!(rows.len(), 1);
+        assert!(rows[0].kept && rows[0].closed == at(5_000), "{rows:?}");
+        store.close().await;
     }
 }

@@ -5,8 +5,8 @@
 //! A claim is on disk before a charge is told, so that it is told with the same words every time, and
 //! before the first byte of an update leaves. It is owed from when the coordinator has said yes, to the
 //! charge and to the update each; whoever asks this house to sign a final set with it in it, or says
-//! that a sum has it, has its update whether or not it gave a receipt. A claim is dropped once it is
-//! proven. One that is missing, or stands there with other content, is the same alarm as a
+//! that a sum has it, has its update whether or not it gave a receipt. A claim is settled once it is
+//! proven, and dropped with a later slot of its study. One that is missing, or stands there with other content, is the same alarm as a
 //! fork: the coordinator has said one thing to this house and another to the world.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use aggregation::message::Terms;
 use aggregation::privacy::ledger::Record;
 use proto::federation::{ChargeRequest, FactsReply, FactsRequest, ProvenFact};
 use proto::limits::{MAX_FACTS, MAX_LEAF};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use transparency::fact::{Charge, Fact, Told};
 use transparency::leaf::Leaf;
 use transparency::tree::{Hash, Head, leaf_hash, root_from_inclusion};
@@ -47,6 +47,10 @@ pub(crate) struct Owed {
     charge: Option<OwedCharge>,
     /// Leaves of the newest log that it was looked for in, though it need not have been there yet.
     seen: Option<u64>,
+    /// Whether the log was seen to have it, or an alarm told of it. It stays for its words, until a later
+    /// slot of its study: what is said again is said as it was the first time.
+    #[serde(default)]
+    settled: bool,
     /// How often the log had been looked at when the coordinator said yes.
     #[serde(skip)]
     since: u64,
@@ -63,8 +67,9 @@ struct OwedCharge {
     /// Noise multiplier and sampling rate.
     z: f64,
     q: f64,
-    /// As they were told, in the order of [`figures`].
-    figures: [f64; 8],
+    /// As they were told, in the order of [`figures`]. Earlier versions told only the first five.
+    #[serde(deserialize_with = "padded")]
+    figures: [Option<f64>; 8],
     /// Whether the coordinator said that it has the charge.
     received: bool,
 }
@@ -101,8 +106,8 @@ impl Owed {
     ) -> Self {
         let (study, round) = (study.to_string(), round.get());
         let (digest, slot) = (digest.to_string(), slot.get());
-        let (received, charge, seen, since) = (false, None, None, 0);
-        Self { study, slot, round, digest, bytes, received, charge, seen, since }
+        let (received, charge, seen, settled, since) = (false, None, None, false, 0);
+        Self { study, slot, round, digest, bytes, received, charge, seen, settled, since }
     }
 
     /// The same, and the charge that is told before it.
@@ -120,6 +125,11 @@ impl Owed {
             received: false,
         };
         Self { charge: Some(charge), ..self }
+    }
+
+    /// The coordinator said yes, when the log had been looked at so often.
+    fn is_due_after(&mut self, looks: u64) {
+        (self.seen, self.settled, self.since) = (None, false, looks);
     }
 
     fn place(&self) -> Place {
@@ -184,7 +194,7 @@ impl Owed {
 }
 
 /// The figures of a charge, in the order in which they are kept.
-const fn figures(told: &ChargeRequest) -> [f64; 8] {
+fn figures(told: &ChargeRequest) -> [Option<f64>; 8] {
     [
         told.delta,
         told.epsilon_planned,
@@ -195,6 +205,16 @@ const fn figures(told: &ChargeRequest) -> [f64; 8] {
         told.spent_planned,
         told.spent_solo,
     ]
+    .map(Some)
+}
+
+/// The figures, of which earlier versions kept five.
+fn padded<'de, D: Deserializer<'de>>(from: D) -> Result<[Option<f64>; 8], D::Error> {
+    let mut figures = Vec::<Option<f64>>::deserialize(from)?;
+    if figures.len() == 5 {
+        figures.resize(8, None);
+    }
+    figures.try_into().map_err(|_| serde::de::Error::custom("expected 5 or 8 figures"))
 }
 
 impl OwedCharge {
@@ -219,7 +239,11 @@ impl OwedCharge {
             && said.unit.as_deref().unwrap_or("patient") == self.unit
             && same(self.z, Some(*z))
             && same(self.q, Some(*q))
-            && self.figures.into_iter().zip(figures).all(|(owed, said)| same(owed, said))
+            && self
+                .figures
+                .into_iter()
+                .zip(figures)
+                .all(|(owed, said)| owed.is_none_or(|owed| same(owed, said)))
     }
 }
 
@@ -258,32 +282,21 @@ impl Desk {
     pub(crate) fn tells(&self, owed: Owed, told: ChargeRequest) -> ChargeRequest {
         let mut first = None;
         self.claim(owed, |known| first = known.charge.as_ref().map(|charge| charge.figures));
-        let Some(
-            [
-                delta,
-                epsilon_planned,
-                epsilon_solo,
-                cap_planned,
-                cap_solo,
-                cap_delta,
-                spent_planned,
-                spent_solo,
-            ],
-        ) = first
-        else {
-            return told;
-        };
-        ChargeRequest {
-            delta,
-            epsilon_planned,
-            epsilon_solo,
-            cap_planned,
-            cap_solo,
-            cap_delta,
-            spent_planned,
-            spent_solo,
-            ..told
+        let mut again = told;
+        let places = [
+            &mut again.delta,
+            &mut again.epsilon_planned,
+            &mut again.epsilon_solo,
+            &mut again.cap_planned,
+            &mut again.cap_solo,
+            &mut again.cap_delta,
+            &mut again.spent_planned,
+            &mut again.spent_solo,
+        ];
+        for (place, first) in places.into_iter().zip(first.into_iter().flatten()) {
+            *place = first.unwrap_or(*place);
         }
+        again
     }
 
     /// This house is about to send an update. Nobody has it yet.
@@ -294,19 +307,18 @@ impl Desk {
     /// The coordinator says that it has the charge of a claim: from now on the log owes it.
     pub(crate) fn is_charged(&self, owed: Owed) {
         self.claim(owed, |known| {
-            if let Some(charge) = &mut known.charge {
-                charge.received = true;
+            let received = known.charge.as_mut().map(|charge| &mut charge.received);
+            if received.is_some_and(|received| !std::mem::replace(received, true)) {
+                known.is_due_after(self.looks.load(Ordering::SeqCst));
             }
-            (known.seen, known.since) = (None, self.looks.load(Ordering::SeqCst));
         });
     }
 
     /// The coordinator says, or shows, that it has the update of a claim: from now on the log owes it.
     pub(crate) fn is_received(&self, owed: Owed) {
         self.claim(owed, |known| {
-            if !known.received {
-                known.received = true;
-                (known.seen, known.since) = (None, self.looks.load(Ordering::SeqCst));
+            if !std::mem::replace(&mut known.received, true) {
+                known.is_due_after(self.looks.load(Ordering::SeqCst));
             }
         });
     }
@@ -314,13 +326,19 @@ impl Desk {
     /// Whether the log owes the update of this slot; nothing where there is no claim.
     #[cfg(test)]
     pub(crate) fn owes(&self, slot: SlotId) -> Option<bool> {
-        self.claims().0.values().find(|owed| owed.slot == slot.get()).map(|owed| owed.received)
+        let claims = self.claims();
+        let owed = claims.0.values().find(|owed| owed.slot == slot.get() && !owed.settled);
+        owed.map(|owed| owed.received)
     }
 
     /// Notes something of a claim, which is made if it is new.
     fn claim(&self, owed: Owed, note: impl FnOnce(&mut Owed)) {
         let mut claims = self.claims();
-        note(claims.0.entry(owed.place()).or_insert(owed));
+        let (study, slot) = owed.place();
+        note(claims.0.entry((study.clone(), slot)).or_insert(owed));
+        claims
+            .0
+            .retain(|(known, before), owed| !owed.settled || *known != study || *before >= slot);
         if let Err(error) = claims.write(&self.state) {
             // It is looked for all the same, until a restart.
             tracing::warn!(%error, "cannot note what the log owes this house");
@@ -343,7 +361,8 @@ impl Desk {
         let Some(head) = witness.latest().map(|signed| signed.checkpoint().head()) else {
             return Ok(());
         };
-        let claims: Vec<Owed> = self.claims().0.values().cloned().collect();
+        let claims: Vec<Owed> =
+            self.claims().0.values().filter(|owed| !owed.settled).cloned().collect();
         for owed in claims {
             let due = owed.due(terms, head);
             // Before a round only what is due counts; the rest is looked for beside the rounds.
@@ -388,14 +407,14 @@ impl Desk {
                 if self.is_kept()
                     && let Err(error) = self.settle(owed, None)
                 {
-                    tracing::warn!(%error, "a claim could not be dropped, and is told again");
+                    tracing::warn!(%error, "a claim could not be settled, and is told again");
                 }
                 Err(alarm)
             }
         }
     }
 
-    /// Drops a claim, or notes in which log it was not yet; one of which more was said meanwhile stays
+    /// Settles a claim, or notes in which log it was not yet; one of which more was said meanwhile stays
     /// as it is.
     fn settle(&self, owed: &Owed, seen: Option<u64>) -> Result<(), WitnessError> {
         let mut claims = self.claims();
@@ -403,7 +422,7 @@ impl Desk {
             return Ok(());
         };
         match seen {
-            None => drop(claims.0.remove(&owed.place())),
+            None => known.settled = true,
             Some(_) => known.seen = seen,
         }
         claims.write(&self.state)

@@ -54,14 +54,21 @@ pub async fn feed(receiver: &Receiver, mut feed: impl Feed) {
     loop {
         let fault = match receiver.connect().await {
             Ok(stream) => {
-                rest = FIRST_REST;
-                if known.replace(true) != Some(true) {
+                if known.is_none() {
+                    known = Some(true);
                     feed.tell(&address, Ok(()));
                 }
-                serve(stream, &mut feed, receiver.patience.delivered)
-                    .await
-                    .err()
-                    .map(|fault| fault.to_string())
+                let (begun, patience) = (Instant::now(), receiver.patience.delivered);
+                let mut back = (known == Some(false)).then_some(address.as_str());
+                let served = serve(stream, &mut feed, patience, &mut back).await;
+                if back.is_none() {
+                    known = Some(true);
+                }
+                // One that takes us in only to hang up is away.
+                if begun.elapsed() >= patience {
+                    rest = FIRST_REST;
+                }
+                served.err().map(|fault| fault.to_string())
             }
             Err(fault) => Some(fault.message),
         };
@@ -75,18 +82,20 @@ pub async fn feed(receiver: &Receiver, mut feed: impl Feed) {
     }
 }
 
-/// Sends over one connection until it breaks.
+/// Sends over one connection until it breaks. `back`: whose return is to be told once something is
+/// delivered.
 async fn serve(
     stream: TlsStream<TcpStream>,
     feed: &mut impl Feed,
     delivered: Duration,
+    back: &mut Option<&str>,
 ) -> io::Result<()> {
     let (reading, writing) = tokio::io::split(stream);
     // In this order: on a connection that broke nothing more counts as delivered.
     tokio::select! {
         biased;
         fault = end(reading) => Err(fault),
-        fault = send(writing, feed, delivered) => fault,
+        fault = send(writing, feed, delivered, back) => fault,
     }
 }
 
@@ -107,6 +116,7 @@ async fn send<F: Feed>(
     mut stream: impl AsyncWrite + Unpin,
     feed: &mut F,
     delivered: Duration,
+    back: &mut Option<&str>,
 ) -> io::Result<()> {
     let mut sent: Option<F::Place> = None;
     let mut standing: VecDeque<(Instant, F::Place)> = VecDeque::new();
@@ -121,6 +131,9 @@ async fn send<F: Feed>(
             // Of a program that was held up the runtime may not have seen yet that the connection broke.
             tokio::task::yield_now().await;
             feed.delivered(place).await?;
+            if let Some(receiver) = back.take() {
+                feed.tell(receiver, Ok(()));
+            }
         }
         if let Some((frames, place)) = feed.next(sent.as_ref()).await? {
             for record in frames.chunks(AT_ONCE) {

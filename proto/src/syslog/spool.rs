@@ -150,10 +150,21 @@ impl Spool {
         Ok(())
     }
 
-    /// How many frames were lost undelivered since this was asked last, because there was no room or
-    /// they could not be read any more; what is spoilt in a file counts as one.
-    pub fn lost(&mut self) -> u64 {
-        std::mem::take(&mut self.lost)
+    /// How many frames were lost undelivered and are not owned up to, because there was no room or they
+    /// could not be read any more; what is spoilt in a file counts as one.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// A frame could not be appended.
+    pub const fn lose(&mut self) {
+        self.lost = self.lost.saturating_add(1);
+    }
+
+    /// So many that were lost are owned up to.
+    pub const fn owned_up(&mut self, lost: u64) {
+        self.lost = self.lost.saturating_sub(lost);
     }
 
     /// The frames behind a place, or those that are not delivered where none is given: about `most`

@@ -137,13 +137,33 @@ pub struct Charge {
     pub head: Option<Digest>,
 }
 
+/// What a site holds against its caps, by either count.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Held {
+    /// The delta of the caps' own measure; without it the figures are the study's.
+    pub delta: Option<f64>,
+    /// Against the coordinator and the tolerated number of sites.
+    pub planned: f64,
+    /// Against all other sites together.
+    pub solo: f64,
+}
+
 impl Charge {
-    /// What the site holds against its caps, planned and solo: in the caps' own measure, where the
-    /// charge tells it.
+    /// What the site holds against its caps: in the caps' own measure, where the charge tells all of
+    /// it. Otherwise nothing that it tells makes less of the study's figures.
     #[must_use]
-    pub fn against_caps(&self) -> (f64, f64) {
-        let planned = self.spent_planned.unwrap_or(self.epsilon_planned);
-        (planned, self.spent_solo.unwrap_or(self.epsilon_solo))
+    pub fn against_caps(&self) -> Held {
+        // On the wire an older node's silence is a 0, which is no delta.
+        let delta = self.cap_delta.filter(|delta| *delta > 0.0 && *delta < 1.0);
+        if let (Some(_), Some(planned), Some(solo)) = (delta, self.spent_planned, self.spent_solo) {
+            return Held { delta, planned, solo };
+        }
+        let most = |told: Option<f64>, epsilon: f64| told.map_or(epsilon, |told| told.max(epsilon));
+        Held {
+            delta: None,
+            planned: most(self.spent_planned, self.epsilon_planned),
+            solo: most(self.spent_solo, self.epsilon_solo),
+        }
     }
 }
 

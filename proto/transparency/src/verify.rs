@@ -118,7 +118,8 @@ pub struct Report {
 /// Verifies a log as of its published checkpoint. `since` are checkpoints that the auditor kept.
 ///
 /// # Errors
-/// When there is no checkpoint to start from, or the disk fails. Everything else is a finding.
+/// When there is no checkpoint to start from, or the disk fails before anything was found. Everything
+/// else is a finding, and what was found before a disk fails is told.
 pub fn verify<S: Source>(
     source: &S,
     policy: &Policy,
@@ -154,17 +155,28 @@ pub fn verify_each<S: Source>(
     for old in since {
         audit.older(&old.signed, &old.from, policy);
     }
-    let ahead = audit.signed_file(&signed, policy, &mut not_checked)?;
-    let complete = audit.walk()? && audit.right_edge()?;
-    audit.judge_olds(complete, &mut not_checked);
+    let mut newest = None;
+    let walked = audit.signed_file(&signed, policy, &mut not_checked).and_then(|found| {
+        newest = found;
+        Ok(audit.walk()? && audit.right_edge()?)
+    });
+    let (complete, stopped) = match walked {
+        Ok(complete) => (complete, None),
+        Err(error) => (false, Some(audit.cut_short(error)?)),
+    };
+    audit.judge_olds(&mut not_checked);
+    let ahead = newest.map(|newest| audit.ahead(newest, &mut not_checked));
     let mut files_not_checked = Vec::new();
     if complete {
-        audit.other_files(&mut files_not_checked)?;
+        audit.other_files(&mut files_not_checked);
     } else {
-        not_checked.push(format!(
-            "anything after the last finding: verification stopped at entry {}",
-            audit.reached()
-        ));
+        let reached = audit.reached();
+        not_checked.push(match stopped {
+            Some(why) => format!("anything after entry {reached}, at which reading failed: {why}"),
+            None => {
+                format!("anything after the last finding: verification stopped at entry {reached}")
+            }
+        });
     }
     say_limits(&signed, policy, since.is_empty(), audit.odd_entries, &mut not_checked);
     let cosigned = verdict.witnesses.iter().filter_map(|witness| {

@@ -28,10 +28,11 @@ fn owed() -> Owed {
             unit: "patient".to_owned(),
             z: 1.5,
             q: 0.1,
-            figures: [1e-5, 0.5, 2.5, 3.0, 20.0, 1e-6, 0.6, 2.75],
+            figures: [1e-5, 0.5, 2.5, 3.0, 20.0, 1e-6, 0.6, 2.75].map(Some),
             received: true,
         }),
         seen: None,
+        settled: false,
         since: 0,
     }
 }
@@ -221,7 +222,7 @@ fn a_charge_is_told_with_the_words_of_the_first_time_even_after_a_restart() {
     let desk = super::super::tests::desk(&folder);
     let mut changed = told();
     if let Some(charge) = &mut changed.charge {
-        charge.figures[4] = 9.0;
+        charge.figures[4] = Some(9.0);
     }
     let again = ChargeRequest { cap_solo: 9.0, round: 3, ..request() };
     assert_eq!(desk.tells(changed, again), ChargeRequest { round: 3, ..request() });
@@ -257,7 +258,8 @@ fn an_omission_is_not_forgotten_before_its_evidence_is_kept() {
     desk.is_received(owed());
     let claim = desk.claims().0.values().next().cloned().expect("it is owed");
     desk.conclude(&claim, wrong(), (1, 12), &witness, String::new).expect_err("an alarm");
-    assert!(Claims::read(&desk.state).expect("read").0.is_empty(), "it is told once");
+    let claims = Claims::read(&desk.state).expect("read").0;
+    assert!(claims.values().all(|owed| owed.settled), "it is told once");
 }
 
 #[test]
@@ -333,4 +335,47 @@ fn claims_outlive_a_restart_and_a_damaged_file_is_named() {
     assert_eq!(Claims::read(&state).expect("read").0, claims.0);
     state.replace(OWED, b"[{}]").expect("written");
     assert!(matches!(Claims::read(&state), Err(IdentityError::Damaged { .. })));
+}
+
+/// After a restart under other caps the same update may be sent, and the same charge told, once more.
+#[test]
+fn what_is_said_of_a_proven_claim_is_still_said_in_its_first_words() {
+    let (_folder, desk, witness) = super::super::tests::at_twelve();
+    desk.tells(told(), request());
+    desk.is_charged(told());
+    desk.is_received(told());
+    let claim = desk.claims().0.values().next().cloned().expect("it is owed");
+    desk.conclude(&claim, Verdict::Proven, (1, 12), &witness, String::new).expect("proven");
+    let mut changed = told();
+    if let Some(charge) = &mut changed.charge {
+        charge.figures[4] = Some(9.0);
+    }
+    let again = ChargeRequest { cap_solo: 9.0, ..request() };
+    assert_eq!(desk.tells(changed.clone(), again), request());
+    desk.is_charged(changed.clone());
+    desk.is_received(changed.clone());
+    let kept = Claims::read(&desk.state).expect("read").0.into_values().collect::<Vec<_>>();
+    assert_eq!(kept, [Owed { settled: true, ..claim }]);
+    // A later slot has words of its own.
+    desk.sends(Owed { slot: changed.slot + 1, ..changed });
+    let kept = Claims::read(&desk.state).expect("read").0.into_values().collect::<Vec<_>>();
+    assert!(kept.len() == 1 && !kept[0].settled, "{kept:?}");
+}
+
+#[test]
+fn a_claim_of_a_version_that_told_less_is_read() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    let state = State::open(folder.path()).expect("ours");
+    Claims([(owed().place(), owed())].into()).write(&state).expect("written");
+    let text = state.read(OWED).expect("read").expect("there");
+    let mut file: Value = serde_json::from_slice(&text).expect("JSON");
+    let claim = file[0].as_object_mut().expect("a claim");
+    claim.remove("settled");
+    let figures = claim["charge"]["figures"].as_array_mut().expect("figures");
+    figures.truncate(5);
+    state.replace(OWED, file.to_string().as_bytes()).expect("written");
+    let read = Claims::read(&state).expect("read").0.into_values().next().expect("a claim");
+    let charge = read.charge.expect("a charge");
+    assert!(charge.figures[..5].iter().all(Option::is_some), "{charge:?}");
+    assert_eq!(charge.figures[5..], [None; 3]);
 }

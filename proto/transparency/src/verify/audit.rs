@@ -1,5 +1,7 @@
 //! The pass over entries and tiles: each hash is derived, compared, and blamed on one file.
 
+use std::error::Error as _;
+
 use super::{Checked, Finding, MAX_FINDINGS};
 use crate::checkpoint::SignedCheckpoint;
 use crate::edge::Edge;
@@ -178,7 +180,10 @@ impl<'a, S: Source> Audit<'a, S> {
             });
             return Ok(Some(derived));
         }
-        let parent = self.parent_claim(0, place)?;
+        let parent = self.parent_claim(0, place).inspect_err(|_| {
+            let what = format!("entry {entry} does not have the hash that {tile_path} has");
+            self.findings.push(Finding { place: bundle_path.clone(), what });
+        })?;
         if parent == Some(root(&claimed)) {
             self.find(
                 bundle_path,
@@ -248,7 +253,11 @@ impl<'a, S: Source> Audit<'a, S> {
         self.checked.tiles += 1;
         let Some(at) = first_difference(derived, &claimed) else { return Ok(derived_root) };
         let child = Tile::full(Row::Hashes(level - 1), index * TILE_WIDTH + at as u64);
-        if self.parent_claim(level, index)? == Some(root(&claimed)) {
+        let parent = self.parent_claim(level, index).inspect_err(|_| {
+            let what = format!("hash {at} is not the root of {child}");
+            self.findings.push(Finding { place: path.clone(), what });
+        })?;
+        if parent == Some(root(&claimed)) {
             self.find(
                 child.to_string(),
                 format!(
@@ -274,6 +283,32 @@ impl<'a, S: Source> Audit<'a, S> {
         }
     }
 
+    /// Reading failed. What is proven by then stays proven, or a server could take it back by failing:
+    /// says why it failed, and only where nothing was found is that the answer.
+    pub(super) fn cut_short(&mut self, error: ReadError) -> Result<String, ReadError> {
+        if self.findings.is_empty() && !self.is_whole() {
+            for (old, found) in std::mem::take(&mut self.contradictions) {
+                self.find(
+                    CHECKPOINT,
+                    format!(
+                        "another history, or an altered file: {} has the root {} for the first {} entries, what could be read of this log {}",
+                        old.from,
+                        base64(&old.head.root),
+                        old.head.size,
+                        base64(&found)
+                    ),
+                );
+            }
+        }
+        let nothing = self.findings.is_empty() && self.contradictions.is_empty();
+        if nothing { Err(error) } else { Ok(why(&error)) }
+    }
+
+    /// Whether all entries were hashed, and lead to the checkpoint's root.
+    pub(super) fn is_whole(&self) -> bool {
+        self.edge.size() == self.head.size && self.edge.root() == self.head.root
+    }
+
     /// Compares the older checkpoints of just this size.
     fn compare_olds(&mut self) {
         let (size, found) = (self.edge.size(), self.edge.root());
@@ -291,8 +326,8 @@ impl<'a, S: Source> Audit<'a, S> {
 
     /// Says which older checkpoints this log contradicts. Only of a log that is whole can that be
     /// told: a damaged file must not look like a rewritten history.
-    pub(super) fn judge_olds(&mut self, complete: bool, not_checked: &mut Vec<String>) {
-        let whole = complete && self.edge.root() == self.head.root;
+    pub(super) fn judge_olds(&mut self, not_checked: &mut Vec<String>) {
+        let whole = self.is_whole();
         for (old, found) in std::mem::take(&mut self.contradictions) {
             if whole {
                 self.find(
@@ -311,7 +346,7 @@ impl<'a, S: Source> Audit<'a, S> {
         }
         for old in std::mem::take(&mut self.olds) {
             not_checked.push(format!(
-                "whether the log grew out of the {} entries of {}: it is damaged",
+                "whether the log grew out of the {} entries of {}: it is damaged, or was not read so far",
                 old.head.size, old.from
             ));
         }
@@ -319,6 +354,13 @@ impl<'a, S: Source> Audit<'a, S> {
 
     /// The partial tiles of the levels above 0, and the root.
     pub(super) fn right_edge(&mut self) -> Result<bool, ReadError> {
+        let read = self.compare_edge();
+        // All entries are hashed by now, so what is not read cannot excuse what they lead to.
+        self.judge_edge();
+        read.map(|()| self.findings.len() < MAX_FINDINGS)
+    }
+
+    fn compare_edge(&mut self) -> Result<(), ReadError> {
         for level in 1..8_u8 {
             let Some(tile) = Tile::partial_of(self.head.size, Row::Hashes(level)) else { continue };
             let claimed = self.usable(read_hashes(self.source, tile))?;
@@ -337,6 +379,11 @@ impl<'a, S: Source> Audit<'a, S> {
                 at,
             });
         }
+        Ok(())
+    }
+
+    /// Blames what differs at the right edge on the side that the checkpoint contradicts.
+    fn judge_edge(&mut self) {
         let (expected, derived) = (self.head.root, self.edge.root());
         let mut levels = self.edge.levels().to_vec();
         for difference in &self.edge_differences {
@@ -373,8 +420,12 @@ impl<'a, S: Source> Audit<'a, S> {
                 ),
             );
         }
-        Ok(self.findings.len() < MAX_FINDINGS)
     }
+}
+
+/// Why something could not be read, with what the disk or the server says.
+pub(super) fn why(error: &ReadError) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// The first place at which two lists of hashes differ.

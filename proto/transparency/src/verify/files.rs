@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use super::audit::{Audit, first_difference};
+use super::audit::{Audit, first_difference, why};
 use super::{Ahead, MAX_FINDINGS};
 use crate::checkpoint::SignedCheckpoint;
 use crate::folder::{
@@ -44,14 +44,14 @@ impl Others {
 }
 
 impl<S: Source> Audit<'_, S> {
-    /// `checkpoint.signed` may be ahead while cosignatures are gathered, but not on another branch.
-    /// Tells how far it is.
+    /// `checkpoint.signed` may be ahead while cosignatures are gathered: then it is given, to be judged
+    /// when the entries are known.
     pub(super) fn signed_file(
         &mut self,
         published: &SignedCheckpoint,
         policy: &Policy,
         not_checked: &mut Vec<String>,
-    ) -> Result<Option<Ahead>, ReadError> {
+    ) -> Result<Option<SignedCheckpoint>, ReadError> {
         let read = read_file(self.source, SIGNED, MAX_NOTE_BYTES);
         let Some(found) = self.usable(read)? else { return Ok(None) };
         let Some(bytes) = found else {
@@ -72,17 +72,7 @@ impl<S: Source> Audit<'_, S> {
         }
         let (newest, shown) = (signed.checkpoint().head(), published.checkpoint().head());
         match newest.size.cmp(&shown.size) {
-            Ordering::Greater => {
-                not_checked.push(format!(
-                    "entries {} to {}: the log has signed them, but not published them as cosigned",
-                    shown.size,
-                    newest.size - 1
-                ));
-                let first = Reader::at(self.source, signed).prove(shown.size).ok();
-                let first = first.and_then(|(entry, _)| Leaf::decode(&entry).ok());
-                let since = first.map(|leaf| leaf.time().to_string());
-                return Ok(Some(Ahead { entries: newest.size - shown.size, since }));
-            }
+            Ordering::Greater => return Ok(Some(signed)),
             Ordering::Equal if newest.root == shown.root => {}
             Ordering::Equal => self.find(
                 SIGNED,
@@ -93,8 +83,57 @@ impl<S: Source> Audit<'_, S> {
         Ok(None)
     }
 
-    /// Older partial files are compared with what took over from them; the rest is named.
-    pub(super) fn other_files(&mut self, not_checked: &mut Vec<String>) -> Result<(), ReadError> {
+    /// How far the log's own newest checkpoint is ahead; it must not be on another branch.
+    pub(super) fn ahead(
+        &mut self,
+        newest: SignedCheckpoint,
+        not_checked: &mut Vec<String>,
+    ) -> Ahead {
+        let (size, shown) = (newest.checkpoint().size(), self.head);
+        not_checked.push(format!(
+            "entries {} to {}: the log has signed them, but not published them as cosigned",
+            shown.size,
+            size - 1
+        ));
+        let newer = Reader::at(self.source, newest);
+        // An altered tile must not look like a fork.
+        let whole = self.is_whole() && self.findings.is_empty();
+        let told = whole.then(|| newer.consistency(shown).and_then(|_| newer.prove(shown.size)));
+        let unknown = match told {
+            Some(Ok((first, _))) => {
+                let since = Leaf::decode(&first).ok().map(|leaf| leaf.time().to_string());
+                return Ahead { entries: size - shown.size, since };
+            }
+            Some(Err(ReadError::Inconsistent { .. })) => {
+                let what = format!(
+                    "fork: expected its {size} entries to grow out of the {} of {CHECKPOINT}, found another history or altered tiles; the log signed both, so keep both",
+                    shown.size
+                );
+                self.find(SIGNED, what);
+                None
+            }
+            Some(Err(ReadError::Altered { path })) => {
+                let what = format!(
+                    "expected what leads to the root of {SIGNED}, found an altered file here or on the way"
+                );
+                self.find(path, what);
+                None
+            }
+            Some(Err(error)) => Some(why(&error)),
+            None => Some("the log is damaged, or was not read to its end".to_owned()),
+        };
+        if let Some(unknown) = unknown {
+            not_checked.push(format!(
+                "whether the {size} entries of {SIGNED} are there, and grew out of the {} of {CHECKPOINT}: {unknown}",
+                shown.size
+            ));
+        }
+        Ahead { entries: size - shown.size, since: None }
+    }
+
+    /// Older partial files are compared with what took over from them; the rest is named. The
+    /// checkpoint needs none of them, so one that cannot be read takes nothing from the answer.
+    pub(super) fn other_files(&mut self, not_checked: &mut Vec<String>) {
         let mut others = Others::default();
         let mut failed = None;
         let reported: BTreeSet<String> = self.findings.iter().map(|it| it.place.clone()).collect();
@@ -121,15 +160,16 @@ impl<S: Source> Audit<'_, S> {
             }
         });
         if let Some(error) = failed {
-            return Err(error);
+            not_checked.push(format!("the older partial files from here on: {}", why(&error)));
         }
-        if !listed
-            .map_err(|source| ReadError::Disk { path: "the log's folder".to_owned(), source })?
-        {
-            not_checked.push("older partial files: this source cannot list its files".to_owned());
+        match listed {
+            Ok(true) => {}
+            Ok(false) => not_checked
+                .push("older partial files: this source cannot list its files".to_owned()),
+            Err(error) => not_checked
+                .push(format!("files that could not be listed, in the log's folder: {error}")),
         }
         others.say(not_checked);
-        Ok(())
     }
 
     /// An older partial file must be the beginning of what took over from it.

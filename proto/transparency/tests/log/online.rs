@@ -28,6 +28,8 @@ enum Manner {
     Redirecting,
     /// With an error.
     Broken,
+    /// With an error, when it is asked for this file.
+    BrokenAt(&'static str),
 }
 
 /// A server with a certificate of its own; gives its port. It lives as long as the test program.
@@ -86,6 +88,11 @@ fn converse(stream: TcpStream, config: Arc<ServerConfig>, root: &Path, manner: M
             }
         }
         let out = stream.get_mut();
+        let manner = if let Manner::BrokenAt(file) = manner {
+            if path.as_deref() == Some(file) { Manner::Broken } else { Manner::Honest }
+        } else {
+            manner
+        };
         let file = path.and_then(|path| fs::read(root.join(path)).ok());
         let answered = match (manner, file) {
             (Manner::Honest, Some(bytes)) => {
@@ -103,7 +110,7 @@ fn converse(stream: TcpStream, config: Arc<ServerConfig>, root: &Path, manner: M
             (Manner::Redirecting, _) => out.write_all(
                 b"HTTP/1.1 302 Found\r\nLocation: /log/checkpoint\r\nContent-Length: 0\r\n\r\n",
             ),
-            (Manner::Broken, _) => out
+            (Manner::Broken | Manner::BrokenAt(_), _) => out
                 .write_all(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\noops"),
         };
         if answered.and_then(|()| out.flush()).is_err() {
@@ -168,6 +175,23 @@ fn a_server_that_does_not_behave_gets_nowhere() {
         assert_eq!(refused.code, Some(code), "{}", refused.out);
         assert!(refused.err.contains(said), "{}", refused.err);
     }
+}
+
+#[test]
+fn a_server_that_fails_after_a_forgery_was_found_takes_nothing_back() {
+    let (desk, open) = served(Manner::BrokenAt("tile/entries/002.p/88"));
+    let line = format!("verify {open} --format json");
+    let unread = desk.run(&line);
+    let code = &unread.json()["error_code"];
+    assert_eq!((unread.code, code), (Some(2), &"not_reached".into()), "{}", unread.err);
+    desk.flip("log/tile/0/001");
+    let forged = desk.run(&line);
+    let code = &forged.json()["error_code"];
+    assert_eq!((forged.code, code), (Some(1), &"verification_failed".into()), "{}", forged.err);
+    assert!(forged.err.starts_with("error: tile/0/001: "), "{}", forged.err);
+    let not_checked = forged.json()["data"]["not_checked"].to_string();
+    assert!(not_checked.contains("tile/entries/002.p/88: expected to read it"), "{not_checked}");
+    assert!(not_checked.contains("found 500"), "{not_checked}");
 }
 
 #[test]

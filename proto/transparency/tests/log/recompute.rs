@@ -90,11 +90,12 @@ fn upload(bytes: &[u8]) -> Upload {
 /// Days after which everything that was kept may be forgotten.
 const LATER: u64 = 500;
 
-/// Says of what was kept that it is not any more.
-fn forget(leaves: &mut [(String, Value)], at: usize, reason: &str, days: u64) {
-    leaves[at].0 = "round_forgotten".to_owned();
-    leaves[at].1["reason"] = reason.into();
-    for (_, fields) in leaves.iter_mut().skip(at) {
+/// Says after this leaf, so many days later, that what was kept is not any more.
+fn forget(leaves: &mut Vec<(String, Value)>, at: usize, reason: &str, days: u64) {
+    let (_, mut fields) = leaves[at].clone();
+    fields["reason"] = reason.into();
+    leaves.insert(at + 1, ("round_forgotten".to_owned(), fields));
+    for (_, fields) in leaves.iter_mut().skip(at + 1) {
         fields["days"] = days.into();
     }
 }
@@ -308,7 +309,7 @@ fn a_wrong_sum_a_withheld_round_and_an_unlogged_update_are_caught() {
     }
 
     // Its time is said to be over: neither the leaf after it nor those who cosigned bear that out.
-    for (also, seen) in [(1, LATER), (usize::MAX, 0)] {
+    for (also, seen) in [(2, LATER), (usize::MAX, 0)] {
         let early = Stage::cosigned(seen, |leaves| {
             let at = leaves.iter().rposition(|(kind, _)| kind == "round_kept").expect("kept");
             forget(leaves, at, "retention", 30);
@@ -319,6 +320,25 @@ fn a_wrong_sum_a_withheld_round_and_an_unlogged_update_are_caught() {
         let text = early.run("");
         assert_eq!(text.code, Some(1), "{}", text.out);
         assert!(text.out.lines().any(|line| line.starts_with("unchecked")), "{}", text.out);
+    }
+
+    // Its time is said to be over of what never was said to be kept, or only since then; or by what is
+    // dated back behind leaves that were there before.
+    type Way = fn(&mut Vec<(String, Value)>, usize);
+    let ways: [Way; 3] = [
+        |leaves, at| drop(leaves.remove(at)),
+        |leaves, at| leaves[at].1["days"] = 30.into(),
+        |leaves, at| leaves[at - 1].1["days"] = 30.into(),
+    ];
+    for (number, way) in ways.into_iter().enumerate() {
+        let forgot = Stage::new(|leaves| {
+            let at = leaves.iter().rposition(|(kind, _)| kind == "round_kept").expect("kept");
+            forget(leaves, at, "retention", 30);
+            way(leaves, at);
+        });
+        let text = forgot.run("");
+        assert_eq!(text.code, Some(1), "{number}: {}", text.out);
+        assert!(text.err.contains("is forgotten: retention"), "{number}: {}", text.err);
     }
 
     // The sum is said to be over a site of which no update is in the log.

@@ -285,6 +285,62 @@ fn with_another(kind: &str, change: impl Fn(&mut Map<String, Value>)) -> Vec<Vec
     leaves
 }
 
+/// Charges with caps in a measure of the sites' own: `spent` is what each says to hold against them
+/// after so many charges.
+fn in_their_own_measure(
+    cap_delta: f64,
+    mut spent: impl FnMut(&str, u64) -> (f64, f64),
+) -> Vec<Vec<u8>> {
+    let mut steps: BTreeMap<String, u64> = BTreeMap::new();
+    let bend = |bytes: Vec<u8>| {
+        let leaf = Leaf::decode(&bytes).expect("a leaf");
+        let mut data = leaf.data().clone();
+        if leaf.kind() != "ledger_charge" {
+            return bytes;
+        }
+        let site = data["site"].as_str().expect("a site").to_owned();
+        let steps = steps.entry(site.clone()).or_default();
+        *steps += 1;
+        let (planned, solo) = spent(&site, *steps);
+        for (key, value) in
+            [("cap_delta", cap_delta), ("spent_planned", planned), ("spent_solo", solo)]
+        {
+            data.insert(key.to_owned(), value.into());
+        }
+        for (key, cap) in [("cap_planned", 5), ("cap_solo", 50)] {
+            data.insert(key.to_owned(), cap.into());
+        }
+        Leaf::new(leaf.kind(), leaf.time(), data).expect("a leaf").bytes().to_vec()
+    };
+    Story::new("radiographs", SITES[4]).leaves.into_iter().map(bend).collect()
+}
+
+/// What the story's charges make at this delta, by either accountant, after so many.
+fn made(accountant: Accountant, delta: f64, steps: u64) -> f64 {
+    let noise = NoiseMultiplier::new(1.125).expect("positive");
+    let mechanism = Mechanism::new(noise, SamplingRate::new(0.05).expect("a rate"));
+    let delta = Delta::new(delta).expect("a delta");
+    accountant.epsilon(&Composition::of(mechanism, steps), delta).get()
+}
+
+/// Whatever accountant and delta a site's own caps are in.
+#[test]
+fn caps_in_a_measure_of_the_sites_own_raise_no_alarm_where_nothing_is_wrong() {
+    let mut known: BTreeMap<(bool, u64), f64> = BTreeMap::new();
+    let honest = in_their_own_measure(1e-6, |site, steps| {
+        let by_pld = site != SITES[0];
+        let planned = *known.entry((by_pld, steps)).or_insert_with(|| {
+            made(if by_pld { Accountant::Pld } else { Accountant::Rdp }, 1e-6, steps)
+        });
+        (planned, 3.0 * planned)
+    });
+    let page = page(&desk_with(&honest), "radiographs");
+    assert!(page.contains("What each site holds against its caps"), "it was asked");
+    // As a coordinator writes it of a node that does not tell them.
+    let silent = in_their_own_measure(0.0, |_, _| (0.0, 0.0));
+    self::page(&desk_with(&silent), "radiographs");
+}
+
 /// The story of a study that was to be private, without a single charge.
 fn without_charges() -> Vec<Vec<u8>> {
     let mut leaves = Story::new("radiographs", SITES[4]).leaves;
@@ -406,6 +462,51 @@ fn every_rule_that_facts_break_is_named_with_the_place() {
             bent("ledger_charge", add("spent_planned", 3.1.into())),
             "more than its caps",
             "alder: planned epsilon 3.1 above 3 since round 20",
+        ),
+        (
+            bent("ledger_charge", |data| {
+                data.insert("cap_planned".to_owned(), 1.into());
+                data.insert("spent_planned".to_owned(), 0.into()).is_none()
+            }),
+            "more than its caps",
+            "alder: planned epsilon 1.776 above 1 since round 20",
+        ),
+        (
+            bent("ledger_charge", |data| {
+                data.insert("cap_planned".to_owned(), 1.into());
+                data.insert("cap_delta".to_owned(), 0.into());
+                data.insert("spent_solo".to_owned(), 0.into());
+                data.insert("spent_planned".to_owned(), 0.into()).is_none()
+            }),
+            "more than its caps",
+            "alder: planned epsilon 1.776 above 1 since round 20",
+        ),
+        (
+            in_their_own_measure(1e-6, |_, _| (0.0, 9.0)),
+            "holds against its caps is at least",
+            "alder: planned epsilon 0 after round 48, where 48 charges make it",
+        ),
+        (
+            in_their_own_measure(1e-6, |_, _| (4.5, 0.0)),
+            "holds against its caps is at least",
+            "birch: solo epsilon 0 after round 48, where 44 charges make it",
+        ),
+        (
+            in_their_own_measure(1e-6, |_, steps| {
+                (made(Accountant::Pld, 1e-6, steps) * 0.999, 9.0)
+            }),
+            "holds against its caps is at least",
+            "alder: planned epsilon",
+        ),
+        (
+            bent("ledger_charge", |data| {
+                data.insert("cap_planned".to_owned(), 1.into());
+                data.insert("cap_delta".to_owned(), 1e-6.into());
+                data.insert("spent_solo".to_owned(), 9.into());
+                data.insert("spent_planned".to_owned(), 0.5.into()).is_none()
+            }),
+            "holds against its caps is at least",
+            "alder: planned epsilon 0.5 after round 20, where 20 charges make it",
         ),
         (bent("round_announced", invites("quince")), "approved it before", "quince: no approval"),
         (with_another("round_released", |_| {}), "told once", "round 20, slot 21: ended once more"),

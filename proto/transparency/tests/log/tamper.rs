@@ -1,7 +1,9 @@
 //! Whatever is changed is found, and the finding says where.
 
+use std::io;
+
 use transparency::checkpoint::{Checkpoint, SignedCheckpoint};
-use transparency::folder::{CHECKPOINT, ReadError, Reader, SIGNED, WriteError, Writer};
+use transparency::folder::{CHECKPOINT, ReadError, Reader, SIGNED, Source, WriteError, Writer};
 use transparency::note::Signer;
 use transparency::policy::Policy;
 use transparency::tile::{Tile, decode_entries, push_entry};
@@ -264,6 +266,47 @@ fn a_fork_is_refused_by_the_witness_and_lacks_its_cosignature() {
     assert!(matches!(asked, Err(ReadError::Inconsistent { old: 120, size: 180 })));
 }
 
+/// The witnesses were shown one branch; the log has signed another since.
+#[test]
+fn a_fork_beyond_what_is_cosigned_is_found_and_what_cannot_be_read_of_it_is_told() {
+    let (one, two) = (Memory::default(), Memory::default());
+    fork(one.clone(), two.clone());
+    // What the second branch has beyond the first lies beside it, as far as names allow.
+    let forked = one.copy();
+    for path in two.paths().iter().filter(|path| *path == SIGNED || path.ends_with("/180")) {
+        forked.tamper(path, two.peek(path));
+    }
+    let ask = |disk: &Memory| verify(disk, &policy(1), &[]).expect("there is a checkpoint");
+    let found = ask(&forked);
+    only_at(&found, SIGNED);
+    assert!(found.findings[0].what.starts_with("fork: expected its 180"), "{:?}", found.findings);
+    assert_eq!(found.ahead.expect("it is ahead").entries, 60);
+
+    let unknown = "whether the 180 entries of checkpoint.signed are there, and grew out of the 120";
+    let told = |report: &Report| report.not_checked.iter().any(|it| it.starts_with(unknown));
+    for path in ["tile/0/000.p/180", "tile/entries/000.p/180"] {
+        let honest = one.copy();
+        let mut writer = Writer::open(honest.clone(), signer(), None).expect("whole");
+        let more: Vec<_> = (120..180).map(small).collect();
+        writer.append(&more).expect("appended");
+        let grown = ask(&honest);
+        assert!(grown.verified && !told(&grown), "{:?}", grown.findings);
+        let content = honest.peek(path).expect("it is there");
+        honest.tamper(path, Some(flipped(&content, content.len() * 8 - 1)));
+        let altered = ask(&honest);
+        only_at(&altered, if path.contains("entries") { path } else { SIGNED });
+        honest.tamper(path, None);
+        let missing = ask(&honest);
+        assert!(missing.verified && told(&missing), "{:?}", missing.not_checked);
+        // A damaged log says nothing of forks.
+        let first = honest.peek("tile/0/000.p/120").expect("it is there");
+        honest.tamper("tile/0/000.p/120", Some(flipped(&first, 9)));
+        let damaged = ask(&honest);
+        only_at(&damaged, "tile/0/000.p/120");
+        assert!(told(&damaged), "{:?}", damaged.not_checked);
+    }
+}
+
 #[test]
 fn a_missing_and_a_repeated_cosignature_are_found() {
     let disk = Memory::default();
@@ -342,6 +385,80 @@ fn a_checkpoint_of_another_log_that_the_policy_names_too_is_no_rewritten_history
         let copy = disk.copy();
         copy.tamper(SIGNED, Some(foreign.to_string().into_bytes()));
         only_at(&verify(&copy, &both, &[]).expect("there is one"), SIGNED);
+    }
+}
+
+/// A server that fails when it is asked for one file.
+struct Failing<'a> {
+    disk: &'a Memory,
+    file: &'a str,
+}
+
+impl Source for Failing<'_> {
+    fn read(&self, path: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
+        if path == self.file { Err(io::Error::other("500")) } else { self.disk.read(path, limit) }
+    }
+
+    fn list(&self, visit: &mut dyn FnMut(&str)) -> io::Result<bool> {
+        self.disk.list(visit)?;
+        if self.file == "tile" { Err(io::Error::other("500")) } else { Ok(true) }
+    }
+}
+
+/// Otherwise whoever serves a forged log need only fail at a later file to leave nobody the wiser.
+#[test]
+fn what_is_proven_is_told_though_reading_fails_afterwards() {
+    let disk = Memory::default();
+    let kept = build(disk.clone(), &[100, 700, 1_000], small);
+    let sure = policy(2);
+    let strangers: Vec<_> =
+        (4..7).map(|at| (format!("hospital-{at}"), cosigner(at).key())).collect();
+    let unsure = Policy::threshold(&signer().key(), &strangers, 2).expect("a policy");
+    let altered = |path: &str| {
+        let copy = disk.copy();
+        let content = disk.peek(path).expect("it is there");
+        copy.tamper(path, Some(flipped(&content, 784)));
+        copy
+    };
+    let (shorter, rewritten) = (Memory::default(), Memory::default());
+    build(shorter.clone(), &[100, 900], small);
+    build(rewritten.clone(), &[1_000], |at| small(if at == 300 { 9_999 } else { at }));
+    let under = rewritten.copy();
+    under.tamper(CHECKPOINT, disk.peek(CHECKPOINT));
+    under.tamper(SIGNED, disk.peek(SIGNED));
+    for (disk, policy, since, file, place, said) in [
+        (&disk, &unsure, &kept[..0], SIGNED, CHECKPOINT, "missing: hospital-4"),
+        (&shorter, &sure, &kept[2..], "tile/entries/000", CHECKPOINT, "rollback"),
+        (&altered("tile/0/001"), &sure, &kept[..0], "tile/0/002", "tile/0/001", "parent"),
+        (&altered("tile/entries/001"), &sure, &[], "tile/1/000.p/3", "tile/entries/001", "entry "),
+        (&rewritten, &sure, &kept[1..2], "tile/0/003.p/232", CHECKPOINT, "another history"),
+        (&under, &sure, &[], "tile/1/000.p/3", CHECKPOINT, "expected the root"),
+    ] {
+        let found = verify(&Failing { disk, file }, policy, since).expect("it is told");
+        only_at(&found, place);
+        assert!(found.findings[0].what.contains(said), "{said}: {:?}", found.findings);
+        let unread = format!("{file}: expected to read it: 500");
+        let told = found.not_checked.iter().any(|what| what.contains(&unread));
+        assert!(told, "{unread}: {:?}", found.not_checked);
+    }
+    for file in [CHECKPOINT, SIGNED, "tile/0/002", "tile/entries/003.p/232", "tile/1/000.p/3"] {
+        let unread = verify(&Failing { disk: &disk, file }, &sure, &kept);
+        assert!(matches!(unread, Err(ReadError::Disk { path, .. }) if path == file));
+    }
+}
+
+#[test]
+fn a_file_that_the_checkpoint_does_not_need_and_cannot_be_read_is_only_told() {
+    let disk = Memory::default();
+    build(disk.clone(), &[100, 300], small);
+    // As a writer leaves it that stopped before it tidied up.
+    let older = disk.peek("tile/0/000").expect("a full tile");
+    disk.tamper("tile/0/000.p/100", Some(older[..3_200].to_vec()));
+    for file in ["tile/0/000.p/100", "tile"] {
+        let found = verify(&Failing { disk: &disk, file }, &policy(2), &[]).expect("it is told");
+        assert!(found.verified, "{:?}", found.findings);
+        let told = found.files_not_checked.iter().any(|what| what.ends_with(": 500"));
+        assert!(told, "{:?}", found.files_not_checked);
     }
 }
 

@@ -89,16 +89,20 @@ fn a_policy_with_made_up_witnesses_is_not_verified() {
     assert!(page.err.contains("that hospital-1 announced"), "{}", page.err);
 }
 
-#[test]
-fn an_announcement_under_another_identity_is_not_believed() {
-    let mut forged = announced(1, &cosigner(1), 1);
-    let honest = String::from_utf8(announced(1, &cosigner(1), 2)).expect("text");
-    let text = String::from_utf8(forged).expect("text");
+/// The same announcement, with the signature of another one.
+fn forged(honest: Vec<u8>) -> Vec<u8> {
+    let [text, other] =
+        [honest, announced(1, &cosigner(1), 77)].map(|leaf| String::from_utf8(leaf).expect("text"));
     let field = |text: &str| {
         let at = text.find("\"signature\"").expect("there is one");
         text[at..at + 144].to_owned()
     };
-    forged = text.replace(&field(&text), &field(&honest)).into_bytes();
+    text.replace(&field(&text), &field(&other)).into_bytes()
+}
+
+#[test]
+fn an_announcement_under_another_identity_is_not_believed() {
+    let forged = forged(announced(1, &cosigner(1), 1));
     let refused = verify(&desk(&[forged]));
     assert_eq!(refused.code, Some(1), "{}", refused.out);
     assert!(refused.err.contains("entry 0: expected the signature of hospital-1"));
@@ -138,6 +142,24 @@ fn a_key_under_another_identity_is_no_earlier_key() {
     assert!(refused.err.contains("hospital-2 announced in entry 1"), "{}", refused.err);
     let said = "whether hospital-2 changed its identity: entry 1 is under another one than entry 0";
     assert!(refused.out.contains(said), "{}", refused.out);
+}
+
+/// Otherwise a coordinator could have a site's key pass for one that the site has given up.
+#[test]
+fn a_newer_key_that_its_site_did_not_sign_is_found_and_changes_no_standing() {
+    let newer = forged(announced(2, &renewed(), 2));
+    let desk = desk(&[announced(2, &cosigner(2), 2), newer, forged(announced(9, &renewed(), 9))]);
+    let refused = verify(&desk);
+    assert_eq!(refused.code, Some(1), "{}", refused.out);
+    for line in [
+        "entry 1: expected the signature of hospital-2",
+        "entry 2: expected the signature of hospital-9",
+    ] {
+        assert!(refused.out.contains(&format!("wrong        {line}")), "{line}: {}", refused.out);
+    }
+    assert_eq!(refused.out.matches("wrong        ").count(), 2, "{}", refused.out);
+    assert!(refused.out.contains(" announced in entry 0 under identity"), "{}", refused.out);
+    assert!(!refused.out.contains("the policy has the one before"), "{}", refused.out);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use transparency::fact::Fact;
 use transparency::folder::{ReadError, Source};
 use transparency::leaf::Leaf;
 use transparency::policy::Policy;
-use transparency::verify::{Finding, Kept, Report, verify_each};
+use transparency::verify::{Finding, Kept, MAX_FINDINGS, Report, verify_each};
 
 /// The most announcements that are kept: as many as a policy has lines.
 const MOST: usize = 10_000;
@@ -41,7 +41,7 @@ pub(crate) enum Said {
     Earlier,
     /// Its site announced another one, and never this under the same identity.
     Other,
-    /// Announced, and not by its site's identity.
+    /// Announced, and never by its site's identity.
     Unsigned,
     /// Nobody announced it.
     Nothing,
@@ -87,6 +87,8 @@ struct Announced {
     key: [u8; 32],
     identity: [u8; 32],
     signature: Option<[u8; 64]>,
+    /// Whether the identity signed it for this log; known when the log is.
+    holds: bool,
 }
 
 /// What sites said of their keys, in order.
@@ -134,7 +136,8 @@ impl Announcements {
         if HospitalId::new(&site).is_err() {
             return;
         }
-        let announced = Announced { index, key, identity, signature: bytes(&signature) };
+        let announced =
+            Announced { index, key, identity, signature: bytes(&signature), holds: false };
         if self.kept == MOST {
             self.left_out += 1;
             return;
@@ -143,7 +146,27 @@ impl Announcements {
         self.sites.entry(site).or_default().push(announced);
     }
 
-    fn judge(&self, policy: &Policy, report: &mut Report) -> Vec<Standing> {
+    /// An announcement that its site did not sign is the coordinator's word alone, of which the honest
+    /// one writes none: it is wrong whoever it is of, and changes nobody's standing.
+    fn check(&mut self, report: &mut Report) {
+        for (site, said) in &mut self.sites {
+            for one in said {
+                one.holds = one.is_signed(&report.origin, site);
+                if !one.holds && report.findings.len() < MAX_FINDINGS {
+                    report.findings.push(Finding {
+                        place: format!("entry {}", one.index),
+                        what: format!(
+                            "expected the signature of {site} over its key {}, found one that does not hold",
+                            HEXLOWER.encode(&one.key)
+                        ),
+                    });
+                }
+            }
+        }
+    }
+
+    fn judge(&mut self, policy: &Policy, report: &mut Report) -> Vec<Standing> {
+        self.check(report);
         let standings: Vec<_> =
             policy.witnesses().map(|(name, key)| self.standing(name, key, report)).collect();
         let mut nobody = Vec::new();
@@ -168,13 +191,8 @@ impl Announcements {
                         standing.key
                     ),
                 }),
-                Said::Unsigned => report.findings.push(Finding {
-                    place,
-                    what: format!(
-                        "expected the signature of {name} over its key {}, found one that does not hold",
-                        standing.key
-                    ),
-                }),
+                // A finding of its own already.
+                Said::Unsigned => {}
             }
         }
         let changed = self.sites.iter().filter_map(|(site, said)| {
@@ -215,32 +233,36 @@ impl Announcements {
             entry: found.map(|found| found.index),
             identity: found.map(|found| fingerprint(&found.identity)),
         };
-        let Some((site, all)) = self.of(name, key, &report.origin) else {
+        let Some(all) = self.of(name, key, &report.origin) else {
             return new(Said::Nothing, None);
         };
-        let (own, last) = (all.iter().rfind(|one| one.key == *key.public()), all.last());
-        match (own, last) {
-            (None, last) => new(Said::Other, last),
-            (Some(own), _) if !own.holds(&report.origin, site) => new(Said::Unsigned, Some(own)),
+        let is_own = |one: &&Announced| one.key == *key.public();
+        let held = || all.iter().filter(|one| one.holds);
+        match (held().rfind(is_own), held().next_back()) {
             (Some(own), Some(last)) if last.key != own.key => {
                 // Only the identity that it was announced under can change a key.
                 let said = if last.identity == own.identity { Said::Earlier } else { Said::Other };
                 new(said, Some(last))
             }
             (Some(own), _) => new(Said::Announced, Some(own)),
+            (None, last) => match (all.iter().rfind(is_own), last) {
+                (Some(own), _) => new(Said::Unsigned, Some(own)),
+                (None, Some(last)) => new(Said::Other, Some(last)),
+                (None, None) => new(Said::Nothing, None),
+            },
         }
     }
 
     /// What the site said whose key a witness's is to be: the site that the key or the witness is
     /// named after, or else whoever announced the key.
-    fn of(&self, name: &str, key: &CosignerKey, origin: &str) -> Option<(&str, &[Announced])> {
+    fn of(&self, name: &str, key: &CosignerKey, origin: &str) -> Option<&[Announced]> {
         let named = key.name().strip_prefix(origin).and_then(|rest| rest.strip_prefix('/'));
         let by_name = [named, Some(name)].into_iter().flatten();
         let by_name = by_name.filter_map(|site| self.sites.get_key_value(site)).next();
         let mut all = self.sites.iter();
         let found = by_name
             .or_else(|| all.find(|(_, said)| said.iter().any(|it| it.key == *key.public())))?;
-        Some((found.0.as_str(), found.1.as_slice()))
+        Some(found.1.as_slice())
     }
 
     /// Whether the policy also has the key that a site announced since.
@@ -253,7 +275,7 @@ impl Announcements {
 
 impl Announced {
     /// Whether the identity signed it for this log and site.
-    fn holds(&self, origin: &str, site: &str) -> bool {
+    fn is_signed(&self, origin: &str, site: &str) -> bool {
         let (Ok(hospital), Some(signature)) = (HospitalId::new(site), self.signature) else {
             return false;
         };

@@ -8,7 +8,7 @@ use transparency::leaf::Leaf;
 use transparency::recompute::{Released, Upload};
 use transparency::time::UtcTime;
 
-/// The shortest time for which a coordinator can be told to keep rounds.
+/// The shortest time for which a coordinator can be told to keep rounds, once they are drawn.
 const SHORTEST_RETENTION_MILLIS: u64 = 86_400_000;
 
 /// A released round.
@@ -37,7 +37,7 @@ pub(super) enum Fate {
     Forgotten {
         /// Why, in the coordinator's words.
         reason: String,
-        /// It was kept for as long as a coordinator has to.
+        /// The log said that it is kept, and for as long as a coordinator has to.
         in_time: bool,
     },
     /// It had to be kept, and the log is silent.
@@ -57,7 +57,8 @@ struct Attempt {
     invited: usize,
     arrived: BTreeMap<String, Upload>,
     released: Option<Sum>,
-    kept: Option<Digest>,
+    /// The place among the leaves at which it was kept, and its record.
+    kept: Option<(usize, Digest)>,
     /// The place among the leaves at which it was forgotten, and why.
     forgotten: Option<(usize, String)>,
     /// Whether a model was made of it.
@@ -68,7 +69,6 @@ struct Attempt {
 /// What was released.
 #[derive(Debug)]
 struct Sum {
-    time: UtcTime,
     contributed: BTreeSet<String>,
     digest: Option<Digest>,
     share: Option<f64>,
@@ -91,23 +91,36 @@ pub(super) struct Sums {
     pub(super) defects: Vec<String>,
 }
 
-/// When each leaf was written at the latest: a time that is said counts only as far as the leaves
-/// after it, and whoever cosigned them, bear it out.
-struct Times(Vec<UtcTime>);
+/// When each leaf was written. A time is whatever its writer says, so it counts only as far as the
+/// leaves around it, and whoever cosigned them, bear it out.
+struct Times {
+    /// At the latest: not after any later leaf, nor after a cosignature.
+    latest: Vec<UtcTime>,
+    /// At the earliest: not before any earlier leaf.
+    earliest: Vec<UtcTime>,
+}
 
 impl Times {
     fn new(said: Vec<UtcTime>, cosigned: Option<UtcTime>) -> Self {
-        let mut latest = cosigned;
-        let mut borne_out = said;
-        for time in borne_out.iter_mut().rev() {
-            *time = latest.map_or(*time, |latest| latest.min(*time));
-            latest = Some(*time);
+        let (mut after, mut before) = (cosigned, None);
+        let mut latest = said.clone();
+        for time in latest.iter_mut().rev() {
+            *time = after.map_or(*time, |after| after.min(*time));
+            after = Some(*time);
         }
-        Self(borne_out)
+        let mut earliest = said;
+        for time in &mut earliest {
+            *time = before.map_or(*time, |before: UtcTime| before.max(*time));
+            before = Some(*time);
+        }
+        Self { latest, earliest }
     }
 
-    fn at(&self, place: usize) -> Option<UtcTime> {
-        self.0.get(place).copied()
+    /// How long it was at least from one leaf to another.
+    fn between(&self, from: usize, to: usize) -> u64 {
+        let millis = |times: &[UtcTime], at: usize| times.get(at).map(|time| time.as_millis());
+        let from = millis(&self.earliest, from).unwrap_or(u64::MAX);
+        millis(&self.latest, to).unwrap_or(0).saturating_sub(from)
     }
 }
 
@@ -135,13 +148,13 @@ pub(super) fn sums(
             defects.push(format!("entry {index}: {why}"));
             Told { time: leaf.time(), study: None, round: None, slot: None, fact: Fact::Unknown }
         });
-        let Told { time, study: Some(study), round, slot, fact } = told else { return };
+        let Told { study: Some(study), round, slot, fact, .. } = told else { return };
         let study = studies.entry(study).or_default();
         if let Fact::StudyChanged { to, .. } = &fact {
             study.ended = ["completed", "failed", "stopped"].contains(&to.as_str());
         }
         if let (Some(round), Some(slot)) = (round, slot) {
-            study.attempts.entry(slot).or_default().take(time, place, round, fact);
+            study.attempts.entry(slot).or_default().take(place, round, fact);
         }
     })?;
     let times = Times::new(times, cosigned);
@@ -151,7 +164,7 @@ pub(super) fn sums(
 }
 
 impl Attempt {
-    fn take(&mut self, time: UtcTime, place: usize, number: u64, fact: Fact) {
+    fn take(&mut self, place: usize, number: u64, fact: Fact) {
         if self.round == 0 {
             self.round = number;
         } else if self.round != number {
@@ -175,12 +188,12 @@ impl Attempt {
                 return;
             }
             let contributed = contributed.into_iter().collect();
-            self.released = Some(Sum { time, contributed, digest, share: recompute_share });
+            self.released = Some(Sum { contributed, digest, share: recompute_share });
         } else if let Fact::RoundKept { record, .. } = fact {
-            if self.kept.as_ref().is_some_and(|first| *first != record) {
+            if self.kept.as_ref().is_some_and(|(_, first)| *first != record) {
                 self.faults.push("two records of it are in the log".to_owned());
             }
-            self.kept.get_or_insert(record);
+            self.kept.get_or_insert((place, record));
         } else if let Fact::RoundForgotten { reason } = fact {
             self.forgotten.get_or_insert((place, reason));
         } else if let Fact::ModelChanged { .. } = fact {
@@ -200,7 +213,7 @@ fn of_study(study: &Digest, told: Study, times: &Times) -> Vec<Round> {
     for (slot, attempt) in attempts.into_iter().rev() {
         let Attempt { round, invited, arrived, released, kept, forgotten, made, mut faults } =
             attempt;
-        let Some(Sum { time, contributed, digest, share }) = released else {
+        let Some(Sum { contributed, digest, share }) = released else {
             if made {
                 faults.push("a model was made of it, and no release is in the log".to_owned());
                 rounds.push(unreleased(study, (round, slot), faults));
@@ -240,13 +253,13 @@ fn of_study(study: &Digest, told: Study, times: &Times) -> Vec<Round> {
             None => ended && share > 0.0,
         };
         let fate = match (forgotten, kept) {
-            (Some((then, reason)), _) => {
-                let then = times.at(then).map_or(0, UtcTime::as_millis);
-                let kept_for = then.saturating_sub(time.as_millis());
+            (Some((then, reason)), kept) => {
+                // What the log never said to be kept, nobody could have asked for.
+                let kept_for = kept.map_or(0, |(since, _)| times.between(since, then));
                 let in_time = reason == "retention" && kept_for >= SHORTEST_RETENTION_MILLIS;
                 Fate::Forgotten { reason, in_time }
             }
-            (None, Some(record)) => Fate::Kept { record },
+            (None, Some((_, record))) => Fate::Kept { record },
             (None, None) if must => Fate::Withheld,
             (None, None) if after.is_none() && !ended => Fate::Undecided,
             (None, None) => Fate::NotDrawn,

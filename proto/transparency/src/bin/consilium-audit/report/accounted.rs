@@ -2,7 +2,7 @@
 
 use aggregation::privacy::accountant::{Accountant, Composition, Mechanism};
 use aggregation::units::{Delta, NoiseMultiplier, SamplingRate};
-use transparency::fact::Charge;
+use transparency::fact::{Charge, Held};
 
 use super::checks::Check;
 use super::history::{Charged, History};
@@ -17,38 +17,112 @@ const MOST_COMMANDS: usize = 8;
 /// What two computers may make different of the same sum, relative to it.
 const SLACK: f64 = 1e-9;
 
+/// Bounds that are known already: sites that were charged for the same are computed once.
+#[derive(Default)]
+struct Bounds(Vec<Bound>);
+
+struct Bound {
+    composition: Composition,
+    delta: Delta,
+    fast: f64,
+    /// By the slow accountant, once it was asked.
+    slow: Option<f64>,
+}
+
+impl Bounds {
+    /// The lesser of both accountants' bounds. The slow one is asked only where the fast one leaves a
+    /// doubt.
+    fn least(&mut self, composition: &Composition, delta: Delta, told: f64) -> f64 {
+        let known = |it: &Bound| it.delta == delta && it.composition == *composition;
+        let at = self.0.iter().position(known).unwrap_or_else(|| {
+            let fast = Accountant::Rdp.epsilon(composition, delta).get();
+            self.0.push(Bound { composition: composition.clone(), delta, fast, slow: None });
+            self.0.len() - 1
+        });
+        let bound = &mut self.0[at];
+        if told >= bound.fast {
+            return bound.fast;
+        }
+        let slow = || Accountant::Pld.epsilon(composition, delta).get();
+        *bound.slow.get_or_insert_with(slow)
+    }
+}
+
 /// Whether each site's last epsilon covers the noise and the steps of all of its charges, by the
-/// accountant that asks for less. Sites that were charged for the same are computed once.
+/// accountant that asks for less.
 pub(super) fn accounted(history: &History) -> Check {
     let mut check = Check::new("Every site's epsilon is at least what its charges make it");
-    let mut known: Vec<(Composition, Delta, f64)> = Vec::new();
+    let mut bounds = Bounds::default();
     for (site, charges) in &history.charges {
         let Some(last) = charges.last() else { continue };
-        let told = last.charge.epsilon_planned;
         let Some((composition, delta)) = composed(charges) else {
             check.ask(false, || format!("{site}: noise, rate or delta out of range"));
             continue;
         };
-        let same = known.iter().find(|(one, at, _)| *one == composition && *at == delta);
-        let least = match same {
-            Some((_, _, least)) => *least,
-            None => {
-                let least = least(&composition, delta, told);
-                known.push((composition, delta, least));
-                least
-            }
-        };
-        check.ask(told >= least * (1.0 - SLACK), || {
-            format!(
-                "{site}: epsilon {} after round {}, where {} charges make it {}",
-                super::html::value_text(told),
-                last.round,
-                charges.len(),
-                super::html::value_text(least)
-            )
-        });
+        // With all others in league there is no more noise than planned, so that bound holds too.
+        for (figure, told) in
+            [("epsilon", last.charge.epsilon_planned), ("solo epsilon", last.charge.epsilon_solo)]
+        {
+            let least = bounds.least(&composition, delta, told);
+            check.ask(told >= least * (1.0 - SLACK), || {
+                too_little(site, figure, told, last, charges.len(), least)
+            });
+        }
     }
     check
+}
+
+/// Whether what each site holds against its caps covers all of its charges, where that is in the
+/// caps' own measure: the site need not hold it by the study's accountant.
+pub(super) fn held(history: &History) -> Check {
+    let mut check =
+        Check::new("What each site holds against its caps is at least what its charges make it");
+    let mut bounds = Bounds::default();
+    for (site, charges) in &history.charges {
+        let mut composition = Composition::new();
+        for (at, one) in charges.iter().enumerate() {
+            // One that is out of range is told above.
+            let Some(mechanism) = mechanism(&one.charge) else { break };
+            composition.add(mechanism, 1);
+            // Until the caps change the last figure is the most, and the others need not be counted.
+            if charges.get(at + 1).is_some_and(|next| same_caps(&one.charge, &next.charge)) {
+                continue;
+            }
+            let Held { delta: Some(delta), planned, solo } = one.charge.against_caps() else {
+                continue;
+            };
+            let Ok(delta) = Delta::new(delta) else { continue };
+            for (figure, told) in [("planned epsilon", planned), ("solo epsilon", solo)] {
+                let least = bounds.least(&composition, delta, told);
+                check.ask(told >= least * (1.0 - NEAR), || {
+                    too_little(site, figure, told, one, at + 1, least)
+                });
+            }
+        }
+    }
+    check
+}
+
+/// Whether two charges are held against the same caps, in the same measure.
+fn same_caps(one: &Charge, next: &Charge) -> bool {
+    let caps = |charge: &Charge| (charge.cap_planned, charge.cap_solo, charge.against_caps().delta);
+    caps(one) == caps(next)
+}
+
+fn too_little(
+    site: &str,
+    figure: &str,
+    told: f64,
+    last: &Charged,
+    charges: usize,
+    least: f64,
+) -> String {
+    format!(
+        "{site}: {figure} {} after round {}, where {charges} charges make it {}",
+        super::html::value_text(told),
+        last.round,
+        super::html::value_text(least)
+    )
 }
 
 /// Whether what releases say was spent never falls, and in the end covers the charges that the
@@ -66,7 +140,7 @@ pub(super) fn released(history: &History) -> Check {
     let charges = history.charges.values().filter_map(|all| all.get(..before(all)));
     let most = charges.max_by_key(|charges| charges.len()).unwrap_or_default();
     if let Some((composition, delta)) = composed(most) {
-        let least = least(&composition, delta, *spent);
+        let least = Bounds::default().least(&composition, delta, *spent);
         check.ask(*spent >= least * (1.0 - SLACK), || {
             format!(
                 "round {}: epsilon {}, where {} charges make it {}",
@@ -123,17 +197,14 @@ pub(super) fn commands(history: &History, accountant: Option<&str>) -> Vec<Strin
 /// The charges of one site one after another, at the delta of the last.
 fn composed(charges: &[Charged]) -> Option<(Composition, Delta)> {
     let mut composition = Composition::new();
-    for Charged { charge: Charge { z, q, .. }, .. } in charges {
-        let mechanism = Mechanism::new(NoiseMultiplier::new(*z).ok()?, SamplingRate::new(*q).ok()?);
-        composition.add(mechanism, 1);
+    for one in charges {
+        composition.add(mechanism(&one.charge)?, 1);
     }
     let delta = Delta::new(charges.last()?.charge.delta).ok()?;
     Some((composition, delta))
 }
 
-/// The lesser of both accountants' bounds. The slow one is asked only where the fast one leaves a
-/// doubt.
-fn least(composition: &Composition, delta: Delta, told: f64) -> f64 {
-    let fast = Accountant::Rdp.epsilon(composition, delta).get();
-    if told >= fast { fast } else { Accountant::Pld.epsilon(composition, delta).get() }
+/// What one charge was for, if that can be.
+fn mechanism(Charge { z, q, .. }: &Charge) -> Option<Mechanism> {
+    Some(Mechanism::new(NoiseMultiplier::new(*z).ok()?, SamplingRate::new(*q).ok()?))
 }

@@ -46,6 +46,7 @@ pub(super) fn all(history: &History) -> Vec<Check> {
         epsilons(history),
         super::accounted::accounted(history),
         super::accounted::released(history),
+        super::accounted::held(history),
         caps(history),
         times(history),
         readable(history),
@@ -239,13 +240,13 @@ fn caps(history: &History) -> Check {
     for (site, charges) in &history.charges {
         for one in charges {
             let charge = &one.charge;
-            let (in_planned, in_solo) = charge.against_caps();
+            let held = charge.against_caps();
             let study = |cap: fn(&PrivacyPlan) -> Option<f64>| plan.and_then(cap);
             for (spent, cap, figure) in [
                 (charge.epsilon_planned, study(|plan| plan.epsilon), "planned"),
-                (in_planned, charge.cap_planned, "planned"),
+                (held.planned, charge.cap_planned, "planned"),
                 (charge.epsilon_solo, study(|plan| plan.solo_epsilon_cap), "solo"),
-                (in_solo, charge.cap_solo, "solo"),
+                (held.solo, charge.cap_solo, "solo"),
             ] {
                 let Some(cap) = cap else { continue };
                 let holds = spent <= cap;

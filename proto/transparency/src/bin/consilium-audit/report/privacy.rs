@@ -44,13 +44,13 @@ pub(super) fn section(history: &History) -> Html {
         let Some(Charged { charge, .. }) = charges.last() else { continue };
         html.raw("<tr><td>").text(site).raw("</td><td class=\"num\">").count(charges.len() as u64);
         html.raw("</td><td>");
-        let (in_planned, in_solo) = charge.against_caps();
+        let held = charge.against_caps();
         let promised = plan.and_then(|plan| plan.epsilon);
-        let planned = charge.cap_planned.map(|cap| (in_planned, cap));
+        let planned = charge.cap_planned.map(|cap| (held.planned, cap));
         spent(&mut html, charge.epsilon_planned, planned, promised);
         html.raw("</td><td>");
         let promised = plan.and_then(|plan| plan.solo_epsilon_cap);
-        let solo = charge.cap_solo.map(|cap| (in_solo, cap));
+        let solo = charge.cap_solo.map(|cap| (held.solo, cap));
         spent(&mut html, charge.epsilon_solo, solo, promised);
         html.raw("</td><td class=\"num\">").value(charge.delta).raw("</td><td class=\"num\">");
         html.value(charge.z).raw("</td><td class=\"num\">").value(charge.q).raw("</td><td>");
@@ -69,12 +69,16 @@ pub(super) fn section(history: &History) -> Html {
     let planned = all_curves(
         history,
         |charged| charged.charge.epsilon_planned,
-        |charge| charge.cap_planned.filter(|_| same(charge.spent_planned, charge.epsilon_planned)),
+        |charge| {
+            charge
+                .cap_planned
+                .filter(|_| same(charge.against_caps().planned, charge.epsilon_planned))
+        },
     );
     let solo = all_curves(
         history,
         |charged| charged.charge.epsilon_solo,
-        |charge| charge.cap_solo.filter(|_| same(charge.spent_solo, charge.epsilon_solo)),
+        |charge| charge.cap_solo.filter(|_| same(charge.against_caps().solo, charge.epsilon_solo)),
     );
     html.raw("<div class=\"pair\"><div><h3>Planned epsilon by round</h3>");
     html.part(&curves("planned epsilon by round", &planned, rounds, true, promised));
@@ -131,8 +135,8 @@ fn spent(html: &mut Html, spent: f64, own: Option<(f64, f64)>, promised: Option<
 }
 
 /// Whether the site counts as the study does, so that its cap can be drawn beside the study's figures.
-fn same(spent: Option<f64>, told: f64) -> bool {
-    spent.is_none_or(|spent| spent.total_cmp(&told).is_eq())
+fn same(held: f64, told: f64) -> bool {
+    held.total_cmp(&told).is_eq()
 }
 
 /// A curve for each site; sites with the same curve share one.
