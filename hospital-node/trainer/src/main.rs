@@ -203,7 +203,8 @@ fn answer(serve: &Serve) -> Result<Exit, Failure> {
         .map_err(|error| Failure::usage("unknown_device", error.to_string()))?;
     let memory = serve.memory_mib.map(|mib| mib.saturating_mul(1 << 20));
     let memory = memory.unwrap_or_else(memory::for_images);
-    // A disk that is full or gone slows things down; it stops nothing.
+    // A disk that is full, or a folder that another trainer is busy in, slows things down and stops
+    // nothing. Without a folder a study that does not fit into memory is refused.
     let cache = serve.cache.as_ref().and_then(|folder| {
         Cache::open(folder, serve.cache_mib.saturating_mul(1 << 20))
             .inspect_err(|error| tracing::warn!(%error, "prepared images are not kept"))
