@@ -30,7 +30,7 @@ struct Arguments {
     /// What stdout carries: text or json
     #[arg(long, global = true, default_value = "text")]
     format: Format,
-    /// Threads to compute with; all cores when not given
+    /// Threads to compute with; all cores when not given. Files are decoded on fewer if memory is short
     #[arg(long, global = true)]
     threads: Option<usize>,
     #[command(subcommand)]
@@ -173,8 +173,7 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
         // Whoever waits for the answer may go. A study's conversation ends with its pipe.
         let _ = set_parent_process_death_signal(Some(Signal::TERM));
     }
-    let decodes = matches!(command, Command::Scan(_));
-    if let Some(threads) = threads.or_else(|| decodes.then(memory::threads)) {
+    if let Some(threads) = threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.clamp(1, 1024))
             .build_global()
@@ -233,10 +232,11 @@ fn look(scan: &Scan, format: Format) -> Result<Exit, Failure> {
     let how =
         Look { secret: &secret, classes: scan.classes.as_deref(), preparation: None, memory: 0 };
     let bar = bar();
-    let contents = dataset::look(&source, how, &|done, all| {
+    let progress = |done: usize, all: usize| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
-    });
+    };
+    let contents = memory::decoding(|| dataset::look(&source, how, &progress));
     bar.finish_and_clear();
     let contents = contents.map_err(|error| unusable(&error))?;
     let report = Report::new(&contents, scan.key_file.is_some());
