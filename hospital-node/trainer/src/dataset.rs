@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use examples::Examples;
-pub use fault::DatasetError;
+pub use fault::{DatasetError, Reasons};
 pub use hospital_images::{Fault, Image, dicom, nifti};
 pub use patient::{PatientKey, SiteSecret};
 
@@ -255,8 +255,8 @@ impl Dataset {
     pub fn open(source: &Source, how: Look<'_>) -> Result<Self, DatasetError> {
         let contents = look(source, how, &|_, _| ())?;
         if !contents.bad.is_empty() {
-            let bad = contents.bad.len();
-            return Err(DatasetError::Bad { bad, all: bad + contents.records.len() });
+            let (bad, reasons) = (contents.bad.len(), Reasons::of(&contents.bad));
+            return Err(DatasetError::Bad { bad, all: bad + contents.records.len(), reasons });
         }
         let root = merkle::root(&contents.records);
         let mut parts: BTreeMap<Part, Examples> = BTreeMap::new();
