@@ -9,9 +9,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
+use rustix::io::Errno;
 
 use super::DatasetError;
 use super::cache::Cache;
+
+/// What the system calls the file of a shelf in memory.
+const NAME: &str = "prepared images";
 
 /// Where prepared records may lie.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +92,13 @@ impl Shelf {
     /// # Errors
     /// When the system refuses.
     pub fn in_memory(size: Size) -> io::Result<Self> {
-        let file = memfd_create("prepared images", MemfdFlags::CLOEXEC)?;
+        let flags = MemfdFlags::CLOEXEC;
+        // A hardened system (vm.memfd_noexec) refuses a file that could be executed; kernels before 6.3
+        // do not know that one cannot.
+        let file = match memfd_create(NAME, flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => memfd_create(NAME, flags),
+            made => made,
+        }?;
         Ok(Self { file: file.into(), on_disk: false, size, taken: AtomicU64::new(0) })
     }
 
@@ -97,7 +107,7 @@ impl Shelf {
         let file = tempfile::tempfile_in(folder)?;
         match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             // Where a file system cannot, it is found out record by record.
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(fault) => return Err(fault.into()),
         }
         Ok(Self { file, on_disk: true, size, taken: AtomicU64::new(0) })
@@ -206,6 +216,18 @@ mod tests {
         let fault = Room { disk: None, ..room }.shelf(4, size, None).expect_err("too much");
         assert!(matches!(fault, DatasetError::TooLarge { needed: 4, memory: 3, disk: 0 }));
         assert!(room.shelf(usize::MAX, size, None).is_err());
+    }
+
+    #[test]
+    fn what_lies_in_memory_cannot_be_executed() {
+        use std::os::unix::fs::PermissionsExt as _;
+        // Kernels before 6.3 have no other kind.
+        if matches!(memfd_create(NAME, MemfdFlags::NOEXEC_SEAL), Err(Errno::INVAL)) {
+            return;
+        }
+        let shelf = Shelf::in_memory(SIZE).expect("memory");
+        let mode = shelf.file.metadata().expect("open").permissions().mode();
+        assert_eq!(mode & 0o111, 0, "{mode:o}");
     }
 
     #[test]
