@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, Parser, Subcommand};
 use hospital_trainer::dataset::cache::Cache;
@@ -149,14 +149,22 @@ fn main() -> ExitCode {
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
-    // The place of a fault is enough to find it; its message could quote a record.
-    std::panic::set_hook(Box::new(|fault| {
+    // The place of a fault is enough to find it; its message could quote a record. Other people's decoders
+    // fault over broken files, which are told as such: an error is only what ends the program.
+    let last = Arc::new(Mutex::new(String::new()));
+    let told = Arc::clone(&last);
+    std::panic::set_hook(Box::new(move |fault| {
         let place = fault.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "a fault in the program");
+        tracing::debug!(place, "a fault");
+        *told.lock().unwrap_or_else(PoisonError::into_inner) = place;
     }));
     let format = arguments.format;
     match std::panic::catch_unwind(|| run(arguments)) {
-        Err(_) => Exit::Bug.into(),
+        Err(_) => {
+            let place = &*last.lock().unwrap_or_else(PoisonError::into_inner);
+            tracing::error!(place, "a fault in the program");
+            Exit::Bug.into()
+        }
         Ok(ended) => end(format, ended),
     }
 }
