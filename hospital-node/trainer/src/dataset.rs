@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use examples::Examples;
-pub use fault::DatasetError;
+pub use fault::{DatasetError, Reasons};
 pub use hospital_images::{Fault, Image, dicom, nifti};
 pub use patient::{PatientKey, SiteSecret};
 
@@ -137,7 +137,7 @@ impl Look<'_> {
     /// Room for so many prepared images, before any is read; none where none are wanted.
     fn shelf(&self, records: usize) -> Result<Option<Arc<Shelf>>, DatasetError> {
         let Some(preparation) = self.preparation else { return Ok(None) };
-        Ok(Some(Arc::new(self.room().shelf(records, preparation.size())?)))
+        Ok(Some(Arc::new(self.room().shelf(records, preparation.size(), None)?)))
     }
 
     /// What an answer is; without a study any label will do.
@@ -255,8 +255,8 @@ impl Dataset {
     pub fn open(source: &Source, how: Look<'_>) -> Result<Self, DatasetError> {
         let contents = look(source, how, &|_, _| ())?;
         if !contents.bad.is_empty() {
-            let bad = contents.bad.len();
-            return Err(DatasetError::Bad { bad, all: bad + contents.records.len() });
+            let (bad, reasons) = (contents.bad.len(), Reasons::of(&contents.bad));
+            return Err(DatasetError::Bad { bad, all: bad + contents.records.len(), reasons });
         }
         let root = merkle::root(&contents.records);
         let mut parts: BTreeMap<Part, Examples> = BTreeMap::new();
@@ -308,7 +308,8 @@ impl Dataset {
         let parts = [&mut self.train, &mut self.validation, &mut self.test];
         let images: usize = parts.iter().map(|part| part.len()).sum();
         let size = Size { values: front.features(), labels: self.train.labels() };
-        let shelf = Arc::new(room.shelf(images, size)?);
+        // The images as they were stay until all have gone through.
+        let shelf = Arc::new(room.shelf(images, size, self.train.shelf())?);
         for part in [&mut self.train, &mut self.validation, &mut self.test] {
             *part =
                 part.changed(&shelf, |images| front.of_all(images)).map_err(DatasetError::Shelf)?;

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, Parser, Subcommand};
 use hospital_trainer::dataset::cache::Cache;
@@ -30,7 +30,7 @@ struct Arguments {
     /// What stdout carries: text or json
     #[arg(long, global = true, default_value = "text")]
     format: Format,
-    /// Threads to compute with; all cores when not given
+    /// Threads to compute with; all cores when not given. Files are decoded on fewer if memory is short
     #[arg(long, global = true)]
     threads: Option<usize>,
     #[command(subcommand)]
@@ -149,14 +149,22 @@ fn main() -> ExitCode {
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
         .init();
-    // The place of a fault is enough to find it; its message could quote a record.
-    std::panic::set_hook(Box::new(|fault| {
+    // The place of a fault is enough to find it; its message could quote a record. Other people's decoders
+    // fault over broken files, which are told as such: an error is only what ends the program.
+    let last = Arc::new(Mutex::new(String::new()));
+    let told = Arc::clone(&last);
+    std::panic::set_hook(Box::new(move |fault| {
         let place = fault.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(place, "a fault in the program");
+        tracing::debug!(place, "a fault");
+        *told.lock().unwrap_or_else(PoisonError::into_inner) = place;
     }));
     let format = arguments.format;
     match std::panic::catch_unwind(|| run(arguments)) {
-        Err(_) => Exit::Bug.into(),
+        Err(_) => {
+            let place = &*last.lock().unwrap_or_else(PoisonError::into_inner);
+            tracing::error!(place, "a fault in the program");
+            Exit::Bug.into()
+        }
         Ok(ended) => end(format, ended),
     }
 }
@@ -173,8 +181,7 @@ fn run(arguments: Arguments) -> Result<Exit, Failure> {
         // Whoever waits for the answer may go. A study's conversation ends with its pipe.
         let _ = set_parent_process_death_signal(Some(Signal::TERM));
     }
-    let decodes = matches!(command, Command::Scan(_));
-    if let Some(threads) = threads.or_else(|| decodes.then(memory::threads)) {
+    if let Some(threads) = threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.clamp(1, 1024))
             .build_global()
@@ -203,7 +210,8 @@ fn answer(serve: &Serve) -> Result<Exit, Failure> {
         .map_err(|error| Failure::usage("unknown_device", error.to_string()))?;
     let memory = serve.memory_mib.map(|mib| mib.saturating_mul(1 << 20));
     let memory = memory.unwrap_or_else(memory::for_images);
-    // A disk that is full or gone slows things down; it stops nothing.
+    // A disk that is full, or a folder that another trainer is busy in, slows things down and stops
+    // nothing. Without a folder a study that does not fit into memory is refused.
     let cache = serve.cache.as_ref().and_then(|folder| {
         Cache::open(folder, serve.cache_mib.saturating_mul(1 << 20))
             .inspect_err(|error| tracing::warn!(%error, "prepared images are not kept"))
@@ -232,10 +240,11 @@ fn look(scan: &Scan, format: Format) -> Result<Exit, Failure> {
     let how =
         Look { secret: &secret, classes: scan.classes.as_deref(), preparation: None, memory: 0 };
     let bar = bar();
-    let contents = dataset::look(&source, how, &|done, all| {
+    let progress = |done: usize, all: usize| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
-    });
+    };
+    let contents = memory::decoding(|| dataset::look(&source, how, &progress));
     bar.finish_and_clear();
     let contents = contents.map_err(|error| unusable(&error))?;
     let report = Report::new(&contents, scan.key_file.is_some());

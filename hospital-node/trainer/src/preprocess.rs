@@ -72,13 +72,12 @@ impl Preparation {
         }
     }
 
-    /// Everything that decides what an image becomes, this program's version among it; of a mask also
-    /// which labels it may have.
+    /// What decides what an image becomes, beside this program's version; of a mask also which labels it
+    /// may have.
     fn digest(&self) -> [u8; 32] {
         let (input, preprocess) = (self.input, self.preprocess);
-        let version = env!("CARGO_PKG_VERSION");
         let masked = (self.kind == TaskKind::Segmentation).then_some(self.classes);
-        let text = format!("prepared/2 {version} {input:?} {preprocess:?} {masked:?}");
+        let text = format!("{input:?} {preprocess:?} {masked:?}");
         hospital_images::sha256(text.as_bytes())
     }
 

@@ -27,6 +27,7 @@ use crate::dataset::cache::Cache;
 use crate::dataset::{Dataset, Examples, Look, SiteSecret, Source};
 use crate::entropy;
 use crate::evaluate::evaluate;
+use crate::memory;
 use crate::noised::NoisedStep;
 use crate::preprocess::Preparation;
 use crate::step::Trainer;
@@ -253,7 +254,7 @@ impl Session {
             memory: settings.memory,
         };
         let network = Network::new(study.model, &study.task, settings.device.clone());
-        let data = Dataset::open(&source, how)
+        let data = memory::decoding(|| Dataset::open(&source, how))
             .and_then(|data| data.for_network(&network, how.room()))
             .map_err(|error| Refused::because(&error))?;
         let private = Private::new(&study, sites, &data, &secret)?;

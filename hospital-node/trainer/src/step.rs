@@ -17,6 +17,9 @@ use crate::zoo::{BackendFault, Network};
 const ADAM: (f32, f32, f32) = (0.9, 0.999, 1e-8);
 /// The most images that one pass through a network holds; larger batches are summed up.
 const PASS: usize = 256;
+/// The most values of images in one pass, unless one image has more: volumes go few by few. While one pass
+/// is computed, the next is there too.
+const VALUES: usize = 1 << 26;
 
 /// A step did not work.
 #[derive(Debug, thiserror::Error)]
@@ -157,8 +160,9 @@ impl Trainer<'_> {
         done: u32,
         give: &mut dyn FnMut(Pass) -> bool,
     ) -> Result<bool, StepError> {
-        let last = chosen.len().div_ceil(PASS);
-        for (number, pass) in (1..).zip(chosen.chunks(PASS)) {
+        let most = images_in_a_pass(self.examples.values());
+        let last = chosen.len().div_ceil(most);
+        for (number, pass) in (1..).zip(chosen.chunks(most)) {
             let mut views = Views::of(self.study);
             for index in pass {
                 views.add(self.examples, *index, 1, random)?;
@@ -247,6 +251,11 @@ impl<'a> Optimizer<'a> {
             }
         }
     }
+}
+
+/// With so many values each.
+fn images_in_a_pass(values: usize) -> usize {
+    (VALUES / values.max(1)).clamp(1, PASS)
 }
 
 fn permille(done: usize, all: usize) -> u32 {
@@ -360,6 +369,16 @@ mod tests {
         for (a, b) in trained.update.iter().zip(&direct.mean) {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
         }
+    }
+
+    #[test]
+    fn a_pass_holds_few_large_images_and_as_many_small_ones_as_ever() {
+        for small in [1, 3 * 224 * 224, 512 * 512] {
+            assert_eq!(images_in_a_pass(small), PASS);
+        }
+        assert_eq!(images_in_a_pass(128 * 128 * 128), 32);
+        assert_eq!(images_in_a_pass(VALUES + 1), 1);
+        assert_eq!(images_in_a_pass(0), PASS);
     }
 
     #[test]

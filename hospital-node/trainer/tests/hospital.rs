@@ -155,6 +155,7 @@ fn each_bad_file_is_named_with_its_reason_and_the_scan_goes_on() {
     let how = Look { secret: &secret, classes: Some(&classes()), preparation: None, memory: 0 };
     let error = Dataset::open(&source(folder.path()), how).expect_err("refused").to_string();
     assert!(error.contains("9 of ") && !error.contains(".dcm"), "{error}");
+    assert!(error.contains("1 x duplicate: the same pixels"), "{error}");
 }
 
 #[test]

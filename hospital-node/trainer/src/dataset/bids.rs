@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use super::manifest::Row;
+use super::table::Most;
 use super::{Bad, DatasetError, Fault, Part, SiteSecret, nifti};
 
 /// The list that makes a folder one of this layout.
@@ -40,8 +41,9 @@ pub(super) fn rows(
         .ok_or_else(|| wrong("expected a column \"participant_id\", found none"))?;
     let (label, split) = (find("label"), find("split"));
     let masks = masks(folder);
-    let mut rows = Vec::new();
+    let (mut rows, mut most) = (Vec::new(), Most::default());
     for (index, record) in reader.records().enumerate() {
+        most.add(1, 0)?;
         let broken = || Bad { name: format!("row {}", index + 2), fault: Fault::BrokenRow };
         let Ok(record) = record else {
             rows.push(Err(broken()));

@@ -83,6 +83,11 @@ impl Examples {
         self.all.is_empty()
     }
 
+    /// Where they lie.
+    pub(super) fn shelf(&self) -> Option<&Shelf> {
+        self.shelf.as_deref()
+    }
+
     /// Values of each image.
     #[must_use]
     pub fn values(&self) -> usize {

@@ -9,9 +9,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
+use rustix::io::Errno;
 
 use super::DatasetError;
 use super::cache::Cache;
+
+/// What the system calls the file of a shelf in memory.
+const NAME: &str = "prepared images";
 
 /// Where prepared records may lie.
 #[derive(Clone, Copy, Debug)]
@@ -23,14 +27,22 @@ pub struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// A shelf for so many records.
+    /// A shelf for so many records, beside another one if there is one that takes of the same room.
     ///
     /// # Errors
     /// When there is no room for them, or the disk does not have what it was to have.
-    pub(crate) fn shelf(&self, records: usize, size: Size) -> Result<Shelf, DatasetError> {
+    pub(crate) fn shelf(
+        &self,
+        records: usize,
+        size: Size,
+        beside: Option<&Shelf>,
+    ) -> Result<Shelf, DatasetError> {
         let needed = (size.bytes() as u64).saturating_mul(records as u64);
-        let disk = self.disk.map_or(0, Cache::most);
-        if needed <= self.memory {
+        let taken =
+            |on_disk| beside.filter(|other| other.on_disk == on_disk).map_or(0, Shelf::bytes);
+        let memory = self.memory.saturating_sub(taken(false));
+        let disk = self.disk.map_or(0, Cache::most).saturating_sub(taken(true));
+        if needed <= memory {
             return Shelf::in_memory(size).map_err(DatasetError::Shelf);
         }
         match self.disk.filter(|_| needed <= disk) {
@@ -39,7 +51,7 @@ impl Room<'_> {
                 Shelf::on_disk(cache.folder(), size, needed).map_err(DatasetError::Shelf)
             }
             None => {
-                let [needed, memory, disk] = [needed, self.memory, disk].map(|bytes| bytes >> 20);
+                let [needed, memory, disk] = [needed, memory, disk].map(|bytes| bytes >> 20);
                 Err(DatasetError::TooLarge { needed, memory, disk })
             }
         }
@@ -69,6 +81,7 @@ pub struct Slot(u64);
 #[derive(Debug)]
 pub struct Shelf {
     file: File,
+    on_disk: bool,
     size: Size,
     taken: AtomicU64,
 }
@@ -79,8 +92,14 @@ impl Shelf {
     /// # Errors
     /// When the system refuses.
     pub fn in_memory(size: Size) -> io::Result<Self> {
-        let file = memfd_create("prepared images", MemfdFlags::CLOEXEC)?;
-        Ok(Self { file: file.into(), size, taken: AtomicU64::new(0) })
+        let flags = MemfdFlags::CLOEXEC;
+        // A hardened system (vm.memfd_noexec) refuses a file that could be executed; kernels before 6.3
+        // do not know that one cannot.
+        let file = match memfd_create(NAME, flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => memfd_create(NAME, flags),
+            made => made,
+        }?;
+        Ok(Self { file: file.into(), on_disk: false, size, taken: AtomicU64::new(0) })
     }
 
     /// An empty one on a disk, whose room is set aside now: later none may be left.
@@ -88,16 +107,21 @@ impl Shelf {
         let file = tempfile::tempfile_in(folder)?;
         match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             // Where a file system cannot, it is found out record by record.
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(fault) => return Err(fault.into()),
         }
-        Ok(Self { file, size, taken: AtomicU64::new(0) })
+        Ok(Self { file, on_disk: true, size, taken: AtomicU64::new(0) })
     }
 
     /// What each record takes.
     #[must_use]
     pub const fn size(&self) -> Size {
         self.size
+    }
+
+    /// Bytes of the records that were put down.
+    fn bytes(&self) -> u64 {
+        self.at(Slot(self.taken.load(Ordering::Relaxed)))
     }
 
     /// Puts a record down, behind those that are there. Several threads may do so.
@@ -145,7 +169,7 @@ mod tests {
     fn both(folder: &Path) -> [Shelf; 2] {
         let cache = Cache::open(folder, 140).expect("a folder");
         let room = |memory| Room { memory, disk: Some(&cache) };
-        [140, 139].map(|memory| room(memory).shelf(10, SIZE).expect("there is room"))
+        [140, 139].map(|memory| room(memory).shelf(10, SIZE, None).expect("there is room"))
     }
 
     #[test]
@@ -187,11 +211,41 @@ mod tests {
         let cache = Cache::open(folder.path(), 5 << 20).expect("a folder");
         let size = Size { values: 1 << 18, labels: 0 };
         let room = Room { memory: 3 << 20, disk: Some(&cache) };
-        let fault = room.shelf(6, size).expect_err("too much");
+        let fault = room.shelf(6, size, None).expect_err("too much");
         assert!(matches!(fault, DatasetError::TooLarge { needed: 6, memory: 3, disk: 5 }));
-        let fault = Room { disk: None, ..room }.shelf(4, size).expect_err("too much");
+        let fault = Room { disk: None, ..room }.shelf(4, size, None).expect_err("too much");
         assert!(matches!(fault, DatasetError::TooLarge { needed: 4, memory: 3, disk: 0 }));
-        assert!(room.shelf(usize::MAX, size).is_err());
+        assert!(room.shelf(usize::MAX, size, None).is_err());
+    }
+
+    #[test]
+    fn what_lies_in_memory_cannot_be_executed() {
+        use std::os::unix::fs::PermissionsExt as _;
+        // Kernels before 6.3 have no other kind.
+        if matches!(memfd_create(NAME, MemfdFlags::NOEXEC_SEAL), Err(Errno::INVAL)) {
+            return;
+        }
+        let shelf = Shelf::in_memory(SIZE).expect("memory");
+        let mode = shelf.file.metadata().expect("open").permissions().mode();
+        assert_eq!(mode & 0o111, 0, "{mode:o}");
+    }
+
+    #[test]
+    fn two_shelves_share_one_room() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let cache = Cache::open(folder.path(), 28).expect("a folder");
+        let room = Room { memory: 28, disk: Some(&cache) };
+        let full = |first: Shelf| {
+            first.put(&[0.5; 3], &[1, 2]).expect("put down");
+            first
+        };
+        let first = full(room.shelf(2, SIZE, None).expect("in memory"));
+        assert!(!room.shelf(1, SIZE, Some(&first)).expect("in memory").on_disk);
+        assert!(room.shelf(2, SIZE, Some(&first)).expect("on disk").on_disk);
+        let small = Room { memory: 14, ..room };
+        let first = full(small.shelf(2, SIZE, None).expect("on disk"));
+        assert!(!small.shelf(1, SIZE, Some(&first)).expect("in memory").on_disk);
+        assert!(small.shelf(2, SIZE, Some(&first)).is_err());
     }
 
     #[test]

@@ -18,10 +18,9 @@ use super::DatasetError;
 const PARQUET: &[u8] = b"PAR1";
 /// Columns of a Parquet file that are looked at.
 const MAX_COLUMNS: usize = 1_000;
-
-/// Rows of one that are taken, as many as files.
+/// Rows that are taken, as many as files.
 const MAX_ROWS: usize = 4_000_000;
-/// Bytes that they hold, and of the columns that are read, before and after they are unpacked.
+/// Bytes that they hold; of a Parquet file also those of the columns that are read, before they are unpacked.
 const MAX_TEXT: usize = 256 << 20;
 
 /// What a manifest lists.
@@ -54,7 +53,12 @@ impl Table {
             DatasetError::Manifest(text.to_owned())
         })?;
         // Line 1 is the header.
-        let rows = reader.records().enumerate().map(|(index, row)| (index + 2, row.ok())).collect();
+        let (mut rows, mut most) = (Vec::new(), Most::default());
+        for (index, row) in reader.records().enumerate() {
+            let row = row.ok();
+            most.add(1, row.as_ref().map_or(0, held))?;
+            rows.push((index + 2, row));
+        }
         Ok(Self { headers, rows })
     }
 
@@ -100,13 +104,13 @@ fn held(row: &StringRecord) -> usize {
 
 /// How much a list holds so far.
 #[derive(Default)]
-struct Most {
+pub(super) struct Most {
     rows: usize,
     text: usize,
 }
 
 impl Most {
-    fn add(&mut self, rows: usize, text: usize) -> Result<(), DatasetError> {
+    pub(super) fn add(&mut self, rows: usize, text: usize) -> Result<(), DatasetError> {
         self.rows = self.rows.saturating_add(rows);
         self.text = self.text.saturating_add(text);
         if self.rows > MAX_ROWS || self.text > MAX_TEXT {
@@ -329,6 +333,14 @@ mod tests {
         let mut most = Most::default();
         let taken = (0..MAX_ROWS).take_while(|_| most.add(1, held(&empty)).is_ok()).count();
         assert_eq!(taken, MAX_TEXT / 8000);
+    }
+
+    #[test]
+    fn a_table_of_text_has_the_same_bound() {
+        let row = [&[b','; 100_000][..], b"\n"].concat();
+        let error = Table::read(row.repeat(400)).err().expect("refused").to_string();
+        assert!(error.contains("256 MiB"), "{error}");
+        assert_eq!(Table::read(row.repeat(3)).expect("a table").rows.len(), 2);
     }
 
     #[test]

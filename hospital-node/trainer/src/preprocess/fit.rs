@@ -3,6 +3,9 @@
 //! the area that a pixel covers where pixels become fewer, and linear between centres where they become
 //! more, for each side by itself; a label is the one at the pixel's centre.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use aggregation::study::Fit;
 
 use super::Preparation;
@@ -112,55 +115,48 @@ impl Preparation {
     }
 }
 
-/// A plane of values, or a volume of them, with other sides: each slice by itself, then along them.
+/// A plane of values, or a volume of them, with other sides, one side after the other: along rows, along
+/// columns, along slices. Those that shrink go first, so that nothing in between is larger than what is
+/// stored or what becomes of it, however long and thin a file says that it is.
 pub(super) fn fitted(values: &[f32], sides: &[Side; 3]) -> Vec<f32> {
-    let [deep, down, across] = sides;
-    if sides.iter().all(Side::is_same) {
-        return values.to_vec();
+    let mut taps = sides.map(|side| (!side.is_same()).then(|| side.taps()));
+    let mut now = sides.map(|side| side.from);
+    let mut fitted = Cow::Borrowed(values);
+    if let Some(deep) = &mut taps[0] {
+        // Slices that nothing is made of are not looked at.
+        let (used, plane) = (Taps::count_from_first(deep), now[1] * now[2]);
+        fitted = Cow::Borrowed(&values[used.start * plane..used.end * plane]);
+        now[0] = used.len();
     }
-    let along = |side: &Side| (!side.is_same()).then(|| side.taps());
-    let (down_taps, across_taps) = (along(down), along(across));
-    let plane = |slice: &[f32]| fitted_plane(slice, (down, across), &down_taps, &across_taps);
-    let slices = values.chunks_exact(down.from * across.from);
-    let Some(deep_taps) = along(deep) else {
-        return slices.flat_map(plane).collect();
-    };
-    let mut wanted = vec![false; deep.from];
-    for (slice, _) in deep_taps.iter().flat_map(|taps| &taps.0) {
-        wanted[*slice] = true;
+    for axis in order(sides) {
+        let Some(taps) = &taps[axis] else { continue };
+        let neighbours = now[axis + 1..].iter().product();
+        fitted = Cow::Owned(along(&fitted, now[axis], neighbours, taps));
+        now[axis] = taps.len();
     }
-    let slices: Vec<Vec<f32>> = slices
-        .zip(wanted)
-        .map(|(slice, wanted)| if wanted { plane(slice) } else { Vec::new() })
-        .collect();
-    let mut deep = Vec::with_capacity(deep.to * down.to * across.to);
-    for taps in &deep_taps {
-        taps.add_to(&mut deep, down.to * across.to, |slice| &slices[slice]);
-    }
-    deep
+    fitted.into_owned()
 }
 
-fn fitted_plane(
-    plane: &[f32],
-    (down, across): (&Side, &Side),
-    down_taps: &Option<Vec<Taps>>,
-    across_taps: &Option<Vec<Taps>>,
-) -> Vec<f32> {
-    let mut narrow = Vec::new();
-    let rows = match across_taps {
-        None => plane,
-        Some(taps) => {
-            narrow.reserve_exact(down.from * across.to);
-            for row in plane.chunks_exact(across.from) {
-                narrow.extend(taps.iter().map(|taps| taps.sum(row)));
-            }
-            &narrow
+/// The axes as they are gone through.
+fn order(sides: &[Side; 3]) -> [usize; 3] {
+    let mut order = [2, 1, 0];
+    // Stable: among those that shrink, and among the others, it stays as it is.
+    order.sort_by_key(|axis| sides[*axis].to >= sides[*axis].from);
+    order
+}
+
+/// What becomes of values along one axis, which has `from` places with so many neighbours at each.
+fn along(values: &[f32], from: usize, neighbours: usize, taps: &[Taps]) -> Vec<f32> {
+    let lines = values.chunks_exact(from * neighbours);
+    let mut fitted = Vec::with_capacity(lines.len() * taps.len() * neighbours);
+    for line in lines {
+        if neighbours == 1 {
+            fitted.extend(taps.iter().map(|taps| taps.sum(line)));
+            continue;
         }
-    };
-    let Some(taps) = down_taps else { return rows.to_vec() };
-    let mut fitted = Vec::with_capacity(down.to * across.to);
-    for taps in taps {
-        taps.add_to(&mut fitted, across.to, |row| &rows[row * across.to..][..across.to]);
+        for taps in taps {
+            taps.add_to(&mut fitted, line, neighbours);
+        }
     }
     fitted
 }
@@ -181,10 +177,16 @@ pub(super) fn fitted_mask(mask: &[u8], sides: &[Side; 3]) -> Vec<u8> {
     fitted
 }
 
-/// The stored pixels that make a prepared one, with their weights.
-struct Taps(Vec<(usize, f32)>);
+/// The stored pixels that make a prepared one: neighbours, with a weight each. A long line has as many
+/// weights as pixels, so they are no larger than those.
+struct Taps {
+    first: usize,
+    weights: Vec<f32>,
+}
 
 impl Taps {
+    const NONE: Self = Self { first: 0, weights: Vec::new() };
+
     /// The mean over a part of the line; what is outside counts as dark.
     #[expect(
         clippy::cast_possible_truncation,
@@ -193,11 +195,13 @@ impl Taps {
     fn area(start: f64, end: f64, from: usize) -> Self {
         let first = floor(start.max(0.0));
         let beyond = floor(end.max(0.0).ceil()).min(from);
-        let taps = (first..beyond).filter_map(|index| {
-            let covered = end.min(count(index) + 1.0) - start.max(count(index));
-            (covered > 0.0).then(|| (index, (covered / (end - start)) as f32))
-        });
-        Self(taps.collect())
+        let covered = |index: usize| end.min(count(index) + 1.0) - start.max(count(index));
+        let weights: Vec<f32> = (first..beyond)
+            .map(covered)
+            .filter(|covered| *covered > 0.0)
+            .map(|covered| (covered / (end - start)) as f32)
+            .collect();
+        if weights.is_empty() { Self::NONE } else { Self { first, weights } }
     }
 
     /// Between the two pixels whose centres are nearest; nothing for a place outside.
@@ -207,27 +211,40 @@ impl Taps {
     )]
     fn linear(place: f64, from: usize) -> Self {
         if !(-1e-9..=count(from) + 1e-9).contains(&place) {
-            return Self(Vec::new());
+            return Self::NONE;
         }
         let position = (place - 0.5).max(0.0);
         let (first, last) = (floor(position), from.saturating_sub(1));
         let share = position.fract() as f32;
         if first >= last || share <= 0.0 {
-            return Self(vec![(first.min(last), 1.0)]);
+            return Self { first: first.min(last), weights: vec![1.0] };
         }
-        Self(vec![(first, 1.0 - share), (first + 1, share)])
+        Self { first, weights: vec![1.0 - share, share] }
+    }
+
+    /// The stretch of places that any of these uses, at least one; they count from its first afterwards.
+    fn count_from_first(all: &mut [Self]) -> Range<usize> {
+        let used = || all.iter().filter(|taps| !taps.weights.is_empty());
+        let first = used().map(|taps| taps.first).min().unwrap_or(0);
+        let beyond = used().map(|taps| taps.first + taps.weights.len()).max().unwrap_or(1);
+        for taps in all {
+            taps.first = taps.first.saturating_sub(first);
+        }
+        first..beyond
     }
 
     fn sum(&self, line: &[f32]) -> f32 {
-        self.0.iter().map(|(index, weight)| weight * line[*index]).sum()
+        self.weights.iter().zip(&line[self.first..]).map(|(weight, value)| weight * value).sum()
     }
 
-    /// The same of many lines at once, added behind what is there: neighbours go together.
-    fn add_to<'l>(&self, out: &mut Vec<f32>, length: usize, line: impl Fn(usize) -> &'l [f32]) {
+    /// The same of many lines at once, of which each place of `lines` has so many values, added behind what
+    /// is there: neighbours go together.
+    fn add_to(&self, out: &mut Vec<f32>, lines: &[f32], neighbours: usize) {
         let start = out.len();
-        out.resize(start + length, 0.0);
-        for (index, weight) in &self.0 {
-            for (sum, value) in out[start..].iter_mut().zip(line(*index)) {
+        out.resize(start + neighbours, 0.0);
+        let lines = lines[self.first * neighbours..].chunks_exact(neighbours);
+        for (weight, line) in self.weights.iter().zip(lines) {
+            for (sum, value) in out[start..].iter_mut().zip(line) {
                 *sum += weight * value;
             }
         }

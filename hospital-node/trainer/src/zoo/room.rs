@@ -48,11 +48,11 @@ impl Room {
             match outcome {
                 Ok(()) => from += size,
                 Err(_) if size > 1 => {
-                    // Powers of two: how many patients were drawn is nobody's business, and kernels
-                    // are compiled for few sizes.
+                    // Powers of two: kernels are compiled for few sizes.
                     let most = size.next_power_of_two() / 2;
                     self.most.fetch_min(most, Ordering::Relaxed);
-                    tracing::warn!(most, "a pass failed on the device: smaller ones from here on");
+                    // Without a size, which tells how many patients were drawn (PROTOCOL D-17).
+                    tracing::warn!("a pass failed on the device: smaller ones from here on");
                     // Another pass' leavings may be what is in the way.
                     let _ = catch_unwind(AssertUnwindSafe(|| device.memory_cleanup()));
                 }
@@ -91,6 +91,23 @@ mod tests {
             assert_eq!(run(&room, 100, 4, panics).expect("and is remembered"), everything);
             assert!(run(&room, 100, 0, panics).is_err(), "not even one fits");
         }
+    }
+
+    #[test]
+    fn what_is_logged_of_a_halved_pass_has_no_number() {
+        let log = tempfile::NamedTempFile::new().expect("a scratch file");
+        let subscriber = tracing_subscriber::fmt()
+            .without_time()
+            .with_ansi(false)
+            .with_writer(log.reopen().expect("open"))
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let room = Room::new(29, Some(Device::flex()));
+            assert!(run(&room, 29, 7, false).is_ok());
+        });
+        let text = std::fs::read_to_string(log.path()).expect("text");
+        assert!(text.contains("smaller ones"), "{text}");
+        assert!(!text.contains(|letter: char| letter.is_ascii_digit()), "{text}");
     }
 
     #[test]

@@ -173,3 +173,51 @@ fn what_cannot_be_resampled_is_refused() {
     let values = counted(16);
     assert_eq!(fitted(&values, &sides), values);
 }
+
+#[test]
+fn nothing_in_between_is_larger_than_what_is_stored_or_what_becomes_of_it() {
+    let lengths = [1_usize, 40, 32_767];
+    let every = |at: usize| [lengths[at % 3], lengths[at / 3 % 3], lengths[at / 9]];
+    for (from, to) in (0..27).flat_map(|from| (0..27).map(move |to| (from, to))) {
+        let (from, to) = (every(from), every(to));
+        let side = |axis: usize| Side::of_length(from[axis], to[axis], count(from[axis]));
+        let mut now = from;
+        let most = from.iter().product::<usize>().max(to.iter().product());
+        for axis in order(&[0, 1, 2].map(side)) {
+            now[axis] = to[axis];
+            assert!(now.iter().product::<usize>() <= most, "{from:?} {to:?}: {now:?}");
+        }
+        assert_eq!(now, to);
+    }
+}
+
+#[test]
+fn ordinary_images_are_gone_through_by_rows_first_and_by_slices_last() {
+    for (from, to) in [([1, 2500, 2000], [1, 256, 256]), ([30, 512, 512], [64, 128, 128])] {
+        let side = |axis: usize| Side::of_length(from[axis], to[axis], count(from[axis]));
+        assert_eq!(order(&[0, 1, 2].map(side)), [2, 1, 0], "{from:?}");
+    }
+}
+
+#[test]
+fn an_image_of_one_long_line_takes_as_long_as_it_has_pixels() {
+    let many = 3_000_000;
+    for from in [[many, 1, 1], [1, many, 1], [1, 1, many]] {
+        let sides = preparation([32, 64, 64], Fit::Stretch, None).sides(from, None);
+        let fitted = fitted(&vec![0.5; many], &sides.expect("sides"));
+        assert_eq!(fitted.len(), 32 * 64 * 64);
+        assert!(fitted.iter().all(|shade| (shade - 0.5).abs() < 0.01), "{from:?}");
+    }
+}
+
+#[test]
+fn slices_that_nothing_is_made_of_do_not_matter() {
+    let values: Vec<f32> =
+        (0..40).map(|at| if (12..28).contains(&at) { 1.0 } else { 9.0 }).collect();
+    let sides = preparation([4, 2, 2], Fit::Centre, None).sides([10, 2, 2], None).expect("sides");
+    assert_eq!(fitted(&values, &sides), [1.0; 16]);
+    // Beyond the last one there is nothing.
+    let sides = preparation([12, 2, 2], Fit::Centre, None).sides([4, 2, 2], None).expect("sides");
+    let padded = fitted(&values[12..28], &sides);
+    assert_eq!(padded, [&[0.0; 16][..], &[1.0; 16], &[0.0; 16]].concat());
+}
