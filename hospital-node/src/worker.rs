@@ -315,18 +315,20 @@ async fn repeat(mut words: impl AsyncRead + Unpin) {
     }
 }
 
-/// Runs one of the trainer's own subcommands with our stdin, stdout and stderr; gives its exit code.
+/// Runs one of the trainer's own subcommands with our stdin, stdout and stderr, on so many threads or all
+/// that there are; gives its exit code.
 ///
 /// # Errors
 /// When it cannot be started.
 pub(crate) async fn pass_through(
     settings: &Trainer,
+    threads: Option<u32>,
     arguments: &[&std::ffi::OsStr],
 ) -> Result<i32, WorkerError> {
     let status = Command::new(&settings.program)
         .args(arguments)
         .env_clear()
-        .env("RAYON_NUM_THREADS", settings.threads.to_string())
+        .envs(threads.map(|threads| ("RAYON_NUM_THREADS", threads.to_string())))
         .kill_on_drop(true)
         .status()
         .await

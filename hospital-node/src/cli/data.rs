@@ -24,6 +24,9 @@ pub(super) enum Data {
         /// A file for the whole report as JSON: every bad file with its reason
         #[arg(long)]
         report: Option<PathBuf>,
+        /// Threads to read files with [default: all that this machine has and its memory is enough for]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+        threads: Option<u32>,
     },
     /// Fetches images from this house's archive, without the identities in their headers
     Pull {
@@ -46,11 +49,11 @@ pub(super) enum Data {
 impl Data {
     pub(super) async fn run(self, context: &Context) -> Result<Exit, Failure> {
         match self {
-            Self::Scan { name, report } => {
+            Self::Scan { name, report, threads } => {
                 let config = context.load()?;
                 let name = chosen(&config, name.as_deref())?;
                 let set = config.data.get(&name).ok_or_else(|| no_such(&config, &name))?;
-                scan(context, &config, set, report.as_deref()).await
+                scan(context, &config, set, report.as_deref(), threads).await
             }
             Self::Pull { name, report, refetch } => {
                 let config = context.load()?;
@@ -63,7 +66,7 @@ impl Data {
                 // with what is configured.
                 let trainer = context.load().map(|config| config.trainer);
                 let trainer = trainer.unwrap_or_else(|_| Trainer::installed());
-                pass_through(context, &trainer, arguments.collect()).await
+                pass_through(context, &trainer, None, arguments.collect()).await
             }
         }
     }
@@ -74,6 +77,7 @@ async fn scan(
     config: &Config,
     set: &DataSet,
     report: Option<&Path>,
+    threads: Option<u32>,
 ) -> Result<Exit, Failure> {
     let key = identity::pseudonym_key(&State::unopened(&config.state));
     let mut arguments = vec![
@@ -93,7 +97,7 @@ async fn scan(
     if Path::exists(&key) {
         arguments.extend([OsStr::new("--key-file"), key.as_os_str()]);
     }
-    pass_through(context, &config.trainer, arguments).await
+    pass_through(context, &config.trainer, threads, arguments).await
 }
 
 /// The program that was installed beside this one.
@@ -175,20 +179,21 @@ fn exit(code: i32) -> Exit {
 async fn pass_through(
     context: &Context,
     trainer: &Trainer,
+    threads: Option<u32>,
     mut arguments: Vec<&OsStr>,
 ) -> Result<Exit, Failure> {
     if context.format == Format::Json {
         // In front: behind `--` it would be a file.
         arguments.splice(..0, ["--format", "json"].map(OsStr::new));
     }
-    let code = worker::pass_through(trainer, &arguments).await?;
+    let code = worker::pass_through(trainer, threads, &arguments).await?;
     Ok(exit(code))
 }
 
 impl From<WorkerError> for Failure {
     fn from(error: WorkerError) -> Self {
         let hint = if let WorkerError::Killed { .. } = error {
-            "if this machine ran out of memory, its system log says so; fewer trainer.threads need less"
+            "if this machine ran out of memory, its system log says so; `data scan --threads 1` needs the least"
         } else {
             "install hospital-trainer beside hospital-node, or set trainer.program"
         };
