@@ -19,6 +19,7 @@ use elements::{DOUBLE_PIXELS, Elements, FLOAT_PIXELS, File, PIXELS};
 pub use picture::{Picture, Shown};
 pub use series::{Place, volume_of};
 
+use crate::file::limited;
 use crate::{Fault, Limit, MAX_PIXEL_BYTES, Whole};
 
 /// Pixels as the file stores them, after decompression: no rescale, no window, no palette.
@@ -209,8 +210,10 @@ impl Stored {
         })
     }
 
-    /// Values that the header claims; refused above the limit.
+    /// Values that the header claims; refused above the limit, as are those of one frame that no picture
+    /// could be made of.
     fn count(&self) -> Result<usize, Fault> {
+        limited(&[self.rows, self.columns, self.samples].map(usize::from))?;
         let size = u64::from(self.bits_allocated.div_ceil(8));
         let values = [self.rows, self.columns, self.samples]
             .into_iter()

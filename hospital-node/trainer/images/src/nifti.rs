@@ -19,7 +19,7 @@ pub use header::{Header, MAX_AXES};
 pub use crate::numbers::Datatype;
 pub use crate::volume::{Labels, Volume};
 
-use crate::file::{GZIP, Gunzip, bytes, gunzipped_start, inflated};
+use crate::file::{GZIP, Gunzip, bytes, gunzipped_start, inflated, limited};
 use crate::volume::{Turn, cross};
 use crate::{Fault, Limit, MAX_FILE_BYTES, MAX_PIXEL_BYTES, Whole};
 
@@ -141,7 +141,8 @@ impl Stored {
     /// One of the volumes, scaled and turned.
     ///
     /// # Errors
-    /// [`Fault::WrongShape`] when there is no such volume.
+    /// [`Fault::WrongShape`] when there is no such volume; [`Fault::TooLarge`] when its values are more
+    /// than may be decoded.
     pub fn volume(&self, index: usize) -> Result<Volume, Fault> {
         let turn = self.turn();
         let Header { slope, intercept, datatype, .. } = &self.header;
@@ -156,7 +157,8 @@ impl Stored {
     /// One of the volumes as labels: scaled values that must be whole and not negative.
     ///
     /// # Errors
-    /// [`Fault::WrongShape`] when there is no such volume, or a value is no label.
+    /// [`Fault::WrongShape`] when there is no such volume, or a value is no label; [`Fault::TooLarge`]
+    /// as for [`Self::volume`].
     pub fn labels(&self, index: usize) -> Result<Labels, Fault> {
         self.turned_labels(index, &self.turn())
     }
@@ -246,11 +248,13 @@ impl Stored {
         Ok(Labels { shape: turn.shape, values: turn.apply(&labels) })
     }
 
+    /// The stored bytes of one of the volumes, whose values there is room for.
     fn one(&self, index: usize) -> Result<&[u8], Fault> {
         let volumes = self.volumes();
         if index >= volumes {
             return Err(Fault::WrongShape("it has fewer volumes than that"));
         }
+        limited(&self.sides())?;
         let size = self.data.len() / volumes;
         Ok(&self.data[index * size..(index + 1) * size])
     }

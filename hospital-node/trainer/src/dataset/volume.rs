@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aggregation::study::TaskKind;
 use hospital_images::Limit;
+use ring::digest::{Context, SHA256};
 
 use super::answers::Answer;
 use super::cache::Kept;
@@ -32,8 +33,8 @@ impl Scene {
         if path.is_dir() {
             return series(path);
         }
-        let (bytes, image) = Image::read(path)?;
-        Ok((sha256(&bytes), Self::One(image)))
+        let (digest, image) = read(path)?;
+        Ok((digest, Self::One(image)))
     }
 
     /// The volume that it is, if it is one.
@@ -43,6 +44,12 @@ impl Scene {
             Self::Series(slices) => Some(dicom::volume_of(slices)),
         }
     }
+}
+
+/// An image and the digest of its file, whose bytes need no room any more.
+fn read(path: &Path) -> Result<([u8; 32], Image), Fault> {
+    let (bytes, image) = Image::read(path)?;
+    Ok((sha256(&bytes), image))
 }
 
 /// Whether it has a third side.
@@ -96,7 +103,7 @@ fn slices_of(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
 fn series(folder: &Path) -> Result<([u8; 32], Scene), Fault> {
     let (mut digests, mut slices, mut held) = (Vec::new(), Vec::new(), 0_u64);
     for path in slices_of(folder)? {
-        let (bytes, image) = Image::read(&path)?;
+        let (digest, image) = read(&path)?;
         let Image::Dicom(stored) = image else {
             return Err(Fault::WrongShape(
                 "a folder with other files than those of a DICOM series",
@@ -106,7 +113,7 @@ fn series(folder: &Path) -> Result<([u8; 32], Scene), Fault> {
         if held > MAX_SERIES_BYTES {
             return Err(Fault::TooLarge(Limit::Pixels(held)));
         }
-        digests.push(sha256(&bytes));
+        digests.push(digest);
         slices.push(*stored);
     }
     digests.sort_unstable();
@@ -178,7 +185,7 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
             if !path.exists() {
                 return Err(Fault::Unreadable("its mask is missing"));
             }
-            let (bytes, labels) = Image::read(path)?;
+            let (digest, labels) = read(path)?;
             let labels = match &scene {
                 Scene::One(image) => labels.labels_of(image)?,
                 Scene::Series(_) => labels.labels()?,
@@ -186,7 +193,7 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
             if labels.shape != shape {
                 return Err(Fault::WrongShape("a mask of another size than its image"));
             }
-            digests.push(sha256(&bytes));
+            digests.push(digest);
             Some(labels)
         }
     };
@@ -255,11 +262,21 @@ fn prepared(scene: &Scene, how: Look<'_>) -> Result<Prepared, Fault> {
     })
 }
 
+/// A digest of the sides and the values, some at a time: a volume may be as large as memory allows once.
 fn digest(volume: &Volume) -> [u8; 32] {
-    let mut bytes: Vec<u8> = Vec::with_capacity(4 * volume.values.len() + 24);
-    bytes.extend(volume.shape.iter().flat_map(|side| (*side as u64).to_le_bytes()));
-    bytes.extend(volume.values.iter().flat_map(|value| value.to_le_bytes()));
-    sha256(&bytes)
+    let mut digest = Context::new(&SHA256);
+    for side in volume.shape {
+        digest.update(&(side as u64).to_le_bytes());
+    }
+    let mut bytes = Vec::new();
+    for values in volume.values.chunks(1 << 12) {
+        bytes.clear();
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        digest.update(&bytes);
+    }
+    let mut finished = [0; 32];
+    finished.copy_from_slice(digest.finish().as_ref());
+    finished
 }
 
 fn prepared_mask(
@@ -273,4 +290,22 @@ fn prepared_mask(
     let labels = labels.ok_or(Fault::WrongLabel)?;
     let Some(preparation) = how.preparation else { return Ok(labels) };
     preparation.apply_to_mask(&labels, mask.shape, spacing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_digested_whole_however_many_values_go_at_once() {
+        for depth in [1_u16, 4096, 4097, 10_000] {
+            let values: Vec<f32> = (0..depth).map(f32::from).collect();
+            let mut bytes = Vec::new();
+            bytes.extend([depth.into(), 1_u64, 1].map(u64::to_le_bytes).concat());
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            let shape = [depth.into(), 1, 1];
+            let volume = Volume { shape, spacing: None, values, full: None };
+            assert_eq!(digest(&volume), sha256(&bytes), "{depth}");
+        }
+    }
 }

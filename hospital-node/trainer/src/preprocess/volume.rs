@@ -18,17 +18,10 @@ impl Preparation {
     /// value is a number; or when it resamples and the file has no spacing.
     pub fn apply_to_volume(&self, volume: &Volume) -> Result<Vec<f32>, Fault> {
         let Volume { shape, spacing, values, full } = volume;
-        let measured = measured(values)?;
+        let (low, high) = self.ends(values, *full)?;
         if self.input.depth == 1 && shape[0] != 1 {
             return Err(Fault::WrongShape("a volume in a study of flat images"));
         }
-        let (low, high) = match self.preprocess.window {
-            Window::Full => full.unwrap_or_else(|| percentiles(&measured, (0.0, 100.0))),
-            Window::FromFile => percentiles(&measured, WITHOUT_WINDOW),
-            #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
-            Window::Values { low, high } => (low as f32, high as f32),
-            Window::Percentile { low, high } => percentiles(&measured, (low, high)),
-        };
         let scale = if high > low { 1.0 / (high - low) } else { 0.0 };
         let shade = |value: &f32| {
             let shade = ((value - low) * scale).clamp(0.0, 1.0);
@@ -46,6 +39,19 @@ impl Preparation {
             return Err(Fault::WrongShape("a value that is not a finite number"));
         }
         Ok(plane.repeat(usize::from(self.input.channels)))
+    }
+
+    /// The darkest and the brightest value. Those that are numbers are a copy where not all are, which is
+    /// gone before shades are made.
+    fn ends(&self, values: &[f32], full: Option<(f32, f32)>) -> Result<(f32, f32), Fault> {
+        let measured = measured(values)?;
+        Ok(match self.preprocess.window {
+            Window::Full => full.unwrap_or_else(|| percentiles(&measured, (0.0, 100.0))),
+            Window::FromFile => percentiles(&measured, WITHOUT_WINDOW),
+            #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
+            Window::Values { low, high } => (low as f32, high as f32),
+            Window::Percentile { low, high } => percentiles(&measured, (low, high)),
+        })
     }
 
     /// Fits a mask of `[depth, height, width]` voxels as its image is fitted, whose voxels are so far

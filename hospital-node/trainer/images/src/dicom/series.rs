@@ -2,8 +2,9 @@
 
 use super::Stored;
 use super::elements::Elements;
+use crate::file::limited;
 use crate::volume::{Turn, Volume, cross};
-use crate::{Fault, Limit, MAX_PIXEL_BYTES, Misfit, sha256};
+use crate::{Fault, Limit, Misfit, sha256};
 
 /// Where an image lies in the patient.
 #[derive(Clone, Debug, Default)]
@@ -144,10 +145,7 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     if frames > MAX_SLICES {
         return Err(Fault::TooLarge(Limit::Slices(frames, MAX_SLICES)));
     }
-    let bytes = 4 * frames * size.0 as u64 * size.1 as u64;
-    if bytes > MAX_PIXEL_BYTES {
-        return Err(Fault::TooLarge(Limit::Pixels(bytes)));
-    }
+    limited(&[usize::try_from(frames).unwrap_or(usize::MAX), size.0, size.1])?;
     let mut slices = Vec::new();
     for stored in images {
         for index in 0..stored.frames {

@@ -147,6 +147,9 @@ fn headers_that_make_no_sense_are_refused() {
     assert_eq!(fault(&Made { pixels: &PLAIN.pixels[..6], ..PLAIN }), Fault::Truncated);
     assert!(matches!(fault(&Made { sides: (65_535, 65_535), ..PLAIN }), Fault::TooLarge(_)));
     assert_eq!(fault(&Made { sides: (16_384, 16_384), ..PLAIN }), Fault::Truncated);
+    // Bytes of which no picture could be made, whose values have four.
+    let bytes = Made { sides: (16_384, 16_385), bits: (8, 8), ..PLAIN };
+    assert!(matches!(fault(&bytes), Fault::TooLarge(_)));
     // Products that wrap around to little.
     for (samples, frames) in [(8, &b"2147483648"[..]), (16, b"1073741824"), (0x8000, b"4294967295")]
     {

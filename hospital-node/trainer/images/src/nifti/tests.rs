@@ -121,6 +121,17 @@ fn claims_that_no_bytes_back_set_no_memory_aside() {
 }
 
 #[test]
+fn a_volume_of_more_values_than_may_be_decoded_is_refused_before_there_is_room_for_them() {
+    // A gigabyte of bytes would be four of values. None is there: none is looked at.
+    let mut stored = Stored::decode(&file(false, 2, &[1, 1, 1], &[0])).expect("sound");
+    stored.header.shape = vec![1024, 1024, 1024];
+    let fault = Fault::TooLarge(Limit::Pixels(4 << 30));
+    assert_eq!(stored.volume(0), Err(fault.clone()));
+    assert_eq!(stored.labels(0), Err(fault.clone()));
+    assert_eq!(stored.labels_along(0, [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]), Err(fault));
+}
+
+#[test]
 fn slope_and_intercept_scale_and_labels_are_whole() {
     let mut bytes = file(false, 2, &[2, 1, 1], &[0, 3]);
     put(&mut bytes, 112, &2.0_f32.to_le_bytes());
