@@ -78,7 +78,7 @@ impl Preparation {
         let (input, preprocess) = (self.input, self.preprocess);
         let version = env!("CARGO_PKG_VERSION");
         let masked = (self.kind == TaskKind::Segmentation).then_some(self.classes);
-        let text = format!("prepared/2 {version} {input:?} {preprocess:?} {masked:?}");
+        let text = format!("prepared/3 {version} {input:?} {preprocess:?} {masked:?}");
         hospital_images::sha256(text.as_bytes())
     }
 

@@ -151,7 +151,7 @@ impl Stored {
         #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
         datatype.each(stored, &mut |value| scaled.push((value * slope + intercept) as f32));
         let (shape, spacing, values) = (turn.shape, Some(turn.spacing), turn.apply(&scaled));
-        Ok(Volume { shape, spacing, values, full: None })
+        Ok(Volume { shape, spacing, values, full: None, inverted: false })
     }
 
     /// One of the volumes as labels: scaled values that must be whole and not negative.

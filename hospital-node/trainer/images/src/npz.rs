@@ -118,7 +118,8 @@ impl Arrays {
     #[must_use]
     pub fn volume(&self, index: usize) -> Volume {
         let full = self.images.datatype.range();
-        Volume { shape: self.sides, spacing: None, values: self.images.values(index), full }
+        let (shape, values) = (self.sides, self.images.values(index));
+        Volume { shape, spacing: None, values, full, inverted: false }
     }
 
     /// The numbers of one image's label; none in place of what is below 0 or has a fraction.

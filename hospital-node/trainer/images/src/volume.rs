@@ -13,6 +13,8 @@ pub struct Volume {
     /// The least and the greatest value that there could be, where the file says so by a number type
     /// of which it uses all.
     pub full: Option<(f32, f32)>,
+    /// Whether low values are shown bright (MONOCHROME1).
+    pub inverted: bool,
 }
 
 /// A volume whose values are names of structures.

@@ -304,7 +304,8 @@ mod tests {
             bytes.extend([depth.into(), 1_u64, 1].map(u64::to_le_bytes).concat());
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             let shape = [depth.into(), 1, 1];
-            let volume = Volume { shape, spacing: None, values, full: None };
+            let (spacing, full, inverted) = (None, None, false);
+            let volume = Volume { shape, spacing, values, full, inverted };
             assert_eq!(digest(&volume), sha256(&bytes), "{depth}");
         }
     }

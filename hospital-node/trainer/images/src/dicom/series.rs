@@ -172,19 +172,23 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
             return Err(Fault::WrongShape("slices without a place and with one number"));
         }
     }
+    let mut inverted = false;
     let mut stacked = Vec::with_capacity(size.0 * size.1 * slices.len());
     for slice in &slices {
         let picture = slice.stored.frame(slice.frame)?;
         if picture.samples != 1 {
             return Err(Fault::WrongShape("a volume of slices in colour"));
         }
+        // As all are: their photometric interpretations are one.
+        inverted = picture.inverted;
         stacked.extend_from_slice(&picture.values);
     }
     let affine = affine(first, &slices, across, down, normal);
     let turn = Turn::new(&[size.1, size.0, slices.len()], &affine);
     let between = slices.len() == 1 || positioned || first.place.between.is_some();
     let spacing = first.place.pixel_spacing().filter(|_| between).map(|_| turn.spacing);
-    Ok(Volume { shape: turn.shape, spacing, values: turn.apply(&stacked), full: None })
+    let (shape, values) = (turn.shape, turn.apply(&stacked));
+    Ok(Volume { shape, spacing, values, full: None, inverted })
 }
 
 /// Slices of one volume are parallel, and have pixels of one size and one meaning (PS3.3 C.7.6.2.1.1).

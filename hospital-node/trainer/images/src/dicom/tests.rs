@@ -270,6 +270,20 @@ fn slices_become_a_volume_in_the_order_of_their_places() {
 }
 
 #[test]
+fn a_volume_of_slices_that_are_shown_inverted_says_so() {
+    let (flat, apart) = (b"1\\0\\0\\0\\1\\0 ", b"0.5\\0.25");
+    for (photometric, inverted) in [("MONOCHROME1 ", true), ("MONOCHROME2 ", false)] {
+        let slices = ["0", "2"].map(|at| slice_with(at, 0, flat, apart, photometric));
+        let volume = volume_of(&slices).expect("a volume");
+        assert_eq!((volume.shape, volume.inverted), ([2, 2, 2], inverted));
+        let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 8), b"IS", b"2 ")];
+        let frames = decoded(&Made { sides: (1, 2), more: &more, photometric, ..PLAIN });
+        let volume = crate::Image::Dicom(Box::new(frames)).volume().expect("a volume");
+        assert_eq!((volume.shape, volume.inverted), ([2, 1, 2], inverted));
+    }
+}
+
+#[test]
 fn pixels_are_as_far_apart_as_the_file_says_and_not_by_a_guess() {
     let spacing = |tag: Tag, text: &[u8]| {
         let more: [(Tag, &[u8; 2], &[u8]); 1] = [(tag, b"DS", text)];
