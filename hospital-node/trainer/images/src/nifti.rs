@@ -150,7 +150,8 @@ impl Stored {
         let mut scaled = Vec::with_capacity(stored.len() / datatype.bytes());
         #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
         datatype.each(stored, &mut |value| scaled.push((value * slope + intercept) as f32));
-        let (shape, spacing, values) = (turn.shape, Some(turn.spacing), turn.apply(&scaled));
+        let spacing = turn.spacing.filter(|_| self.header.sized);
+        let (shape, values) = (turn.shape, turn.apply(&scaled));
         Ok(Volume { shape, spacing, values, full: None, inverted: false })
     }
 

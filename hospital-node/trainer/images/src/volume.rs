@@ -30,8 +30,8 @@ pub struct Labels {
 pub(crate) struct Turn {
     /// Voxels along depth, height, width once turned.
     pub(crate) shape: [usize; 3],
-    /// Millimetres along the same.
-    pub(crate) spacing: [f32; 3],
+    /// Millimetres along the same, where there are some to every neighbour; 1 where there is none.
+    pub(crate) spacing: Option<[f32; 3]>,
     /// For depth, height, width: how far apart neighbours are in the file's order.
     strides: [isize; 3],
     /// Where the first turned voxel is in the file's order.
@@ -44,7 +44,8 @@ impl Turn {
     pub(crate) fn new(stored: &[usize], affine: &[[f64; 4]; 3]) -> Self {
         let sides = [0, 1, 2].map(|axis| stored.get(axis).copied().unwrap_or(1));
         let steps = [1, sides[0], sides[0] * sides[1]];
-        let mut turn = Self { shape: [1; 3], spacing: [1.0; 3], strides: [0; 3], first: 0 };
+        let mut turn = Self { shape: [1; 3], spacing: None, strides: [0; 3], first: 0 };
+        let (mut spacing, mut known) = ([1.0; 3], true);
         for (world, (axis, backwards)) in closest(affine).into_iter().enumerate() {
             // Right, front, up are width, height, depth.
             let place = 2 - world;
@@ -52,13 +53,18 @@ impl Turn {
             let along = affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>().sqrt();
             #[expect(clippy::cast_possible_truncation, reason = "millimetres")]
             let along = along as f32;
-            turn.spacing[place] = if along.is_finite() && along > 0.0 { along } else { 1.0 };
+            if along.is_finite() && along > 0.0 {
+                spacing[place] = along;
+            } else {
+                known &= sides[axis] == 1;
+            }
             let stride = steps[axis].cast_signed();
             turn.strides[place] = if backwards { -stride } else { stride };
             if backwards {
                 turn.first += steps[axis] * (sides[axis] - 1);
             }
         }
+        turn.spacing = known.then_some(spacing);
         turn
     }
 

@@ -186,7 +186,7 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     let affine = affine(first, &slices, across, down, normal);
     let turn = Turn::new(&[size.1, size.0, slices.len()], &affine);
     let between = slices.len() == 1 || positioned || first.place.between.is_some();
-    let spacing = first.place.pixel_spacing().filter(|_| between).map(|_| turn.spacing);
+    let spacing = first.place.pixel_spacing().filter(|_| between).and(turn.spacing);
     let (shape, values) = (turn.shape, turn.apply(&stacked));
     Ok(Volume { shape, spacing, values, full: None, inverted })
 }

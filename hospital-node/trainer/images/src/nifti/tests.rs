@@ -192,6 +192,44 @@ fn an_orientation_that_makes_no_sense_leaves_the_axes_as_they_are() {
 }
 
 #[test]
+fn voxels_without_a_size_are_not_taken_for_a_millimetre_apart() {
+    let spacing = |dims: &[i16], sizes: [f32; 3], qform: i16| {
+        let mut bytes = file(false, 2, dims, &[0; 8]);
+        for (axis, size) in sizes.iter().enumerate() {
+            put(&mut bytes, 80 + 4 * axis, &size.to_le_bytes());
+        }
+        put(&mut bytes, 252, &qform.to_le_bytes());
+        let stored = Stored::decode(&bytes).expect("sound");
+        let picture = crate::Image::Nifti(stored.clone()).picture().ok();
+        let volume = stored.volume(0).expect("one");
+        if let Some(picture) = picture {
+            assert_eq!(picture.spacing, volume.spacing.map(|[_, rows, columns]| [rows, columns]));
+        }
+        volume.spacing
+    };
+    for qform in [0, 1] {
+        assert_eq!(spacing(&[2, 2, 2], [1.0, 2.0, 3.0], qform), Some([3.0, 2.0, 1.0]));
+        assert_eq!(spacing(&[2, 2, 2], [1.0, -2.0, 3.0], qform), Some([3.0, 2.0, 1.0]));
+        for wrong in [0.0, f32::NAN, f32::INFINITY] {
+            assert_eq!(spacing(&[2, 2, 2], [1.0, wrong, 3.0], qform), None, "{wrong}");
+            assert_eq!(spacing(&[2, 2, 2], [wrong; 3], qform), None, "{wrong}");
+            // Nothing lies along an axis of one voxel.
+            assert_eq!(spacing(&[2, 4, 1], [1.0, 2.0, wrong], qform), Some([1.0, 2.0, 1.0]));
+            assert_eq!(spacing(&[2, 4], [1.0, 2.0, wrong], qform), Some([1.0, 2.0, 1.0]));
+            assert_eq!(spacing(&[2, 4], [wrong, 2.0, 3.0], qform), None, "{wrong}");
+        }
+    }
+    // A matrix says it by the length of its columns, whatever else is there.
+    let diagonal =
+        |size: f32| Some([[2.0, 0.0, 0.0, 5.0], [0.0, size, 0.0, 7.0], [0.0, 0.0, 0.0, 9.0]]);
+    let spacing = |size| mask(diagonal(size), &[3, 2, 1]).volume(0).expect("one").spacing;
+    assert_eq!(spacing(4.0), Some([1.0, 4.0, 2.0]));
+    for wrong in [0.0, f32::NAN, f32::INFINITY] {
+        assert_eq!(spacing(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
 fn a_pair_is_found_from_either_half() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let mut header = file(false, 2, &[2, 1, 1], &[]);
