@@ -50,6 +50,8 @@ pub struct Stored {
     /// Where the image lies in the patient; in a multi-frame file, its first frame.
     pub place: Place,
     meaning: picture::Meaning,
+    /// The highest of the bits that carry the value, where the header says which.
+    high_bit: Option<u16>,
 }
 
 /// What a stored value is.
@@ -207,6 +209,7 @@ impl Stored {
             burned_in: elements.text((0x28, 0x301)) == Some("YES"),
             place: Place::read(elements),
             meaning,
+            high_bit: whole((0x28, 0x102)),
         })
     }
 

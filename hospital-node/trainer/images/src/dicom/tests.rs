@@ -77,6 +77,36 @@ fn unused_bits_are_left_out_and_the_sign_is_that_of_the_stored_bits() {
 }
 
 #[test]
+fn values_are_taken_from_where_the_high_bit_says_that_they_are() {
+    let bits = [[0xf0, 0xff], [0x10, 0], [0x20, 0], [0, 0x80]];
+    let high = |bit: u16| bit.to_le_bytes();
+    let with = |bits, signed, high: &[u8; 2], pixels: &[u8]| {
+        let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 0x102), b"US", high)];
+        Stored::decode(&made(&Made { bits, signed, more: &more, pixels, ..PLAIN }))
+    };
+    let shifted = |signed| {
+        let stored = with((16, 12), signed, &high(15), bits.as_flattened());
+        values(&stored.expect("sound"))
+    };
+    assert_eq!(shifted(0), [4095.0, 1.0, 2.0, 2048.0]);
+    assert_eq!(shifted(1), [-1.0, 1.0, 2.0, -2048.0]);
+    // In the middle, with something on either side.
+    let middle = with((16, 8), 0, &high(11), &[0x1f, 0xf0, 0x2f, 0xf0, 0, 0, 0xf0, 0x0f]);
+    assert_eq!(values(&middle.expect("sound")), [1.0, 2.0, 0.0, 255.0]);
+    let bytes = with((8, 4), 1, &high(7), &[0x1f, 0xf0, 0x80, 0x70]);
+    assert_eq!(values(&bytes.expect("sound")), [1.0, -1.0, -8.0, 7.0]);
+    let plain = with((16, 12), 0, &high(11), PLAIN.pixels);
+    assert_eq!(values(&plain.expect("sound")), [0.0, 1.0, 2.0, 4095.0]);
+    for wrong in [0, 10, 16, u16::MAX] {
+        let fault = with((16, 12), 0, &high(wrong), PLAIN.pixels).expect_err("no such bits");
+        assert!(matches!(fault, Fault::Unreadable(_)), "{wrong}: {fault}");
+        // Where all bits carry the value, there is no other place for them.
+        let whole = with((16, 16), 0, &high(wrong), PLAIN.pixels).expect("sound");
+        assert_eq!(values(&whole), [0.0, 1.0, 2.0, 4095.0]);
+    }
+}
+
+#[test]
 fn rescale_window_functions_and_inversion_make_the_picture() {
     let rescaled: [(Tag, &[u8; 2], &[u8]); 4] = [
         ((0x28, 0x1052), b"DS", b"-1000 "),
