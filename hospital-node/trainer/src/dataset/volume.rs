@@ -69,9 +69,7 @@ pub(super) fn first_bad(folder: &Path) -> Option<(String, Fault)> {
     if !folder.is_dir() {
         return None;
     }
-    let mut files = slices_of(folder).ok()?;
-    files.sort_unstable();
-    files.into_iter().find_map(|file| {
+    slices_of(folder).ok()?.into_iter().find_map(|file| {
         let fault = match Image::read(&file) {
             Ok((_, Image::Dicom(_))) => return None,
             Ok(_) => Fault::WrongShape("not a file of a DICOM series"),
@@ -81,7 +79,8 @@ pub(super) fn first_bad(folder: &Path) -> Option<(String, Fault)> {
     })
 }
 
-/// The files of a folder, less those that are hidden, or are known to be no images.
+/// The files of a folder by their names, less those that are hidden, or are known to be no images. What
+/// is read first, and refused first, does not hang on the order in which a disk lists them.
 fn slices_of(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
     let unlistable = |_| Fault::Unreadable("a folder");
     let mut files = Vec::new();
@@ -96,10 +95,11 @@ fn slices_of(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
         }
         files.push(entry.path());
     }
+    files.sort_unstable();
     Ok(files)
 }
 
-/// The slices of a folder. Their digest does not hang on the order in which a disk lists them.
+/// The slices of a folder. Their digest does not hang on what they are called.
 fn series(folder: &Path) -> Result<([u8; 32], Scene), Fault> {
     let (mut digests, mut slices, mut held) = (Vec::new(), Vec::new(), 0_u64);
     for path in slices_of(folder)? {
@@ -295,6 +295,17 @@ fn prepared_mask(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_files_of_a_series_are_listed_by_their_names() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let mut names: Vec<_> = (0..64).map(|at| folder.path().join(format!("{at}.dcm"))).collect();
+        for name in &names {
+            std::fs::write(name, b"").expect("written");
+        }
+        names.sort_unstable();
+        assert_eq!(slices_of(folder.path()), Ok(names));
+    }
 
     #[test]
     fn a_volume_is_digested_whole_however_many_values_go_at_once() {

@@ -1,5 +1,7 @@
 //! Where slices lie, and a series of them as one volume.
 
+use std::cmp::Ordering;
+
 use super::Stored;
 use super::elements::Elements;
 use crate::file::limited;
@@ -127,9 +129,10 @@ struct Slice<'s> {
 /// several at one place, without order, or in colour; [`Fault::Slices`] where one is missing, or has
 /// pixels of another size than the others; [`Fault::TooLarge`].
 pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
-    let first = images.first().ok_or(Fault::WrongShape("expected slices, found none"))?;
+    let images = by_place(images);
+    let first = *images.first().ok_or(Fault::WrongShape("expected slices, found none"))?;
     let size = (usize::from(first.rows), usize::from(first.columns));
-    let same = |image: &Stored| {
+    let same = |image: &&Stored| {
         (usize::from(image.rows), usize::from(image.columns)) == size
             && image.place.series == first.place.series
     };
@@ -137,7 +140,7 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
         return Err(Fault::WrongShape("expected slices of one series and one size"));
     }
     let orientation = first.place.orientation.unwrap_or(AXIAL);
-    alike(images, first, orientation)?;
+    alike(&images, first, orientation)?;
     let [across, down] = [[0, 1, 2], [3, 4, 5]].map(|places| places.map(|p| orientation[p]));
     let normal = cross(across, down);
     // Before anything is set aside for a frame.
@@ -191,8 +194,20 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     Ok(Volume { shape, spacing, values, full: None, inverted })
 }
 
+/// The images by where their first pixels lie, one of the outermost first: what the others are compared
+/// with, and where a volume takes its distances from, is the same in whatever order they come.
+fn by_place(images: &[Stored]) -> Vec<&Stored> {
+    let mut images: Vec<&Stored> = images.iter().collect();
+    images.sort_by(|a, b| {
+        let (a, b) = (&a.place, &b.place);
+        let order = a.positions.partial_cmp(&b.positions).unwrap_or(Ordering::Equal);
+        order.then(a.number.cmp(&b.number))
+    });
+    images
+}
+
 /// Slices of one volume are parallel, and have pixels of one size and one meaning (PS3.3 C.7.6.2.1.1).
-fn alike(images: &[Stored], first: &Stored, orientation: [f64; 6]) -> Result<(), Fault> {
+fn alike(images: &[&Stored], first: &Stored, orientation: [f64; 6]) -> Result<(), Fault> {
     for image in images {
         let place = &image.place;
         if place.turns || !is_along(orientation, place.orientation.unwrap_or(AXIAL)) {

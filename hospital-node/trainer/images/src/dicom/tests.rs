@@ -265,6 +265,27 @@ fn slices_that_are_not_of_one_volume_are_refused_with_what_differs() {
 }
 
 #[test]
+fn slices_are_the_same_volume_or_the_same_refusal_in_whatever_order_they_come() {
+    let with = |height: &str, spacing: &[u8]| {
+        slice_with(height, 7, b"1\\0\\0\\0\\1\\0 ", spacing, "MONOCHROME2 ")
+    };
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    // Within a hundredth of each other, and only of the one between them.
+    for spacings in [
+        [&b"1.000\\1.0 "[..], b"1.004\\1.0 ", b"0.997\\1.0 "],
+        [b"1.000\\1.0 ", b"1.008\\1.0 ", b"0.993\\1.0 "],
+        [b"1.008\\1.0 ", b"1.000\\1.0 ", b"0.993\\1.0 "],
+    ] {
+        let seen = orders.map(|order| {
+            let slices = order.map(|at| with(["0", "2", "4"][at], spacings[at]));
+            volume_of(&slices).map(|volume| (volume.spacing, volume.values))
+        });
+        let first = &seen[0];
+        assert!(seen.iter().all(|seen| seen == first), "{seen:?}");
+    }
+}
+
+#[test]
 fn frames_of_several_orientations_are_no_volume() {
     let frame = |orientation: &[u8], height: &[u8]| {
         let plane = item(&bare((0x20, 0x37), orientation));
