@@ -119,7 +119,7 @@ impl Arrays {
     pub fn volume(&self, index: usize) -> Volume {
         let full = self.images.datatype.range();
         let (shape, values) = (self.sides, self.images.values(index));
-        Volume { shape, spacing: None, values, full, inverted: false }
+        Volume { shape, spacing: None, values, full, inverted: false, grid: None }
     }
 
     /// The numbers of one image's label; none in place of what is below 0 or has a fraction.

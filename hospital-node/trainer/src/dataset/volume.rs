@@ -12,7 +12,7 @@ use super::answers::Answer;
 use super::cache::Kept;
 use super::folder::Seen;
 use super::manifest::Row;
-use super::nifti::{self, Labels, Volume};
+use super::nifti::{self, Grid, Labels, Volume};
 use super::{Fault, Image, Look, dicom, sha256};
 use crate::preprocess::volume::measured;
 
@@ -177,7 +177,7 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
         return Ok(Seen { answer, file: *file, pixels, image, slot: None });
     }
     let (file, scene) = Scene::read(&row.path)?;
-    let Prepared { shape, spacing, pixels, image } = prepared(&scene, how)?;
+    let Prepared { shape, spacing, grid, pixels, image } = prepared(&scene, how)?;
     let mut digests = vec![file];
     let mask = match &row.mask {
         None => None,
@@ -192,6 +192,9 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
             };
             if labels.shape != shape {
                 return Err(Fault::WrongShape("a mask of another size than its image"));
+            }
+            if labels.grid.zip(grid).is_some_and(|(mask, image)| !mask.lies_on(&image, shape)) {
+                return Err(Fault::WrongShape("a mask that lies elsewhere than its image"));
             }
             digests.push(digest);
             Some(labels)
@@ -230,6 +233,8 @@ struct Prepared {
     shape: [usize; 3],
     /// Millimetres along them.
     spacing: Option<[f32; 3]>,
+    /// Where voxels lie; nothing of a flat image, whose masks are turned as it runs.
+    grid: Option<Grid>,
     /// The digest of the pixels.
     pixels: [u8; 32],
     image: Vec<f32>,
@@ -245,9 +250,9 @@ fn prepared(scene: &Scene, how: Look<'_>) -> Result<Prepared, Fault> {
             Scene::Series(_) => digest(&volume),
         };
         let prepared = how.preparation.map(|preparation| preparation.apply_to_volume(&volume));
-        let Volume { shape, spacing, .. } = volume;
+        let Volume { shape, spacing, grid, .. } = volume;
         let image = prepared.transpose()?.unwrap_or_default();
-        return Ok(Prepared { shape, spacing, pixels, image });
+        return Ok(Prepared { shape, spacing, grid, pixels, image });
     }
     let Scene::One(image) = scene else {
         return Err(Fault::WrongShape("expected slices, found none"));
@@ -257,6 +262,7 @@ fn prepared(scene: &Scene, how: Look<'_>) -> Result<Prepared, Fault> {
     Ok(Prepared {
         shape: [1, picture.rows, picture.columns],
         spacing: picture.spacing.map(|[rows, columns]| [1.0, rows, columns]),
+        grid: None,
         pixels: image.digest(),
         image: prepared.transpose()?.unwrap_or_default(),
     })
@@ -315,8 +321,8 @@ mod tests {
             bytes.extend([depth.into(), 1_u64, 1].map(u64::to_le_bytes).concat());
             bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             let shape = [depth.into(), 1, 1];
-            let (spacing, full, inverted) = (None, None, false);
-            let volume = Volume { shape, spacing, values, full, inverted };
+            let (spacing, full, inverted, grid) = (None, None, false, None);
+            let volume = Volume { shape, spacing, values, full, inverted, grid };
             assert_eq!(digest(&volume), sha256(&bytes), "{depth}");
         }
     }

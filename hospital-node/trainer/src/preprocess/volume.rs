@@ -18,7 +18,7 @@ impl Preparation {
     /// [`Fault::WrongShape`] when the study is of colours, or of flat images and this is none, or no
     /// value is a number; or when it resamples and the file has no spacing.
     pub fn apply_to_volume(&self, volume: &Volume) -> Result<Vec<f32>, Fault> {
-        let Volume { shape, spacing, values, full, inverted } = volume;
+        let Volume { shape, spacing, values, full, inverted, .. } = volume;
         let (low, high) = self.ends(values, *full)?;
         if self.input.depth == 1 && shape[0] != 1 {
             return Err(Fault::WrongShape("a volume in a study of flat images"));
@@ -106,7 +106,7 @@ mod tests {
     /// A column of voxels of which nothing else is known.
     fn of(values: Vec<f32>) -> Volume {
         let shape = [values.len(), 1, 1];
-        Volume { shape, spacing: None, values, full: None, inverted: false }
+        Volume { shape, spacing: None, values, full: None, inverted: false, grid: None }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::Stored;
 use super::elements::Elements;
 use crate::file::limited;
-use crate::volume::{Turn, Volume, cross};
+use crate::volume::{Turn, Volume, cross, dot};
 use crate::{Fault, Limit, Misfit, sha256};
 
 /// Where an image lies in the patient.
@@ -190,8 +190,9 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     let turn = Turn::new(&[size.1, size.0, slices.len()], &affine);
     let between = slices.len() == 1 || positioned || first.place.between.is_some();
     let spacing = first.place.pixel_spacing().filter(|_| between).and(turn.spacing);
-    let (shape, values) = (turn.shape, turn.apply(&stacked));
-    Ok(Volume { shape, spacing, values, full: None, inverted })
+    let placed = positioned && first.place.orientation.is_some() && spacing.is_some();
+    let (shape, grid) = (turn.shape, turn.grid.filter(|_| placed));
+    Ok(Volume { shape, spacing, values: turn.apply(&stacked), full: None, inverted, grid })
 }
 
 /// The images by where their first pixels lie, one of the outermost first: what the others are compared
@@ -270,8 +271,4 @@ fn affine(
         [across[axis] * between_columns, down[axis] * between_rows, step[axis], origin[axis]]
             .map(|part| sign * part)
     })
-}
-
-fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

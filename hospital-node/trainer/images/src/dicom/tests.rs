@@ -12,6 +12,7 @@ struct Made<'a> {
 }
 
 use super::elements::Tag;
+use crate::volume::Turn;
 
 const PLAIN: Made<'_> = Made {
     syntax: b"1.2.840.10008.1.2.1\0",
@@ -331,6 +332,25 @@ fn a_volume_of_slices_that_are_shown_inverted_says_so() {
         let frames = decoded(&Made { sides: (1, 2), more: &more, photometric, ..PLAIN });
         let volume = crate::Image::Dicom(Box::new(frames)).volume().expect("a volume");
         assert_eq!((volume.shape, volume.inverted), ([2, 1, 2], inverted));
+    }
+}
+
+#[test]
+fn a_volume_lies_where_its_slices_say_and_nowhere_where_they_do_not() {
+    let grid = |slices: &[Stored]| volume_of(slices).expect("a volume").grid;
+    let said = grid(&["1", "4", "7"].map(|height| slice(height, 0))).expect("a place");
+    // DICOM counts to the left and to the back; the same to the right and to the front.
+    let stored = [[-0.25, 0.0, 0.0, -10.0], [0.0, -0.5, 0.0, -20.0], [0.0, 0.0, 3.0, 1.0]];
+    let turned = [[0.25, 0.0, 0.0, -10.25], [0.0, 0.5, 0.0, -20.5], [0.0, 0.0, -3.0, 7.0]];
+    let mirrored = [[0.25, 0.0, 0.0, 10.0], [0.0, 0.5, 0.0, 20.0], [0.0, 0.0, 3.0, 1.0]];
+    for (rows, right) in [(stored, true), (turned, true), (mirrored, false)] {
+        let other = Turn::new(&[2, 2, 3], &rows).grid.expect("finite");
+        assert_eq!(said.lies_on(&other, [3, 2, 2]), right, "{rows:?}");
+        assert_eq!(other.lies_on(&said, [3, 2, 2]), right, "{rows:?}");
+    }
+    for (orientation, spacing) in [(&b""[..], &b"0.5\\0.25"[..]), (b"1\\0\\0\\0\\1\\0 ", b"")] {
+        let slice = |height| slice_with(height, 0, orientation, spacing, "MONOCHROME2 ");
+        assert_eq!(grid(&["1", "4"].map(slice)), None);
     }
 }
 

@@ -338,7 +338,7 @@ fn mask(affine: Option<[[f32; 4]; 3]>, dims: &[i16]) -> Stored {
 fn a_mask_of_a_flat_image_is_turned_as_the_image_runs() {
     let axial = [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]];
     let labels = |mask: &Stored, [across, down]: [[f64; 3]; 2]| {
-        let Labels { shape, values } = mask.labels_along(0, across, down).expect("labels");
+        let Labels { shape, values, .. } = mask.labels_along(0, across, down).expect("labels");
         (shape, values)
     };
     let diagonal =
@@ -435,10 +435,52 @@ fn a_mask_lies_on_its_image_as_stored_unless_both_say_otherwise() {
     let labels = left.labels_of(&right).expect("labels");
     assert_eq!(labels.values, [6, 5, 4, 3, 2, 1]);
     // A picture's picture is as it is; a file's lies as ITK has it.
-    let as_stored = Labels { shape: [1, 2, 3], values: (1..=6).collect() };
+    let as_stored = Labels { shape: [1, 2, 3], values: (1..=6).collect(), grid: None };
     assert_eq!(picture(2, 3).labels_of(&picture(2, 3)), Ok(as_stored.clone()));
     assert_eq!(left.labels_of(&picture(2, 3)), Ok(as_stored));
     assert_eq!(right.labels_of(&picture(2, 3)).expect("labels").values, [6, 5, 4, 3, 2, 1]);
+}
+
+#[test]
+fn a_mask_lies_on_its_image_to_half_a_voxel_whichever_way_each_is_stored() {
+    let at = |steps: [f32; 3], first: [f32; 3]| {
+        let mut rows = [[0.0; 4]; 3];
+        for axis in 0..3 {
+            rows[axis][axis] = steps[axis];
+            rows[axis][3] = first[axis];
+        }
+        mask(Some(rows), &[3, 2, 1])
+    };
+    // Voxels at 5, 7 and 9 to the right, at 10 and 14 to the front.
+    let image = at([2.0, 4.0, 6.0], [5.0, 10.0, 20.0]).volume(0).expect("a volume");
+    let lies = |mask: &Stored| {
+        let labels = mask.labels(0).expect("labels");
+        assert_eq!(labels.shape, image.shape);
+        labels.grid.zip(image.grid).map(|(mask, image)| mask.lies_on(&image, labels.shape))
+    };
+    for (steps, first, right) in [
+        ([2.0, 4.0, 6.0], [5.0, 10.0, 20.0], true),
+        ([-2.0, 4.0, 6.0], [9.0, 10.0, 20.0], true),
+        ([-2.0, -4.0, -6.0], [9.0, 14.0, 20.0], true),
+        ([2.0, 4.0, 6.0], [5.9, 11.9, 22.9], true),
+        ([2.0, 4.0, 6.0], [6.2, 10.0, 20.0], false),
+        ([2.0, 4.0, 6.0], [5.0, 7.8, 20.0], false),
+        ([2.0, 4.0, 6.0], [5.0, 10.0, 23.2], false),
+        // As far as the first voxel goes they agree: stored the other way, or of another size.
+        ([-2.0, 4.0, 6.0], [5.0, 10.0, 20.0], false),
+        ([3.0, 4.0, 6.0], [5.0, 10.0, 20.0], false),
+        ([2.1, 4.1, 6.5], [5.0, 10.0, 20.0], true),
+    ] {
+        assert_eq!(lies(&at(steps, first)), Some(right), "{steps:?} from {first:?}");
+    }
+    assert_eq!(lies(&mask(None, &[3, 2, 1])), None);
+    assert_eq!(lies(&at([2.0, 4.0, 6.0], [f32::NAN; 3])), None);
+    assert_eq!(lies(&at([f32::MAX; 3], [5.0, 10.0, 20.0])), None);
+    // Where only one of the two says it, voxels lie as they are stored.
+    let silent = mask(None, &[3, 2, 1]);
+    let elsewhere = at([-2.0, 4.0, 6.0], [5.0, 10.0, 20.0]);
+    assert_eq!(elsewhere.labels_of(&silent).expect("labels").grid, None);
+    assert_eq!(silent.labels_of(&elsewhere).expect("labels").grid, None);
 }
 
 #[test]
