@@ -2,8 +2,13 @@
 //! threads, and no more than there is memory for if each were as large as a file may be; and images that
 //! are held.
 
-/// What the decoding of one file holds at most: its pixels, as stored and as shown.
-const EACH: u64 = 2 << 30;
+/// What the decoding of one file holds at most: four arrays of which none is more than a gigabyte. Of an
+/// image they are the pixels as stored and their values, then those that are numbers and the same in
+/// order, or the planes of colours and their shades; of a mask, while its image is still held, its
+/// pixels as stored and its labels, as stored and turned. A file of two gigabytes and its pixels are no
+/// more, and its bytes are gone before values are made. Not counted is what a study makes of an image,
+/// and that pixels compressed to more than a gigabyte, as no image is, would be there twice.
+const EACH: u64 = 4 << 30;
 
 /// Prepared images that are held in memory at most; of what is free, half.
 const IMAGES: u64 = 4 << 30;
@@ -117,8 +122,8 @@ mod tests {
     fn the_largest_files_at_once_fit_into_what_is_free() {
         let meminfo = "MemTotal:       32 kB\nMemAvailable:   16777216 kB\nBuffers: 1 kB\n";
         assert_eq!(available(meminfo), Some(16 << 30));
-        assert_eq!(fitting(16, Some(16 << 30)), 8);
-        assert_eq!(fitting(4, Some(16 << 30)), 4);
+        assert_eq!(fitting(16, Some(16 << 30)), 4);
+        assert_eq!(fitting(2, Some(16 << 30)), 2);
         assert_eq!(fitting(4, Some(1 << 30)), 1);
         assert_eq!(fitting(4, None), 4);
         assert_eq!(available("MemTotal: 1 kB\n"), None);

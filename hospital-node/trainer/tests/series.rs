@@ -110,6 +110,11 @@ fn a_series_is_one_record_whatever_its_files_are_called() {
 
 /// A NIfTI-1 file of bytes, its axes two millimetres apart and along the patient's, these the other way.
 fn nifti(dims: [i16; 3], backwards: [bool; 3], voxels: &[u8]) -> Vec<u8> {
+    nifti_from([0.0; 3], dims, backwards, voxels)
+}
+
+/// The same with its first voxel at a place in the patient.
+fn nifti_from(first: [f32; 3], dims: [i16; 3], backwards: [bool; 3], voxels: &[u8]) -> Vec<u8> {
     let mut out = vec![0; 352];
     let mut put =
         |place: usize, field: &[u8]| out[place..place + field.len()].copy_from_slice(field);
@@ -123,6 +128,7 @@ fn nifti(dims: [i16; 3], backwards: [bool; 3], voxels: &[u8]) -> Vec<u8> {
     for (axis, backwards) in backwards.into_iter().enumerate() {
         let step = if backwards { -2.0_f32 } else { 2.0 };
         put(280 + 20 * axis, &step.to_le_bytes());
+        put(292 + 16 * axis, &first[axis].to_le_bytes());
     }
     put(344, b"n+1\0");
     out.extend(voxels);
@@ -192,6 +198,35 @@ fn a_mask_of_one_slice_is_turned_as_its_flat_image_runs() {
         .map(|index| corners(&contents.prepared(index).expect("there").1))
         .collect();
     assert_eq!(found, [[0, 1, 2, 3], [1, 0, 3, 2], [3, 2, 1, 0]]);
+}
+
+#[test]
+fn a_mask_that_lies_elsewhere_than_its_volume_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    fs::create_dir(&data).expect("made");
+    let mut manifest = "path,patient_id,mask\n".to_owned();
+    for (name, first, backwards) in [
+        ("same", [5.0, 6.0, 7.0], [false; 3]),
+        ("turned", [11.0, 6.0, 13.0], [true, false, true]),
+        ("rounded", [5.9, 6.0, 6.1], [false; 3]),
+        ("a-voxel-off", [5.0, 8.0, 7.0], [false; 3]),
+        ("mirrored", [5.0, 6.0, 7.0], [true, false, false]),
+    ] {
+        let value = u8::try_from(manifest.len()).expect("short");
+        let image = nifti_from([5.0, 6.0, 7.0], [4; 3], [false; 3], &[value; 64]);
+        fs::write(data.join(format!("{name}.nii")), image).expect("written");
+        let mask = nifti_from(first, [4; 3], backwards, &[1; 64]);
+        fs::write(data.join(format!("{name}-mask.nii")), mask).expect("written");
+        manifest += &format!("{name}.nii,{name},{name}-mask.nii\n");
+    }
+    fs::write(data.join("manifest.csv"), manifest).expect("written");
+    let study = study("unet3d", "depth = 16, height = 16, width = 16", "");
+    let contents = prepared(folder.path(), &study);
+    let bad: Vec<_> =
+        contents.bad.iter().map(|bad| (bad.name.as_str(), bad.fault.to_string())).collect();
+    let why = "wrong shape: a mask that lies elsewhere than its image".to_owned();
+    assert_eq!(bad, [("a-voxel-off.nii", why.clone()), ("mirrored.nii", why)]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use elements::{DOUBLE_PIXELS, Elements, FLOAT_PIXELS, File, PIXELS};
 pub use picture::{Picture, Shown};
 pub use series::{Place, volume_of};
 
+use crate::file::limited;
 use crate::{Fault, Limit, MAX_PIXEL_BYTES, Whole};
 
 /// Pixels as the file stores them, after decompression: no rescale, no window, no palette.
@@ -49,6 +50,8 @@ pub struct Stored {
     /// Where the image lies in the patient; in a multi-frame file, its first frame.
     pub place: Place,
     meaning: picture::Meaning,
+    /// The highest of the bits that carry the value, where the header says which.
+    high_bit: Option<u16>,
 }
 
 /// What a stored value is.
@@ -206,11 +209,14 @@ impl Stored {
             burned_in: elements.text((0x28, 0x301)) == Some("YES"),
             place: Place::read(elements),
             meaning,
+            high_bit: whole((0x28, 0x102)),
         })
     }
 
-    /// Values that the header claims; refused above the limit.
+    /// Values that the header claims; refused above the limit, as are those of one frame that no picture
+    /// could be made of.
     fn count(&self) -> Result<usize, Fault> {
+        limited(&[self.rows, self.columns, self.samples].map(usize::from))?;
         let size = u64::from(self.bits_allocated.div_ceil(8));
         let values = [self.rows, self.columns, self.samples]
             .into_iter()

@@ -13,6 +13,19 @@ use super::{Fault, Limit};
 pub const MAX_PIXEL_BYTES: u64 = 1 << 30;
 /// Bytes of one file.
 pub const MAX_FILE_BYTES: u64 = 2 << 30;
+/// Bytes to a value once it is more than a stored one: as models are shown it, and to a label.
+const VALUE_BYTES: u64 = 4;
+
+/// Refuses a picture or a volume with values along such sides that would be more than may be decoded,
+/// however few bytes each is stored in.
+///
+/// # Errors
+/// [`Fault::TooLarge`].
+pub(crate) fn limited(sides: &[usize]) -> Result<(), Fault> {
+    let bytes = sides.iter().fold(VALUE_BYTES, |bytes, side| bytes.saturating_mul(*side as u64));
+    if bytes > MAX_PIXEL_BYTES { Err(Fault::TooLarge(Limit::Pixels(bytes))) } else { Ok(()) }
+}
+
 /// The most bytes that one byte of a deflate stream can become (258 from two bits).
 pub(crate) const MAX_INFLATION: u64 = 1032;
 

@@ -162,6 +162,7 @@ impl Image {
                 Ok(nifti::Labels {
                     shape: [1, stored.rows, stored.columns],
                     values: numbers.iter().map(|value| u32::from(*value)).collect(),
+                    grid: None,
                 })
             }
             Self::Nifti(_) | Self::Dicom(_) => Err(NO_LABELS),

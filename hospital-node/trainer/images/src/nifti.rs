@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 pub use header::{Header, MAX_AXES};
 
 pub use crate::numbers::Datatype;
-pub use crate::volume::{Labels, Volume};
+pub use crate::volume::{Grid, Labels, Volume};
 
-use crate::file::{GZIP, Gunzip, bytes, gunzipped_start, inflated};
+use crate::file::{GZIP, Gunzip, bytes, gunzipped_start, inflated, limited};
 use crate::volume::{Turn, cross};
 use crate::{Fault, Limit, MAX_FILE_BYTES, MAX_PIXEL_BYTES, Whole};
 
@@ -141,7 +141,8 @@ impl Stored {
     /// One of the volumes, scaled and turned.
     ///
     /// # Errors
-    /// [`Fault::WrongShape`] when there is no such volume.
+    /// [`Fault::WrongShape`] when there is no such volume; [`Fault::TooLarge`] when its values are more
+    /// than may be decoded.
     pub fn volume(&self, index: usize) -> Result<Volume, Fault> {
         let turn = self.turn();
         let Header { slope, intercept, datatype, .. } = &self.header;
@@ -149,16 +150,21 @@ impl Stored {
         let mut scaled = Vec::with_capacity(stored.len() / datatype.bytes());
         #[expect(clippy::cast_possible_truncation, reason = "f32 is what models are shown")]
         datatype.each(stored, &mut |value| scaled.push((value * slope + intercept) as f32));
-        let (shape, spacing, values) = (turn.shape, Some(turn.spacing), turn.apply(&scaled));
-        Ok(Volume { shape, spacing, values, full: None })
+        let spacing = turn.spacing.filter(|_| self.header.sized);
+        let (shape, grid) = (turn.shape, self.grid(&turn));
+        let values = turn.apply(&scaled);
+        Ok(Volume { shape, spacing, values, full: None, inverted: false, grid })
     }
 
     /// One of the volumes as labels: scaled values that must be whole and not negative.
     ///
     /// # Errors
-    /// [`Fault::WrongShape`] when there is no such volume, or a value is no label.
+    /// [`Fault::WrongShape`] when there is no such volume, or a value is no label; [`Fault::TooLarge`]
+    /// as for [`Self::volume`].
     pub fn labels(&self, index: usize) -> Result<Labels, Fault> {
-        self.turned_labels(index, &self.turn())
+        let turn = self.turn();
+        let grid = self.grid(&turn);
+        Ok(Labels { grid, ..self.turned_labels(index, &turn)? })
     }
 
     /// The first of the volumes as labels of another file's. Where one of the two does not say where
@@ -169,7 +175,7 @@ impl Stored {
     pub(crate) fn labels_of(&self, image: &Self) -> Result<Labels, Fault> {
         let one_says = self.header.oriented != image.header.oriented;
         let as_stored = one_says && self.sides() == image.sides();
-        self.turned_labels(0, &if as_stored { image.turn() } else { self.turn() })
+        if as_stored { self.turned_labels(0, &image.turn()) } else { self.labels(0) }
     }
 
     /// Labels of a flat image that say nothing of where they lie, turned as this file is: their rows are
@@ -187,11 +193,16 @@ impl Stored {
             return Err(Fault::WrongShape("a mask of another size than its image"));
         }
         let turn = self.turn();
-        Ok(Labels { shape: turn.shape, values: turn.apply(&picture.values) })
+        Ok(Labels { shape: turn.shape, values: turn.apply(&picture.values), grid: None })
     }
 
     fn turn(&self) -> Turn {
         Turn::new(&self.header.shape, &self.header.affine)
+    }
+
+    /// Where voxels lie once turned, if the file says which way its axes point and how long they are.
+    fn grid(&self, turn: &Turn) -> Option<Grid> {
+        turn.grid.filter(|_| self.header.oriented && self.header.sized)
     }
 
     /// Voxels along the first three axes, as they are stored.
@@ -243,14 +254,16 @@ impl Stored {
         if !whole {
             return Err(Fault::WrongShape("a label map with values that are not whole numbers"));
         }
-        Ok(Labels { shape: turn.shape, values: turn.apply(&labels) })
+        Ok(Labels { shape: turn.shape, values: turn.apply(&labels), grid: None })
     }
 
+    /// The stored bytes of one of the volumes, whose values there is room for.
     fn one(&self, index: usize) -> Result<&[u8], Fault> {
         let volumes = self.volumes();
         if index >= volumes {
             return Err(Fault::WrongShape("it has fewer volumes than that"));
         }
+        limited(&self.sides())?;
         let size = self.data.len() / volumes;
         Ok(&self.data[index * size..(index + 1) * size])
     }

@@ -10,7 +10,7 @@ use std::io::{Read, Seek, SeekFrom};
 use ndarray::{ArrayViewD, IxDyn, ShapeBuilder as _};
 use zip::ZipArchive;
 
-use crate::file::MAX_INFLATION;
+use crate::file::{MAX_INFLATION, limited};
 use crate::nifti::Volume;
 use crate::{Datatype, MAX_PIXEL_BYTES, Picture};
 
@@ -118,7 +118,8 @@ impl Arrays {
     #[must_use]
     pub fn volume(&self, index: usize) -> Volume {
         let full = self.images.datatype.range();
-        Volume { shape: self.sides, spacing: None, values: self.images.values(index), full }
+        let (shape, values) = (self.sides, self.images.values(index));
+        Volume { shape, spacing: None, values, full, inverted: false, grid: None }
     }
 
     /// The numbers of one image's label; none in place of what is below 0 or has a fraction.
@@ -363,6 +364,9 @@ fn matched(prefix: &'static str, images: Array, labels: Array) -> Result<Arrays,
                     (n, depth, height, width)";
         return Err(wrong(format!("{prefix}_images: {text}, found {:?}", images.shape)));
     }
+    let [depth, rows, columns] = sides;
+    limited(&[depth, rows, columns, samples])
+        .map_err(|fault| wrong(format!("{prefix}_images: each image is {fault}")))?;
     let count = images.rows();
     if !matches!(*labels.shape, [n] if n == count)
         && !matches!(*labels.shape, [n, classes] if n == count && classes > 0)

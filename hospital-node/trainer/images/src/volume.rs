@@ -13,23 +13,70 @@ pub struct Volume {
     /// The least and the greatest value that there could be, where the file says so by a number type
     /// of which it uses all.
     pub full: Option<(f32, f32)>,
+    /// Whether low values are shown bright (MONOCHROME1).
+    pub inverted: bool,
+    /// Where voxels lie, where the file says so.
+    pub grid: Option<Grid>,
 }
 
 /// A volume whose values are names of structures.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Labels {
     /// Voxels along depth, height and width, as in [`Volume`].
     pub shape: [usize; 3],
     /// The label of each voxel; width fastest.
     pub values: Vec<u32>,
+    /// Where voxels lie, where the file says so.
+    pub grid: Option<Grid>,
+}
+
+/// Where the centres of voxels lie in the patient, in millimetres to the right, to the front, up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grid {
+    /// The first voxel.
+    first: [f64; 3],
+    /// From a voxel to the next along depth, height and width.
+    steps: [[f64; 3]; 3],
+}
+
+/// Half a voxel, and a little for what tools round.
+const HALF: f64 = 0.51;
+
+impl Grid {
+    /// Whether a volume with these sides lies by the one as by the other, to half a voxel of the other:
+    /// so do its corners then. Along an axis of no length nothing is said.
+    #[must_use]
+    pub fn lies_on(&self, other: &Self, shape: [usize; 3]) -> bool {
+        (0..8).all(|corner| {
+            let voxel = [0, 1, 2].map(|axis| shape[axis].saturating_sub(1) * (corner >> axis & 1));
+            let (one, other_one) = (self.place(voxel), other.place(voxel));
+            let apart = [0, 1, 2].map(|world| one[world] - other_one[world]);
+            other.steps.iter().all(|step| dot(apart, *step).abs() <= HALF * dot(*step, *step))
+        })
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a place along a side")]
+    fn place(&self, voxel: [usize; 3]) -> [f64; 3] {
+        let along = |world: usize| -> f64 {
+            self.steps.iter().zip(voxel).map(|(step, at)| step[world] * at as f64).sum()
+        };
+        [0, 1, 2].map(|world| self.first[world] + along(world))
+    }
+
+    /// Whether it is in reach: what headers of nonsense say is nowhere.
+    fn is_near(&self) -> bool {
+        self.first.iter().chain(self.steps.as_flattened()).all(|part| part.abs() < 1e9)
+    }
 }
 
 /// How one volume of a file is turned.
 pub(crate) struct Turn {
     /// Voxels along depth, height, width once turned.
     pub(crate) shape: [usize; 3],
-    /// Millimetres along the same.
-    pub(crate) spacing: [f32; 3],
+    /// Millimetres along the same, where there are some to every neighbour; 1 where there is none.
+    pub(crate) spacing: Option<[f32; 3]>,
+    /// Where voxels lie once turned, where that is anywhere.
+    pub(crate) grid: Option<Grid>,
     /// For depth, height, width: how far apart neighbours are in the file's order.
     strides: [isize; 3],
     /// Where the first turned voxel is in the file's order.
@@ -42,21 +89,35 @@ impl Turn {
     pub(crate) fn new(stored: &[usize], affine: &[[f64; 4]; 3]) -> Self {
         let sides = [0, 1, 2].map(|axis| stored.get(axis).copied().unwrap_or(1));
         let steps = [1, sides[0], sides[0] * sides[1]];
-        let mut turn = Self { shape: [1; 3], spacing: [1.0; 3], strides: [0; 3], first: 0 };
+        let mut turn = Self { shape: [1; 3], spacing: None, grid: None, strides: [0; 3], first: 0 };
+        let (mut spacing, mut known) = ([1.0; 3], true);
+        let mut grid = Grid { first: affine.map(|row| row[3]), steps: [[0.0; 3]; 3] };
         for (world, (axis, backwards)) in closest(affine).into_iter().enumerate() {
             // Right, front, up are width, height, depth.
             let place = 2 - world;
             turn.shape[place] = sides[axis];
-            let along = affine.iter().map(|row| row[axis] * row[axis]).sum::<f64>().sqrt();
+            let step = affine.map(|row| row[axis]);
             #[expect(clippy::cast_possible_truncation, reason = "millimetres")]
-            let along = along as f32;
-            turn.spacing[place] = if along.is_finite() && along > 0.0 { along } else { 1.0 };
+            let along = dot(step, step).sqrt() as f32;
+            if along.is_finite() && along > 0.0 {
+                spacing[place] = along;
+            } else {
+                known &= sides[axis] == 1;
+            }
             let stride = steps[axis].cast_signed();
             turn.strides[place] = if backwards { -stride } else { stride };
+            grid.steps[place] = step;
             if backwards {
                 turn.first += steps[axis] * (sides[axis] - 1);
+                // From the other end.
+                let mut last = [0; 3];
+                last[place] = sides[axis] - 1;
+                grid.first = grid.place(last);
+                grid.steps[place] = step.map(|part| -part);
             }
         }
+        turn.spacing = known.then_some(spacing);
+        turn.grid = Some(grid).filter(Grid::is_near);
         turn
     }
 
@@ -110,6 +171,10 @@ fn closest(affine: &[[f64; 4]; 3]) -> [(usize, bool); 3] {
     }
     // Nine scores leave no direction and no axis out.
     [0, 1, 2].map(|world| chosen[world].unwrap_or((world, false)))
+}
+
+pub(crate) fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// What stands upright on two directions.

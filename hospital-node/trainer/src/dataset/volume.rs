@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use aggregation::study::TaskKind;
 use hospital_images::Limit;
+use ring::digest::{Context, SHA256};
 
 use super::answers::Answer;
 use super::cache::Kept;
 use super::folder::Seen;
 use super::manifest::Row;
-use super::nifti::{self, Labels, Volume};
+use super::nifti::{self, Grid, Labels, Volume};
 use super::{Fault, Image, Look, dicom, sha256};
 use crate::preprocess::volume::measured;
 
@@ -32,8 +33,8 @@ impl Scene {
         if path.is_dir() {
             return series(path);
         }
-        let (bytes, image) = Image::read(path)?;
-        Ok((sha256(&bytes), Self::One(image)))
+        let (digest, image) = read(path)?;
+        Ok((digest, Self::One(image)))
     }
 
     /// The volume that it is, if it is one.
@@ -43,6 +44,12 @@ impl Scene {
             Self::Series(slices) => Some(dicom::volume_of(slices)),
         }
     }
+}
+
+/// An image and the digest of its file, whose bytes need no room any more.
+fn read(path: &Path) -> Result<([u8; 32], Image), Fault> {
+    let (bytes, image) = Image::read(path)?;
+    Ok((sha256(&bytes), image))
 }
 
 /// Whether it has a third side.
@@ -62,9 +69,7 @@ pub(super) fn first_bad(folder: &Path) -> Option<(String, Fault)> {
     if !folder.is_dir() {
         return None;
     }
-    let mut files = slices_of(folder).ok()?;
-    files.sort_unstable();
-    files.into_iter().find_map(|file| {
+    slices_of(folder).ok()?.into_iter().find_map(|file| {
         let fault = match Image::read(&file) {
             Ok((_, Image::Dicom(_))) => return None,
             Ok(_) => Fault::WrongShape("not a file of a DICOM series"),
@@ -74,7 +79,8 @@ pub(super) fn first_bad(folder: &Path) -> Option<(String, Fault)> {
     })
 }
 
-/// The files of a folder, less those that are hidden, or are known to be no images.
+/// The files of a folder by their names, less those that are hidden, or are known to be no images. What
+/// is read first, and refused first, does not hang on the order in which a disk lists them.
 fn slices_of(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
     let unlistable = |_| Fault::Unreadable("a folder");
     let mut files = Vec::new();
@@ -89,14 +95,15 @@ fn slices_of(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
         }
         files.push(entry.path());
     }
+    files.sort_unstable();
     Ok(files)
 }
 
-/// The slices of a folder. Their digest does not hang on the order in which a disk lists them.
+/// The slices of a folder. Their digest does not hang on what they are called.
 fn series(folder: &Path) -> Result<([u8; 32], Scene), Fault> {
     let (mut digests, mut slices, mut held) = (Vec::new(), Vec::new(), 0_u64);
     for path in slices_of(folder)? {
-        let (bytes, image) = Image::read(&path)?;
+        let (digest, image) = read(&path)?;
         let Image::Dicom(stored) = image else {
             return Err(Fault::WrongShape(
                 "a folder with other files than those of a DICOM series",
@@ -106,7 +113,7 @@ fn series(folder: &Path) -> Result<([u8; 32], Scene), Fault> {
         if held > MAX_SERIES_BYTES {
             return Err(Fault::TooLarge(Limit::Pixels(held)));
         }
-        digests.push(sha256(&bytes));
+        digests.push(digest);
         slices.push(*stored);
     }
     digests.sort_unstable();
@@ -170,7 +177,7 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
         return Ok(Seen { answer, file: *file, pixels, image, slot: None });
     }
     let (file, scene) = Scene::read(&row.path)?;
-    let Prepared { shape, spacing, pixels, image } = prepared(&scene, how)?;
+    let Prepared { shape, spacing, grid, pixels, image } = prepared(&scene, how)?;
     let mut digests = vec![file];
     let mask = match &row.mask {
         None => None,
@@ -178,7 +185,7 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
             if !path.exists() {
                 return Err(Fault::Unreadable("its mask is missing"));
             }
-            let (bytes, labels) = Image::read(path)?;
+            let (digest, labels) = read(path)?;
             let labels = match &scene {
                 Scene::One(image) => labels.labels_of(image)?,
                 Scene::Series(_) => labels.labels()?,
@@ -186,7 +193,10 @@ pub(super) fn look(row: &Row, how: Look<'_>, seen: impl FnOnce(&Image)) -> Resul
             if labels.shape != shape {
                 return Err(Fault::WrongShape("a mask of another size than its image"));
             }
-            digests.push(sha256(&bytes));
+            if labels.grid.zip(grid).is_some_and(|(mask, image)| !mask.lies_on(&image, shape)) {
+                return Err(Fault::WrongShape("a mask that lies elsewhere than its image"));
+            }
+            digests.push(digest);
             Some(labels)
         }
     };
@@ -223,6 +233,8 @@ struct Prepared {
     shape: [usize; 3],
     /// Millimetres along them.
     spacing: Option<[f32; 3]>,
+    /// Where voxels lie; nothing of a flat image, whose masks are turned as it runs.
+    grid: Option<Grid>,
     /// The digest of the pixels.
     pixels: [u8; 32],
     image: Vec<f32>,
@@ -238,9 +250,9 @@ fn prepared(scene: &Scene, how: Look<'_>) -> Result<Prepared, Fault> {
             Scene::Series(_) => digest(&volume),
         };
         let prepared = how.preparation.map(|preparation| preparation.apply_to_volume(&volume));
-        let Volume { shape, spacing, .. } = volume;
+        let Volume { shape, spacing, grid, .. } = volume;
         let image = prepared.transpose()?.unwrap_or_default();
-        return Ok(Prepared { shape, spacing, pixels, image });
+        return Ok(Prepared { shape, spacing, grid, pixels, image });
     }
     let Scene::One(image) = scene else {
         return Err(Fault::WrongShape("expected slices, found none"));
@@ -250,16 +262,27 @@ fn prepared(scene: &Scene, how: Look<'_>) -> Result<Prepared, Fault> {
     Ok(Prepared {
         shape: [1, picture.rows, picture.columns],
         spacing: picture.spacing.map(|[rows, columns]| [1.0, rows, columns]),
+        grid: None,
         pixels: image.digest(),
         image: prepared.transpose()?.unwrap_or_default(),
     })
 }
 
+/// A digest of the sides and the values, some at a time: a volume may be as large as memory allows once.
 fn digest(volume: &Volume) -> [u8; 32] {
-    let mut bytes: Vec<u8> = Vec::with_capacity(4 * volume.values.len() + 24);
-    bytes.extend(volume.shape.iter().flat_map(|side| (*side as u64).to_le_bytes()));
-    bytes.extend(volume.values.iter().flat_map(|value| value.to_le_bytes()));
-    sha256(&bytes)
+    let mut digest = Context::new(&SHA256);
+    for side in volume.shape {
+        digest.update(&(side as u64).to_le_bytes());
+    }
+    let mut bytes = Vec::new();
+    for values in volume.values.chunks(1 << 12) {
+        bytes.clear();
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        digest.update(&bytes);
+    }
+    let mut finished = [0; 32];
+    finished.copy_from_slice(digest.finish().as_ref());
+    finished
 }
 
 fn prepared_mask(
@@ -273,4 +296,34 @@ fn prepared_mask(
     let labels = labels.ok_or(Fault::WrongLabel)?;
     let Some(preparation) = how.preparation else { return Ok(labels) };
     preparation.apply_to_mask(&labels, mask.shape, spacing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_a_series_are_listed_by_their_names() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let mut names: Vec<_> = (0..64).map(|at| folder.path().join(format!("{at}.dcm"))).collect();
+        for name in &names {
+            std::fs::write(name, b"").expect("written");
+        }
+        names.sort_unstable();
+        assert_eq!(slices_of(folder.path()), Ok(names));
+    }
+
+    #[test]
+    fn a_volume_is_digested_whole_however_many_values_go_at_once() {
+        for depth in [1_u16, 4096, 4097, 10_000] {
+            let values: Vec<f32> = (0..depth).map(f32::from).collect();
+            let mut bytes = Vec::new();
+            bytes.extend([depth.into(), 1_u64, 1].map(u64::to_le_bytes).concat());
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            let shape = [depth.into(), 1, 1];
+            let (spacing, full, inverted, grid) = (None, None, false, None);
+            let volume = Volume { shape, spacing, values, full, inverted, grid };
+            assert_eq!(digest(&volume), sha256(&bytes), "{depth}");
+        }
+    }
 }

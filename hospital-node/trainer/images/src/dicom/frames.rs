@@ -130,23 +130,39 @@ fn native(
         return Err(Fault::Truncated);
     }
     data.truncate(count * size);
-    without_unused_bits(stored, &mut data);
+    without_unused_bits(stored, lowest_bit(stored)?, &mut data);
     Ok(if planar { interleaved(stored, &data) } else { data })
 }
 
-/// Bits above those that carry the value may hold anything, an old kind of overlay for one.
-fn without_unused_bits(stored: &Stored, data: &mut [u8]) {
+/// Whether a value in memory has bits that carry none of it.
+fn has_unused_bits(stored: &Stored) -> bool {
     let (bits, stored_bits) = (stored.bits_allocated, stored.bits_stored);
-    if stored.kind == Kind::Float || stored_bits == bits || bits < 8 {
+    stored.kind != Kind::Float && stored_bits < bits && bits >= 8
+}
+
+/// Where the bits that carry the value begin: at the least one, or in files after older editions of the
+/// standard wherever their High Bit says (PS3.5 8.1.1).
+fn lowest_bit(stored: &Stored) -> Result<u16, Fault> {
+    let Some(high) = stored.high_bit.filter(|_| has_unused_bits(stored)) else { return Ok(0) };
+    Some(high)
+        .filter(|high| *high < stored.bits_allocated)
+        .and_then(|high| (high + 1).checked_sub(stored.bits_stored))
+        .ok_or(Fault::Unreadable("bits stored and high bit make no sense"))
+}
+
+/// Bits above and below those that carry the value may hold anything, an old kind of overlay for one.
+fn without_unused_bits(stored: &Stored, lowest: u16, data: &mut [u8]) {
+    if !has_unused_bits(stored) {
         return;
     }
-    let (unused, signed) = (32 - u32::from(stored_bits), stored.kind == Kind::Signed);
+    let (unused, signed) = (32 - u32::from(stored.bits_stored), stored.kind == Kind::Signed);
+    let above = unused - u32::from(lowest);
     let size = stored.value_bytes();
     if size == 2 {
         // What most files have, in a loop that the compiler can widen.
-        let unused = unused - 16;
+        let (unused, above) = (unused - 16, above - 16);
         for word in data.as_chunks_mut::<2>().0 {
-            let high = u16::from_le_bytes(*word) << unused;
+            let high = u16::from_le_bytes(*word) << above;
             let value = if signed {
                 (high.cast_signed() >> unused).cast_unsigned()
             } else {
@@ -159,7 +175,7 @@ fn without_unused_bits(stored: &Stored, data: &mut [u8]) {
     for value in data.chunks_exact_mut(size) {
         let mut word = [0; 4];
         word[..size].copy_from_slice(value);
-        let high = u32::from_le_bytes(word) << unused;
+        let high = u32::from_le_bytes(word) << above;
         let word =
             if signed { (high.cast_signed() >> unused).cast_unsigned() } else { high >> unused };
         value.copy_from_slice(&word.to_le_bytes()[..size]);
@@ -280,7 +296,7 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
             if one_bit {
                 return unpacked(&bytes, count);
             }
-            without_unused_bits(stored, &mut bytes);
+            without_unused_bits(stored, lowest_bit(stored)?, &mut bytes);
             Ok(if planar { interleaved(stored, &bytes) } else { bytes })
         }
         Codec::Rle => run_lengths(stored, frame),
@@ -301,7 +317,7 @@ fn one(stored: &mut Stored, codec: Codec, frame: &[u8], planar: bool) -> Result<
             let values = decoded.values.iter().map(|value| i32::from((*value).min(most)));
             // The sign is that of the stored bits (PS3.5 8.1.1), whatever the codestream's precision is.
             let mut data = packed(stored, values, 32);
-            without_unused_bits(stored, &mut data);
+            without_unused_bits(stored, 0, &mut data);
             Ok(data)
         }
         Codec::JpegLs => {
@@ -377,6 +393,6 @@ fn run_lengths(stored: &Stored, frame: &[u8]) -> Result<Vec<u8>, Fault> {
             *value = *byte;
         }
     }
-    without_unused_bits(stored, &mut data);
+    without_unused_bits(stored, lowest_bit(stored)?, &mut data);
     Ok(data)
 }

@@ -3,7 +3,8 @@
 
 use super::elements::{Elements, Tag};
 use super::{Kind, Photometric, Stored};
-use crate::{Fault, Limit, MAX_PIXEL_BYTES};
+use crate::Fault;
+use crate::file::limited;
 
 /// A decoded image, before anything that a study asks for.
 #[derive(Clone, Debug)]
@@ -281,10 +282,7 @@ impl Stored {
         let size = self.frame_values() * self.value_bytes();
         // Values are floats from here on, and a palette's colours three of them.
         let values = if self.photometric == Photometric::Palette { 3 } else { 1 };
-        let bytes = 4 * values * self.frame_values() as u64;
-        if bytes > MAX_PIXEL_BYTES {
-            return Err(Fault::TooLarge(Limit::Pixels(bytes)));
-        }
+        limited(&[values, self.frame_values()])?;
         let data = index
             .checked_mul(size)
             .and_then(|start| self.data.get(start..start.checked_add(size)?))

@@ -1,9 +1,12 @@
 //! Where slices lie, and a series of them as one volume.
 
+use std::cmp::Ordering;
+
 use super::Stored;
 use super::elements::Elements;
-use crate::volume::{Turn, Volume, cross};
-use crate::{Fault, Limit, MAX_PIXEL_BYTES, Misfit, sha256};
+use crate::file::limited;
+use crate::volume::{Turn, Volume, cross, dot};
+use crate::{Fault, Limit, Misfit, sha256};
 
 /// Where an image lies in the patient.
 #[derive(Clone, Debug, Default)]
@@ -126,9 +129,10 @@ struct Slice<'s> {
 /// several at one place, without order, or in colour; [`Fault::Slices`] where one is missing, or has
 /// pixels of another size than the others; [`Fault::TooLarge`].
 pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
-    let first = images.first().ok_or(Fault::WrongShape("expected slices, found none"))?;
+    let images = by_place(images);
+    let first = *images.first().ok_or(Fault::WrongShape("expected slices, found none"))?;
     let size = (usize::from(first.rows), usize::from(first.columns));
-    let same = |image: &Stored| {
+    let same = |image: &&Stored| {
         (usize::from(image.rows), usize::from(image.columns)) == size
             && image.place.series == first.place.series
     };
@@ -136,7 +140,7 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
         return Err(Fault::WrongShape("expected slices of one series and one size"));
     }
     let orientation = first.place.orientation.unwrap_or(AXIAL);
-    alike(images, first, orientation)?;
+    alike(&images, first, orientation)?;
     let [across, down] = [[0, 1, 2], [3, 4, 5]].map(|places| places.map(|p| orientation[p]));
     let normal = cross(across, down);
     // Before anything is set aside for a frame.
@@ -144,10 +148,7 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
     if frames > MAX_SLICES {
         return Err(Fault::TooLarge(Limit::Slices(frames, MAX_SLICES)));
     }
-    let bytes = 4 * frames * size.0 as u64 * size.1 as u64;
-    if bytes > MAX_PIXEL_BYTES {
-        return Err(Fault::TooLarge(Limit::Pixels(bytes)));
-    }
+    limited(&[usize::try_from(frames).unwrap_or(usize::MAX), size.0, size.1])?;
     let mut slices = Vec::new();
     for stored in images {
         for index in 0..stored.frames {
@@ -174,23 +175,40 @@ pub fn volume_of(images: &[Stored]) -> Result<Volume, Fault> {
             return Err(Fault::WrongShape("slices without a place and with one number"));
         }
     }
+    let mut inverted = false;
     let mut stacked = Vec::with_capacity(size.0 * size.1 * slices.len());
     for slice in &slices {
         let picture = slice.stored.frame(slice.frame)?;
         if picture.samples != 1 {
             return Err(Fault::WrongShape("a volume of slices in colour"));
         }
+        // As all are: their photometric interpretations are one.
+        inverted = picture.inverted;
         stacked.extend_from_slice(&picture.values);
     }
     let affine = affine(first, &slices, across, down, normal);
     let turn = Turn::new(&[size.1, size.0, slices.len()], &affine);
     let between = slices.len() == 1 || positioned || first.place.between.is_some();
-    let spacing = first.place.pixel_spacing().filter(|_| between).map(|_| turn.spacing);
-    Ok(Volume { shape: turn.shape, spacing, values: turn.apply(&stacked), full: None })
+    let spacing = first.place.pixel_spacing().filter(|_| between).and(turn.spacing);
+    let placed = positioned && first.place.orientation.is_some() && spacing.is_some();
+    let (shape, grid) = (turn.shape, turn.grid.filter(|_| placed));
+    Ok(Volume { shape, spacing, values: turn.apply(&stacked), full: None, inverted, grid })
+}
+
+/// The images by where their first pixels lie, one of the outermost first: what the others are compared
+/// with, and where a volume takes its distances from, is the same in whatever order they come.
+fn by_place(images: &[Stored]) -> Vec<&Stored> {
+    let mut images: Vec<&Stored> = images.iter().collect();
+    images.sort_by(|a, b| {
+        let (a, b) = (&a.place, &b.place);
+        let order = a.positions.partial_cmp(&b.positions).unwrap_or(Ordering::Equal);
+        order.then(a.number.cmp(&b.number))
+    });
+    images
 }
 
 /// Slices of one volume are parallel, and have pixels of one size and one meaning (PS3.3 C.7.6.2.1.1).
-fn alike(images: &[Stored], first: &Stored, orientation: [f64; 6]) -> Result<(), Fault> {
+fn alike(images: &[&Stored], first: &Stored, orientation: [f64; 6]) -> Result<(), Fault> {
     for image in images {
         let place = &image.place;
         if place.turns || !is_along(orientation, place.orientation.unwrap_or(AXIAL)) {
@@ -253,8 +271,4 @@ fn affine(
         [across[axis] * between_columns, down[axis] * between_rows, step[axis], origin[axis]]
             .map(|part| sign * part)
     })
-}
-
-fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

@@ -12,6 +12,7 @@ struct Made<'a> {
 }
 
 use super::elements::Tag;
+use crate::volume::Turn;
 
 const PLAIN: Made<'_> = Made {
     syntax: b"1.2.840.10008.1.2.1\0",
@@ -74,6 +75,36 @@ fn unused_bits_are_left_out_and_the_sign_is_that_of_the_stored_bits() {
     let unused = Made { pixels: &[0, 0xf0, 1, 0, 2, 0, 0xff, 0x0f], ..PLAIN };
     assert_eq!(values(&decoded(&unused)), [0.0, 1.0, 2.0, 4095.0]);
     assert_eq!(values(&decoded(&Made { signed: 1, ..unused })), [0.0, 1.0, 2.0, -1.0]);
+}
+
+#[test]
+fn values_are_taken_from_where_the_high_bit_says_that_they_are() {
+    let bits = [[0xf0, 0xff], [0x10, 0], [0x20, 0], [0, 0x80]];
+    let high = |bit: u16| bit.to_le_bytes();
+    let with = |bits, signed, high: &[u8; 2], pixels: &[u8]| {
+        let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 0x102), b"US", high)];
+        Stored::decode(&made(&Made { bits, signed, more: &more, pixels, ..PLAIN }))
+    };
+    let shifted = |signed| {
+        let stored = with((16, 12), signed, &high(15), bits.as_flattened());
+        values(&stored.expect("sound"))
+    };
+    assert_eq!(shifted(0), [4095.0, 1.0, 2.0, 2048.0]);
+    assert_eq!(shifted(1), [-1.0, 1.0, 2.0, -2048.0]);
+    // In the middle, with something on either side.
+    let middle = with((16, 8), 0, &high(11), &[0x1f, 0xf0, 0x2f, 0xf0, 0, 0, 0xf0, 0x0f]);
+    assert_eq!(values(&middle.expect("sound")), [1.0, 2.0, 0.0, 255.0]);
+    let bytes = with((8, 4), 1, &high(7), &[0x1f, 0xf0, 0x80, 0x70]);
+    assert_eq!(values(&bytes.expect("sound")), [1.0, -1.0, -8.0, 7.0]);
+    let plain = with((16, 12), 0, &high(11), PLAIN.pixels);
+    assert_eq!(values(&plain.expect("sound")), [0.0, 1.0, 2.0, 4095.0]);
+    for wrong in [0, 10, 16, u16::MAX] {
+        let fault = with((16, 12), 0, &high(wrong), PLAIN.pixels).expect_err("no such bits");
+        assert!(matches!(fault, Fault::Unreadable(_)), "{wrong}: {fault}");
+        // Where all bits carry the value, there is no other place for them.
+        let whole = with((16, 16), 0, &high(wrong), PLAIN.pixels).expect("sound");
+        assert_eq!(values(&whole), [0.0, 1.0, 2.0, 4095.0]);
+    }
 }
 
 #[test]
@@ -147,6 +178,9 @@ fn headers_that_make_no_sense_are_refused() {
     assert_eq!(fault(&Made { pixels: &PLAIN.pixels[..6], ..PLAIN }), Fault::Truncated);
     assert!(matches!(fault(&Made { sides: (65_535, 65_535), ..PLAIN }), Fault::TooLarge(_)));
     assert_eq!(fault(&Made { sides: (16_384, 16_384), ..PLAIN }), Fault::Truncated);
+    // Bytes of which no picture could be made, whose values have four.
+    let bytes = Made { sides: (16_384, 16_385), bits: (8, 8), ..PLAIN };
+    assert!(matches!(fault(&bytes), Fault::TooLarge(_)));
     // Products that wrap around to little.
     for (samples, frames) in [(8, &b"2147483648"[..]), (16, b"1073741824"), (0x8000, b"4294967295")]
     {
@@ -232,6 +266,27 @@ fn slices_that_are_not_of_one_volume_are_refused_with_what_differs() {
 }
 
 #[test]
+fn slices_are_the_same_volume_or_the_same_refusal_in_whatever_order_they_come() {
+    let with = |height: &str, spacing: &[u8]| {
+        slice_with(height, 7, b"1\\0\\0\\0\\1\\0 ", spacing, "MONOCHROME2 ")
+    };
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    // Within a hundredth of each other, and only of the one between them.
+    for spacings in [
+        [&b"1.000\\1.0 "[..], b"1.004\\1.0 ", b"0.997\\1.0 "],
+        [b"1.000\\1.0 ", b"1.008\\1.0 ", b"0.993\\1.0 "],
+        [b"1.008\\1.0 ", b"1.000\\1.0 ", b"0.993\\1.0 "],
+    ] {
+        let seen = orders.map(|order| {
+            let slices = order.map(|at| with(["0", "2", "4"][at], spacings[at]));
+            volume_of(&slices).map(|volume| (volume.spacing, volume.values))
+        });
+        let first = &seen[0];
+        assert!(seen.iter().all(|seen| seen == first), "{seen:?}");
+    }
+}
+
+#[test]
 fn frames_of_several_orientations_are_no_volume() {
     let frame = |orientation: &[u8], height: &[u8]| {
         let plane = item(&bare((0x20, 0x37), orientation));
@@ -264,6 +319,39 @@ fn slices_become_a_volume_in_the_order_of_their_places() {
     // More slices than scanners make are not even counted up.
     let many = Stored { frames: u32::MAX, ..slice("7", 20) };
     assert!(matches!(volume_of(&[many]).expect_err("refused"), Fault::TooLarge(_)));
+}
+
+#[test]
+fn a_volume_of_slices_that_are_shown_inverted_says_so() {
+    let (flat, apart) = (b"1\\0\\0\\0\\1\\0 ", b"0.5\\0.25");
+    for (photometric, inverted) in [("MONOCHROME1 ", true), ("MONOCHROME2 ", false)] {
+        let slices = ["0", "2"].map(|at| slice_with(at, 0, flat, apart, photometric));
+        let volume = volume_of(&slices).expect("a volume");
+        assert_eq!((volume.shape, volume.inverted), ([2, 2, 2], inverted));
+        let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 8), b"IS", b"2 ")];
+        let frames = decoded(&Made { sides: (1, 2), more: &more, photometric, ..PLAIN });
+        let volume = crate::Image::Dicom(Box::new(frames)).volume().expect("a volume");
+        assert_eq!((volume.shape, volume.inverted), ([2, 1, 2], inverted));
+    }
+}
+
+#[test]
+fn a_volume_lies_where_its_slices_say_and_nowhere_where_they_do_not() {
+    let grid = |slices: &[Stored]| volume_of(slices).expect("a volume").grid;
+    let said = grid(&["1", "4", "7"].map(|height| slice(height, 0))).expect("a place");
+    // DICOM counts to the left and to the back; the same to the right and to the front.
+    let stored = [[-0.25, 0.0, 0.0, -10.0], [0.0, -0.5, 0.0, -20.0], [0.0, 0.0, 3.0, 1.0]];
+    let turned = [[0.25, 0.0, 0.0, -10.25], [0.0, 0.5, 0.0, -20.5], [0.0, 0.0, -3.0, 7.0]];
+    let mirrored = [[0.25, 0.0, 0.0, 10.0], [0.0, 0.5, 0.0, 20.0], [0.0, 0.0, 3.0, 1.0]];
+    for (rows, right) in [(stored, true), (turned, true), (mirrored, false)] {
+        let other = Turn::new(&[2, 2, 3], &rows).grid.expect("finite");
+        assert_eq!(said.lies_on(&other, [3, 2, 2]), right, "{rows:?}");
+        assert_eq!(other.lies_on(&said, [3, 2, 2]), right, "{rows:?}");
+    }
+    for (orientation, spacing) in [(&b""[..], &b"0.5\\0.25"[..]), (b"1\\0\\0\\0\\1\\0 ", b"")] {
+        let slice = |height| slice_with(height, 0, orientation, spacing, "MONOCHROME2 ");
+        assert_eq!(grid(&["1", "4"].map(slice)), None);
+    }
 }
 
 #[test]

@@ -29,6 +29,9 @@ pub struct Header {
     pub affine: [[f64; 4]; 3],
     /// Whether the file says where its axes point; if not, `affine` takes them for the patient's.
     pub oriented: bool,
+    /// Whether the file says how far voxels are from their neighbours; if not, `affine` takes them for
+    /// a millimetre apart.
+    pub(super) sized: bool,
     /// Whether the voxels are in a file of their own.
     pub(super) paired: bool,
     /// Where the voxels begin.
@@ -117,6 +120,14 @@ struct Said {
     sform: i32,
     quaternion: [f64; 6],
     rows: [[f64; 4]; 3],
+}
+
+impl Said {
+    /// How far voxels are apart along an axis, the first being 1. A sign means nothing, as other readers
+    /// have it too.
+    fn size(&self, axis: usize) -> Option<f64> {
+        Some(self.pixdim[axis].abs()).filter(|size| size.is_finite() && *size > 0.0)
+    }
 }
 
 fn each<const N: usize, T: Copy + Default>(
@@ -208,6 +219,8 @@ fn judged(big_endian: bool, said: Said) -> Result<Header, Fault> {
         .map(|side| usize::try_from(side).ok().filter(|side| *side > 0))
         .collect::<Option<Vec<usize>>>()
         .ok_or(Fault::NotAnImage("its header says that it has no voxels"))?;
+    let mut long = (1..=axes.min(3)).filter(|axis| shape[axis - 1] > 1);
+    let sized = said.sform > 0 || long.all(|axis| said.size(axis).is_some());
     let datatype = datatype_of(said.datatype)
         .ok_or(Fault::Unsupported("voxels that are not plain numbers"))?;
     // In one file the voxels come after the header and four bytes that announce extensions.
@@ -240,6 +253,7 @@ fn judged(big_endian: bool, said: Said) -> Result<Header, Fault> {
         intercept: if scaled { intercept } else { 0.0 },
         affine: affine(&said),
         oriented: said.sform > 0 || said.qform > 0,
+        sized,
         paired: said.paired,
         offset,
     })
@@ -253,10 +267,7 @@ fn affine(said: &Said) -> [[f64; 4]; 3] {
         3 => 0.001,
         _ => 1.0,
     };
-    let size = |axis: usize| {
-        let size = said.pixdim[axis].abs();
-        if size.is_finite() && size > 0.0 { size } else { 1.0 }
-    };
+    let size = |axis| said.size(axis).unwrap_or(1.0);
     let mut affine = [[0.0; 4]; 3];
     if said.sform > 0 {
         affine = said.rows;

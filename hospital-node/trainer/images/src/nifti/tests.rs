@@ -121,6 +121,17 @@ fn claims_that_no_bytes_back_set_no_memory_aside() {
 }
 
 #[test]
+fn a_volume_of_more_values_than_may_be_decoded_is_refused_before_there_is_room_for_them() {
+    // A gigabyte of bytes would be four of values. None is there: none is looked at.
+    let mut stored = Stored::decode(&file(false, 2, &[1, 1, 1], &[0])).expect("sound");
+    stored.header.shape = vec![1024, 1024, 1024];
+    let fault = Fault::TooLarge(Limit::Pixels(4 << 30));
+    assert_eq!(stored.volume(0), Err(fault.clone()));
+    assert_eq!(stored.labels(0), Err(fault.clone()));
+    assert_eq!(stored.labels_along(0, [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]), Err(fault));
+}
+
+#[test]
 fn slope_and_intercept_scale_and_labels_are_whole() {
     let mut bytes = file(false, 2, &[2, 1, 1], &[0, 3]);
     put(&mut bytes, 112, &2.0_f32.to_le_bytes());
@@ -177,6 +188,44 @@ fn an_orientation_that_makes_no_sense_leaves_the_axes_as_they_are() {
         }
         let volume = Stored::decode(&bytes).expect("sound").volume(0).expect("one");
         assert_eq!((volume.shape, volume.values), ([1, 2, 2], vec![1.0, 2.0, 3.0, 4.0]));
+    }
+}
+
+#[test]
+fn voxels_without_a_size_are_not_taken_for_a_millimetre_apart() {
+    let spacing = |dims: &[i16], sizes: [f32; 3], qform: i16| {
+        let mut bytes = file(false, 2, dims, &[0; 8]);
+        for (axis, size) in sizes.iter().enumerate() {
+            put(&mut bytes, 80 + 4 * axis, &size.to_le_bytes());
+        }
+        put(&mut bytes, 252, &qform.to_le_bytes());
+        let stored = Stored::decode(&bytes).expect("sound");
+        let picture = crate::Image::Nifti(stored.clone()).picture().ok();
+        let volume = stored.volume(0).expect("one");
+        if let Some(picture) = picture {
+            assert_eq!(picture.spacing, volume.spacing.map(|[_, rows, columns]| [rows, columns]));
+        }
+        volume.spacing
+    };
+    for qform in [0, 1] {
+        assert_eq!(spacing(&[2, 2, 2], [1.0, 2.0, 3.0], qform), Some([3.0, 2.0, 1.0]));
+        assert_eq!(spacing(&[2, 2, 2], [1.0, -2.0, 3.0], qform), Some([3.0, 2.0, 1.0]));
+        for wrong in [0.0, f32::NAN, f32::INFINITY] {
+            assert_eq!(spacing(&[2, 2, 2], [1.0, wrong, 3.0], qform), None, "{wrong}");
+            assert_eq!(spacing(&[2, 2, 2], [wrong; 3], qform), None, "{wrong}");
+            // Nothing lies along an axis of one voxel.
+            assert_eq!(spacing(&[2, 4, 1], [1.0, 2.0, wrong], qform), Some([1.0, 2.0, 1.0]));
+            assert_eq!(spacing(&[2, 4], [1.0, 2.0, wrong], qform), Some([1.0, 2.0, 1.0]));
+            assert_eq!(spacing(&[2, 4], [wrong, 2.0, 3.0], qform), None, "{wrong}");
+        }
+    }
+    // A matrix says it by the length of its columns, whatever else is there.
+    let diagonal =
+        |size: f32| Some([[2.0, 0.0, 0.0, 5.0], [0.0, size, 0.0, 7.0], [0.0, 0.0, 0.0, 9.0]]);
+    let spacing = |size| mask(diagonal(size), &[3, 2, 1]).volume(0).expect("one").spacing;
+    assert_eq!(spacing(4.0), Some([1.0, 4.0, 2.0]));
+    for wrong in [0.0, f32::NAN, f32::INFINITY] {
+        assert_eq!(spacing(wrong), None, "{wrong}");
     }
 }
 
@@ -289,7 +338,7 @@ fn mask(affine: Option<[[f32; 4]; 3]>, dims: &[i16]) -> Stored {
 fn a_mask_of_a_flat_image_is_turned_as_the_image_runs() {
     let axial = [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]];
     let labels = |mask: &Stored, [across, down]: [[f64; 3]; 2]| {
-        let Labels { shape, values } = mask.labels_along(0, across, down).expect("labels");
+        let Labels { shape, values, .. } = mask.labels_along(0, across, down).expect("labels");
         (shape, values)
     };
     let diagonal =
@@ -386,10 +435,52 @@ fn a_mask_lies_on_its_image_as_stored_unless_both_say_otherwise() {
     let labels = left.labels_of(&right).expect("labels");
     assert_eq!(labels.values, [6, 5, 4, 3, 2, 1]);
     // A picture's picture is as it is; a file's lies as ITK has it.
-    let as_stored = Labels { shape: [1, 2, 3], values: (1..=6).collect() };
+    let as_stored = Labels { shape: [1, 2, 3], values: (1..=6).collect(), grid: None };
     assert_eq!(picture(2, 3).labels_of(&picture(2, 3)), Ok(as_stored.clone()));
     assert_eq!(left.labels_of(&picture(2, 3)), Ok(as_stored));
     assert_eq!(right.labels_of(&picture(2, 3)).expect("labels").values, [6, 5, 4, 3, 2, 1]);
+}
+
+#[test]
+fn a_mask_lies_on_its_image_to_half_a_voxel_whichever_way_each_is_stored() {
+    let at = |steps: [f32; 3], first: [f32; 3]| {
+        let mut rows = [[0.0; 4]; 3];
+        for axis in 0..3 {
+            rows[axis][axis] = steps[axis];
+            rows[axis][3] = first[axis];
+        }
+        mask(Some(rows), &[3, 2, 1])
+    };
+    // Voxels at 5, 7 and 9 to the right, at 10 and 14 to the front.
+    let image = at([2.0, 4.0, 6.0], [5.0, 10.0, 20.0]).volume(0).expect("a volume");
+    let lies = |mask: &Stored| {
+        let labels = mask.labels(0).expect("labels");
+        assert_eq!(labels.shape, image.shape);
+        labels.grid.zip(image.grid).map(|(mask, image)| mask.lies_on(&image, labels.shape))
+    };
+    for (steps, first, right) in [
+        ([2.0, 4.0, 6.0], [5.0, 10.0, 20.0], true),
+        ([-2.0, 4.0, 6.0], [9.0, 10.0, 20.0], true),
+        ([-2.0, -4.0, -6.0], [9.0, 14.0, 20.0], true),
+        ([2.0, 4.0, 6.0], [5.9, 11.9, 22.9], true),
+        ([2.0, 4.0, 6.0], [6.2, 10.0, 20.0], false),
+        ([2.0, 4.0, 6.0], [5.0, 7.8, 20.0], false),
+        ([2.0, 4.0, 6.0], [5.0, 10.0, 23.2], false),
+        // As far as the first voxel goes they agree: stored the other way, or of another size.
+        ([-2.0, 4.0, 6.0], [5.0, 10.0, 20.0], false),
+        ([3.0, 4.0, 6.0], [5.0, 10.0, 20.0], false),
+        ([2.1, 4.1, 6.5], [5.0, 10.0, 20.0], true),
+    ] {
+        assert_eq!(lies(&at(steps, first)), Some(right), "{steps:?} from {first:?}");
+    }
+    assert_eq!(lies(&mask(None, &[3, 2, 1])), None);
+    assert_eq!(lies(&at([2.0, 4.0, 6.0], [f32::NAN; 3])), None);
+    assert_eq!(lies(&at([f32::MAX; 3], [5.0, 10.0, 20.0])), None);
+    // Where only one of the two says it, voxels lie as they are stored.
+    let silent = mask(None, &[3, 2, 1]);
+    let elsewhere = at([-2.0, 4.0, 6.0], [5.0, 10.0, 20.0]);
+    assert_eq!(elsewhere.labels_of(&silent).expect("labels").grid, None);
+    assert_eq!(silent.labels_of(&elsewhere).expect("labels").grid, None);
 }
 
 #[test]

@@ -203,6 +203,20 @@ fn all_arrays_together_stay_within_one_limit() {
 }
 
 #[test]
+fn images_of_more_values_than_may_be_decoded_are_refused_before_there_is_room_for_them() {
+    // A gigabyte of bytes would be four of values. None is there: none is looked at.
+    let empty = |shape: &[usize]| {
+        let (shape, datatype) = (shape.to_vec(), Datatype::Uint8);
+        Array { shape, datatype, data: Vec::new() }
+    };
+    for shape in [&[1, 1024, 1024, 1024][..], &[1, 32_768, 32_768], &[1, 10_000, 10_000, 3]] {
+        let fault = matched("val", empty(shape), empty(&[1])).expect_err("refused").0;
+        assert!(fault.starts_with("val_images: each image is too large: "), "{fault}");
+    }
+    assert!(matched("val", empty(&[9, 1024, 1024, 256]), empty(&[9])).is_ok());
+}
+
+#[test]
 fn a_header_is_read_as_numpy_writes_it() {
     let read = |text: &str| Header::parse(text).map(|header| header.shape);
     let big = Header::parse("{'descr': '>f4', 'fortran_order': True, 'shape': (2,)}");

@@ -68,9 +68,9 @@ fn every_nifti_file_gives_the_values_that_nibabel_finds() {
 }
 
 #[test]
-fn the_hippocampus_label_maps_are_whole_numbers() {
+fn the_hippocampus_label_maps_are_whole_numbers_and_lie_on_their_images() {
     let Some(folder) = shared("nifti") else { return };
-    let mut maps = 0;
+    let (mut maps, mut pairs) = (0, 0);
     for row in table(&folder.join("expected.csv")) {
         if !row["path"].contains("TrainingSet/labels/") {
             continue;
@@ -80,6 +80,14 @@ fn the_hippocampus_label_maps_are_whole_numbers() {
         let greatest = labels.values.iter().max().map(|label| f64::from(*label));
         assert_eq!(greatest, Some(number(&row, "scaled_max")), "{}", row["path"]);
         maps += 1;
+        let image = folder.join(row["path"].replace("/labels/", "/images/"));
+        if image.is_file() {
+            let image = Stored::read(&image).expect("a sound file").volume(0).expect("one");
+            assert_eq!(labels.shape, image.shape, "{}", row["path"]);
+            let (mask, image) = labels.grid.zip(image.grid).expect("both say where they lie");
+            assert!(mask.lies_on(&image, labels.shape), "{} lies elsewhere", row["path"]);
+            pairs += 1;
+        }
     }
-    assert!(maps > 100, "only {maps} label maps");
+    assert!(maps > 100 && pairs > 100, "only {maps} label maps and {pairs} pairs");
 }

@@ -66,6 +66,25 @@ fn unused_bits_of_frames_that_are_not_transformed_are_left_out() {
 }
 
 #[test]
+fn the_high_bit_is_that_of_words_and_not_of_codestreams() {
+    let more: [(Tag, &[u8; 2], &[u8]); 1] = [((0x28, 0x102), b"US", &[15, 0])];
+    let read = |syntax, frame: &[u8]| {
+        let file = compressed(&Made { syntax, more: &more, ..PLAIN }, frame);
+        values(&Stored::decode(&file).expect("sound"))
+    };
+    let pixels = [0xf0, 0xff, 0x1f, 0, 0x20, 0, 0, 0x80];
+    let expected = [4095.0, 1.0, 2.0, 2048.0];
+    assert_eq!(read(b"1.2.840.10008.1.2.1.98", &pixels), expected);
+    // Two segments, the upper bytes first, of four bytes each that are as they are.
+    let mut runs = vec![0; 64];
+    (runs[0], runs[4], runs[8]) = (2, 64, 69);
+    runs.extend([3, 0xff, 0, 0, 0x80, 3, 0xf0, 0x1f, 0x20, 0]);
+    assert_eq!(read(b"1.2.840.10008.1.2.5\0", &runs), expected);
+    let codestream = crate::jpeg::tests::lossless(4, &[4095, 1, 2, 2048]);
+    assert_eq!(read(b"1.2.840.10008.1.2.4.70", &codestream), expected);
+}
+
+#[test]
 fn colours_are_those_of_the_codestream_where_it_says_them() {
     use Photometric::{Rgb, YbrFull, YbrFull422};
     const ADOBE: (u8, &[u8]) = (0xee, b"Adobe\0\x64\0\0\0\0\0");
