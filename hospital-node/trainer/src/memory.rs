@@ -128,6 +128,7 @@ mod tests {
         assert_eq!(fitting(4, None), 4);
         assert_eq!(available("MemTotal: 1 kB\n"), None);
     }
+
     #[test]
     fn files_are_decoded_on_the_threads_that_were_given_and_on_fewer_if_memory_is_short() {
         let given = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads");
@@ -137,6 +138,7 @@ mod tests {
             assert!(decoding(rayon::current_num_threads) <= 3);
         });
     }
+
     /// What is free on a machine with 1 GiB, with these files beside.
     fn free_with(files: &[(&str, &str)]) -> Option<u64> {
         let meminfo = ("/proc/meminfo", "MemAvailable:    1048576 kB\n");
