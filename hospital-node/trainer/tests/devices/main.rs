@@ -73,12 +73,17 @@ fn apart(found: &[f64], expected: &[f64]) -> f64 {
     apart / norm(expected.iter().copied())
 }
 
-/// Scores, mean gradient and clipped sum of four images, two each of a patient.
+/// The CPU's norms of patients' gradients are bounds from above, which may be so far over
+/// (PROTOCOL D-11); others form the gradients.
+const NORMS_OVER: f64 = 1e-2;
+
+/// Scores, mean gradient, and the sums of gradients as they are and clipped, of four images, two each
+/// of a patient.
 fn computed(
     (architecture, task): (Architecture, &Task),
     model: &[f32],
     device: &Device,
-) -> [Vec<f64>; 3] {
+) -> [Vec<f64>; 4] {
     const CHOSEN: [usize; 4] = [0, 1, 2, 1];
     let network = Network::new(architecture, task, device.clone());
     let images = normals("images", CHOSEN.len() * network.values());
@@ -91,9 +96,11 @@ fn computed(
     };
     let scores = network.logits(model, &images).expect("computed");
     let mean = network.gradient(model, images.clone(), targets()).expect("computed").mean;
-    let clip = ClipNorm::new(0.5).expect("above zero");
-    let clipped = network.clipped_sum(model, images, targets(), 2, clip).expect("computed").sum;
-    [doubles(&scores), doubles(&mean), doubles(&clipped)]
+    let [whole, clipped] = [1e9, 0.5].map(|most| {
+        let clip = ClipNorm::new(most).expect("above zero");
+        network.clipped_sum(model, images.clone(), targets(), 2, clip).expect("computed").sum
+    });
+    [scores, mean, whole, clipped].map(|values| doubles(&values))
 }
 
 #[test]
@@ -119,11 +126,12 @@ fn every_network_computes_on_other_devices_as_on_the_cpu() {
                 layout.initial(3).iter().zip(moved).map(|(w, by)| w + 0.05 * by).collect();
             let here = computed((architecture, &task), &model, &Device::flex());
             let there = computed((architecture, &task), &model, &device);
-            let [scores, mean, clipped] = [0, 1, 2].map(|of| apart(&there[of], &here[of]));
-            eprintln!("{name}, {architecture}: {scores:.1e} {mean:.1e} {clipped:.1e}");
-            for (what, apart) in [("scores", scores), ("gradient", mean), ("clipped sum", clipped)]
-            {
-                assert!(apart < within, "{architecture} on {name}: the {what} is {apart} off");
+            let what = ["scores", "gradient", "sum", "clipped sum"];
+            let bounds = [within, within, within, within + NORMS_OVER];
+            for of in 0..4 {
+                let (what, apart) = (what[of], apart(&there[of], &here[of]));
+                eprintln!("{name}, {architecture}: {what} {apart:.1e} off");
+                assert!(apart < bounds[of], "{architecture} on {name}: the {what} is {apart} off");
             }
         }
     }
