@@ -95,7 +95,7 @@ fn program(from: &str, into: &Path, variables: &[(&str, &str)]) -> (String, Opti
     let secret = scratch.path().join("secret");
     std::fs::write(&secret, SECRET).expect("written");
     let job = format!(
-        "name = \"test\"\nbase = \"/\"\nsecret = {secret:?}\nproxy = \"auto\"\n[pull]\n\
+        "name = \"test\"\nbase = \"/\"\nsecret = {secret:?}\n[pull]\nproxy = \"auto\"\n\
          from = {from:?}\ninto = {into:?}\nmodality = \"CR\"\n"
     );
     let mut child = Command::new(env!("CARGO_BIN_EXE_hospital-pull"))
