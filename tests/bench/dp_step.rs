@@ -134,7 +134,8 @@ pub(crate) fn measure(arguments: &DpStepArgs) -> Outcome<Measured> {
         .ok_or_else(|| Trouble::new("a grid for noise of 1 was expected".to_owned()))?;
 
     let views = usize::from(views);
-    let of_image = [depth, size, size].map(usize::from).iter().product::<usize>();
+    // What the network is shown: of `scatter-linear`, features.
+    let of_image = network.values();
     let of_patient = views * of_image;
     let images: Vec<f32> = (0_u32..).take(of_patient * usize::from(batch)).map(pixel).collect();
     // Equal answers for all views of a patient; of a mask, stripes.
@@ -260,14 +261,17 @@ mod tests {
 
     #[test]
     fn a_short_measurement_has_all_figures() {
-        let measured = measure(&arguments(Architecture::CnnTiny, 16)).expect("computed");
-        let json = serde_json::to_value(&measured).expect("plain numbers");
-        for field in
-            ["plain_samples_per_second", "dp_samples_per_second", "overhead_ratio", "peak_mib"]
-        {
-            assert!(json[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}");
+        // One that is shown images, and one that is shown features.
+        for (model, size) in [(Architecture::CnnTiny, 16), (Architecture::ScatterLinear, 32)] {
+            let measured = measure(&arguments(model, size)).expect("computed");
+            let json = serde_json::to_value(&measured).expect("plain numbers");
+            for field in
+                ["plain_samples_per_second", "dp_samples_per_second", "overhead_ratio", "peak_mib"]
+            {
+                assert!(json[field].as_f64().is_some_and(|figure| figure > 0.0), "{field}");
+            }
+            assert_eq!(measured.to_string().lines().count(), 13);
         }
-        assert_eq!(measured.to_string().lines().count(), 13);
     }
 
     #[test]

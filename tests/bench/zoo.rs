@@ -102,6 +102,10 @@ pub(crate) fn measure(arguments: &ZooArgs) -> Outcome<Measured> {
             .patience(LONGEST)
             .run()?;
         let mut of_model: Value = object(&line.stdout, model.name())?;
+        if of_model["status"] == "error" {
+            let why = of_model["message"].as_str().unwrap_or("it says no more");
+            return Err(Trouble::new(format!("{}: {why}", model.name())));
+        }
         if let Some(python) = &arguments.against {
             let ours = of_model["plain_cpu_ms"].as_f64().unwrap_or(f64::NAN);
             let ours = f64::from(arguments.batch) / ours * 1e3;
@@ -122,7 +126,7 @@ fn by_pytorch(
     size: u16,
     arguments: &ZooArgs,
 ) -> Outcome<Option<f64>> {
-    if model == Architecture::Linear {
+    if matches!(model, Architecture::Linear | Architecture::ScatterLinear) {
         return Ok(None);
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/zoo.py");
