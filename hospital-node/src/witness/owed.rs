@@ -6,8 +6,9 @@
 //! before the first byte of an update leaves. It is owed from when the coordinator has said yes, to the
 //! charge and to the update each; whoever asks this house to sign a final set with it in it, or says
 //! that a sum has it, has its update whether or not it gave a receipt. A claim is settled once it is
-//! proven, and dropped with a later slot of its study. One that is missing, or stands there with other content, is the same alarm as a
-//! fork: the coordinator has said one thing to this house and another to the world.
+//! proven, and dropped with a later slot of its study. One that is missing, or stands there with other
+//! content, is the same alarm as a fork: the coordinator has said one thing to this house and another to
+//! the world.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
