@@ -144,6 +144,16 @@ impl World {
         answer.await.map_err(|_| Turned::NoRound)?
     }
 
+    /// Asks whether an update may come, as the service does before its first byte.
+    async fn expect(&self, name: &str, terms: &Terms) -> Result<usize, Turned> {
+        let driver = self.entry.standing().driver.clone().ok_or(Turned::NoRound)?;
+        let (reply, answer) = oneshot::channel();
+        let (round, slot, terms) = (terms.round, terms.slot, terms.digest());
+        let ask = Command::Expect { from: site(name), round, slot, terms, reply };
+        driver.send(ask).await.map_err(|_| Turned::NoRound)?;
+        answer.await.map_err(|_| Turned::NoRound)?
+    }
+
     /// Stages what a site would upload for these terms; the same each time.
     async fn stage(&self, name: &str, terms: &Terms) -> Heard {
         let packed = update(name, self.sites.len(), &self.charter(), terms);
